@@ -1,0 +1,107 @@
+# flexp: see `make help`.
+# SPDX-License-Identifier: Apache-2.0
+VARIANT ?= release
+PREFIX ?= /usr/local
+CC = gcc
+O := build/$(VARIANT)
+
+FLAGS_release := -O2 -g
+FLAGS_asan := -O1 -g -fsanitize=address -fno-omit-frame-pointer
+FLAGS_ubsan := -O1 -g -fsanitize=undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+FLAGS_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+VARIANT_FLAGS := $(FLAGS_$(VARIANT))
+
+# Floating point: no fast-math and no contraction, so that one build gives one curve and a diverged run is seen to diverge.
+CFLAGS_ALL := -std=c17 -D_GNU_SOURCE -I. -Wall -Wextra -Wshadow -Wstrict-prototypes -Wconversion -Wno-format-truncation \
+  -ffp-contract=off -fno-math-errno $(if $(WERROR),-Werror) -MMD -MP -pthread $(VARIANT_FLAGS) $(CFLAGS)
+LIBS_common := -ljansson -lxxhash -lm
+LIBS_orchestrator := -lyaml -lsqlite3 -luv -lhwloc
+LIBS_trainer := -ldnnl -larchive -ljpeg -lpng -lz -lhwloc
+
+rwildcard = $(foreach d,$(wildcard $1*),$(call rwildcard,$d/,$2) $(filter $(subst *,%,$2),$d))
+src = $(sort $(call rwildcard,$1/,*.c))
+obj = $(patsubst %.c,$O/%.o,$1)
+
+MAINS := orchestrator/cli/main.c trainer/main.c
+SRC_common := $(call src,common)
+SRC_searchers := $(call src,searchers)
+SRC_orchestrator := $(filter-out $(MAINS),$(call src,orchestrator))
+SRC_trainer := $(filter-out $(MAINS),$(call src,trainer))
+ARCHIVES := $O/libcommon.a $O/libsearchers.a $O/liborchestrator.a $O/libtrainer.a
+
+# tests/X/**/test_*.c links the rooms that X may use.
+TESTS := $(sort $(shell find tests/common tests/searchers tests/orchestrator tests/trainer -name 'test_*.c' 2>/dev/null))
+TEST_BINS := $(patsubst %.c,$O/%,$(TESTS))
+
+.PHONY: all programs test demo install clean help asan ubsan tsan bench soak tidy format check-packages
+all: programs ## Build build/flexp and build/flexp-trainer (default)
+
+ifeq ($(VARIANT),release)
+BIN := build
+else
+BIN := $O
+endif
+programs: $(BIN)/flexp $(BIN)/flexp-trainer
+
+$(BIN)/flexp: $(call obj,orchestrator/cli/main.c) $O/liborchestrator.a $O/libsearchers.a $O/libcommon.a
+	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_orchestrator) $(LIBS_common) $(LDFLAGS)
+$(BIN)/flexp-trainer: $(call obj,trainer/main.c) $O/libtrainer.a $O/libsearchers.a $O/libcommon.a
+	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_trainer) $(LIBS_common) $(LDFLAGS)
+
+define archive
+$O/lib$1.a: $(call obj,$(SRC_$1))
+	@rm -f $$@
+	$$(AR) rcs $$@ $$^
+endef
+$(foreach r,common searchers orchestrator trainer,$(eval $(call archive,$r)))
+
+$O/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(EXTRA_$(firstword $(subst /, ,$<))) -c -o $@ $<
+
+$O/tests/common/%: $O/tests/common/%.o $O/libcommon.a
+	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_common)
+$O/tests/searchers/%: $O/tests/searchers/%.o $O/libsearchers.a $O/libcommon.a
+	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_common)
+$O/tests/orchestrator/%: $O/tests/orchestrator/%.o $O/liborchestrator.a $O/libsearchers.a $O/libcommon.a
+	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_orchestrator) $(LIBS_common)
+$O/tests/trainer/%: $O/tests/trainer/%.o $O/libtrainer.a $O/libsearchers.a $O/libcommon.a
+	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_trainer) $(LIBS_common)
+.PRECIOUS: $O/tests/%.o $O/%.o
+
+# The packages are looked at once for each state of the list.
+build/.packages: .ci/packages
+	@.ci/install-packages
+	@mkdir -p build && touch $@
+check-packages: build/.packages
+
+# Set-up first, then a second make that sees the installed libraries.
+test: build/.packages ## Install what is missing, build, and run every test (STRICT=1: a skip fails)
+	@$(MAKE) --no-print-directory -j$$(nproc) programs tests
+	@tests/run $(if $(STRICT),--strict) --variant $(VARIANT) $(ONLY)
+.PHONY: tests
+tests: $(TEST_BINS)
+
+demo: build/.packages ## Install what is missing, build, and run a federated sweep on an embedded data set
+	@$(MAKE) --no-print-directory -j$$(nproc) programs
+	build/flexp create -f configs/quickstart.yaml
+
+asan ubsan tsan: build/.packages ## Build and run the C tests under a sanitizer
+	@$(MAKE) --no-print-directory -j$$(nproc) VARIANT=$@ programs tests
+	@tests/run --variant $@ $(ONLY)
+
+install: programs ## Install to $(PREFIX), under DESTDIR
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/flexp/configs
+	install -m 755 build/flexp build/flexp-trainer $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 configs/*.yaml $(DESTDIR)$(PREFIX)/share/flexp/configs/
+
+tidy: ## clang-tidy over all sources
+	clang-tidy --quiet $(SRC_common) $(SRC_searchers) $(SRC_orchestrator) $(SRC_trainer) $(MAINS) -- -std=c17 -D_GNU_SOURCE -I.
+format: ## clang-format over all sources
+	clang-format -i $(shell git ls-files '*.c' '*.h')
+clean: ## Remove build/
+	rm -rf build
+help: ## This list
+	@sed -n 's/^\([a-z][a-z ]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+-include $(shell find $O -name '*.d' 2>/dev/null)

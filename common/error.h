@@ -1,0 +1,21 @@
+/* error.h - one error, for a person to read.
+ * Functions return 0 or a negative errno. Where a person will read the failure they take `struct error *err` last (NULL
+ * allowed); fail() fills it and returns the code, so that `return fail(err, -EINVAL, "...")` is one statement.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_COMMON_ERROR_H
+#define FLEXP_COMMON_ERROR_H
+
+#include <errno.h>
+
+struct error {
+    int code;        /* negative errno, 0 when unset */
+    char text[1000]; /* one line, no newline at its end */
+};
+
+/* Fills err (if not NULL) and returns code. */
+int fail(struct error *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Puts "PREFIX: " before the text already in err, and returns err's code. */
+int fail_prefix(struct error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

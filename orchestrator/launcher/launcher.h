@@ -1,0 +1,66 @@
+/* launcher.h - supplies slots and makes workers connect. The local launcher: slots are cores (hwloc; those this process may
+ * use) and, later, GPUs; leased machine-wide by flock on a file per core in /tmp/flexp-slots-UID... so that two homes never
+ * share one. Workers run under a supervisor (`flexp` itself, by the hidden verb "supervise": a subreaper that pins to the
+ * slots' cores, passes the protocol socket as FLEXP_FD, keeps stdout and stderr in run_dir/output.log while forwarding
+ * lines, reports the exit status, and kills all descendants when the worker ends or the orchestrator is gone).
+ * A worker that was released stays warm on its slots and takes the next run there without a new process.
+ * Handles are embedded; callbacks run on the loop's thread; a launcher_worker is freed in its last close callback.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_ORCHESTRATOR_LAUNCHER_H
+#define FLEXP_ORCHESTRATOR_LAUNCHER_H
+
+#include "common/error.h"
+#include "common/json.h"
+#include "orchestrator/scheduler/scheduler.h"
+
+#include <uv.h>
+
+struct launcher;
+struct worker;
+
+struct slot_info {
+    enum slot_kind kind;
+    int index;        /* core number of the operating system, or GPU index */
+    char name[16];    /* "cpu:3" */
+    char holder[96];  /* when it could not be leased: who holds it (pid and home); "" when it is ours */
+};
+
+struct launcher_events {
+    /* One whole line of the protocol. */
+    void (*message)(void *arg, struct worker *worker, char *line, size_t length);
+    /* A line of the worker's own output. */
+    void (*output)(void *arg, struct worker *worker, const char *line);
+    /* All over: exit status known, every pipe at its end. reason: exit, signal, out_of_memory, lost; text for a person with
+     * the last lines of output. The worker must not be used after this returns. */
+    void (*ended)(void *arg, struct worker *worker, const char *reason, const char *text);
+};
+
+/* slots: how many ("" or NULL: all cores that can be leased; "cpu", "gpu", or a number). -EBUSY when not one could be leased
+ * (says who holds them). home is written into the leases. */
+int launcher_new(uv_loop_t *loop, const char *home, const char *slots, const struct launcher_events *events, void *arg,
+                 struct launcher **ret, struct error *err);
+/* Kills what is left; closed() runs when the last worker is gone. */
+void launcher_close(struct launcher *launcher, void (*closed)(void *arg), void *arg);
+
+size_t launcher_slots(const struct launcher *launcher, const struct slot_info **ret);
+
+/* argv: the program (NULL-terminated; NULL for the built-in trainer beside this executable). env: extra "NAME=VALUE".
+ * folder: working directory and where output.log goes. */
+int launcher_start(struct launcher *launcher, const size_t *slots, size_t n, const char *const *argv,
+                   const char *const *env, const char *folder, void *data, struct worker **ret, struct error *err);
+/* Queues one message (compact JSON and a newline). */
+void worker_send(struct worker *worker, const json_t *message);
+void worker_kill(struct worker *worker); /* SIGKILL to all of it; ended() follows */
+/* Closes the protocol socket: an idle worker then exits by itself; killed after 5 s. */
+void worker_dismiss(struct worker *worker);
+void *worker_data(struct worker *worker);
+void worker_set_data(struct worker *worker, void *data);
+int64_t worker_pid(const struct worker *worker);
+size_t worker_slots(const struct worker *worker, const size_t **ret);
+
+/* Asks a fresh worker's `plan` for each request, synchronously and without a loop (used by create and validate, in the CLI's
+ * process). requests: list of {hyperparameters, sections, slots}; *ret: list of answers in the same order. A program that
+ * does not have the capability answers null for each. -EIO with its last lines when it dies or is silent for 30 s. */
+int launcher_ask_plan(const char *const *argv, const json_t *requests, json_t **ret, struct error *err);
+
+#endif

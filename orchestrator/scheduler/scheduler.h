@@ -1,0 +1,62 @@
+/* scheduler.h - who gets which slots. Pure.
+ * Experiments in order of priority (lower first), within a priority by weighted fair share (fewest slots held per weight
+ * first, then the older), all-or-nothing per trial (gang), at most max_slots each. A trial that does not fit is not passed
+ * by a smaller one of a worse priority (no starvation). Preemption: only for an experiment of better priority, the worst
+ * priority's latest started run first, and only when enough slots come free by it.
+ * Units: slots. Source of the fair share rule: Determined AI's fair-share scheduler, max-min over weights.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_ORCHESTRATOR_SCHEDULER_H
+#define FLEXP_ORCHESTRATOR_SCHEDULER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum slot_kind { SLOT_KIND_CPU, SLOT_KIND_CUDA };
+
+struct sched_slot {
+    enum slot_kind kind;
+    int64_t run; /* 0: free */
+};
+
+struct sched_experiment {
+    int64_t id;
+    int64_t priority;
+    double weight;
+    int64_t max_slots; /* 0: no limit */
+    enum slot_kind kind;
+};
+
+/* One trial that wants slots; those of one experiment stand in the order they should start. */
+struct sched_wanted {
+    int64_t experiment, trial, slots;
+};
+
+struct sched_run {
+    int64_t run, experiment;
+    int64_t started; /* any rising number */
+    bool ending;     /* was told to preempt or stop: its slots will come free */
+};
+
+struct sched_start {
+    int64_t experiment, trial;
+    size_t first;  /* index into slot_indexes of the decision */
+    size_t slots;
+};
+
+struct sched_decision {
+    struct sched_start *starts;
+    size_t starts_n;
+    size_t *slot_indexes;
+    int64_t *preempt; /* runs */
+    size_t preempt_n;
+};
+
+/* Decides on the whole table at once. Slots next to each other are preferred for one trial, and the lowest free ones (so
+ * that a worker kept warm on a slot is reused). -ENOMEM. The caller calls sched_decision_done. */
+int scheduler_decide(const struct sched_slot *slots, size_t slots_n, const struct sched_experiment *experiments,
+                     size_t experiments_n, const struct sched_wanted *wanted, size_t wanted_n,
+                     const struct sched_run *runs, size_t runs_n, struct sched_decision *ret);
+void sched_decision_done(struct sched_decision *decision);
+
+#endif

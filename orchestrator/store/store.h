@@ -1,0 +1,152 @@
+/* store.h - the only door to SQLite.
+ * One thread owns the write connection. The loop builds a batch with store_put_*, hands it over with store_submit and is
+ * told by `wake` (any thread; an uv_async_send) that store_poll has finished batches to report; batches commit in the order
+ * given, several may share one transaction (group commit), and a batch is on disk (WAL, synchronous=FULL) before its
+ * callback runs. Nothing may leave the orchestrator that depends on a batch before that callback.
+ * Identifiers are given by the caller, who learns the highest ones in store_open. Times are microseconds since 1970, UTC.
+ * Reads use a second connection of the caller's thread; their budget is 50 ms at 10,000 trials.
+ * Schema, views and their queries: docs/schema.md. Non-finite values are NULL with a status.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_ORCHESTRATOR_STORE_H
+#define FLEXP_ORCHESTRATOR_STORE_H
+
+#include "common/error.h"
+#include "common/json.h"
+
+struct store;
+struct store_batch;
+
+struct store_high {
+    int64_t experiment, run, checkpoint; /* highest identifiers in use, 0 when none */
+};
+
+/* Opens or creates PATH (HOME/flexp.db). Refuses by name: a network file system, a database of a newer schema, one that
+ * fails its quick check, one that is not flexp's. read_only opens no write connection, starts no thread and makes no file.
+ * wake may be NULL (then store_flush is the way to wait). */
+int store_open(const char *path, bool read_only, void (*wake)(void *arg), void *wake_arg, struct store **ret,
+               struct store_high *ret_high, struct error *err);
+/* Commits what was submitted, joins the thread. */
+void store_close(struct store *store);
+
+/* --- writing --------------------------------------------------------------------------------------------------- */
+
+struct store_batch *store_batch_new(void); /* NULL when out of memory; the puts below then do nothing */
+void store_batch_free(struct store_batch *batch); /* one that was never submitted */
+bool store_batch_is_empty(const struct store_batch *batch);
+
+/* done(arg, 0) or done(arg, negative errno) from store_poll or store_flush, once, in order. Takes ownership of batch.
+ * After the first failed commit (disk full, I/O error) every later batch fails too until store_open. */
+void store_submit(struct store *store, struct store_batch *batch, void (*done)(void *arg, int status), void *arg);
+void store_poll(struct store *store);  /* runs the callbacks of finished batches; on the loop's thread */
+void store_flush(struct store *store); /* waits for all submitted batches, then polls */
+const char *store_failure(const struct store *store); /* text of the failed commit, or NULL */
+
+struct trial_ref {
+    int64_t experiment, number;
+};
+
+void store_put_experiment(struct store_batch *batch, int64_t id, const char *name, const char *text,
+                          const json_t *resolved, const char *state, int64_t time_us);
+/* state: active, paused, stopping, completed, canceled, error. ended_us 0 where it goes on. reason may be NULL. */
+void store_put_experiment_state(struct store_batch *batch, int64_t id, const char *state, const char *reason,
+                                int64_t ended_us);
+void store_put_experiment_progress(struct store_batch *batch, int64_t id, double progress);
+
+void store_put_trial(struct store_batch *batch, struct trial_ref trial, const json_t *hyperparameters, int64_t time_us);
+/* state: queued, running, waiting, paused, completed, stopped, canceled, error. reason: converged, length, killed, the
+ * failure's reason ...; text: for a person. Either may be NULL. restarts is what counts toward max_restarts. */
+void store_put_trial_state(struct store_batch *batch, struct trial_ref trial, const char *state, const char *reason,
+                           const char *text, int64_t restarts, int64_t time_us);
+/* The best validation so far at a unit whose checkpoint is kept. */
+void store_put_trial_best(struct store_batch *batch, struct trial_ref trial, double value, double unit,
+                          int64_t checkpoint);
+/* The experiment's best; with its validation metrics (flat map) and where its checkpoint is. */
+void store_put_experiment_best(struct store_batch *batch, int64_t experiment, int64_t trial, double unit,
+                               const json_t *metrics, int64_t checkpoint);
+
+/* One attempt. attempt counts from 1 within the trial; slots is a list such as ["cpu:0"]; resume 0 or a checkpoint. */
+void store_put_run(struct store_batch *batch, int64_t run, struct trial_ref trial, int64_t attempt, const json_t *slots,
+                   int64_t pid, const char *isa, int64_t resume_checkpoint, int64_t time_us);
+/* reason: length, converged, stopped, preempted, killed, orchestrator_lost, exit, signal, out_of_memory, non_finite, ... */
+void store_put_run_end(struct store_batch *batch, int64_t run, const char *reason, const char *text, int64_t time_us);
+
+/* A report message's body as it came (report or its steps): metric rows, client rows, client_rounds. kind training,
+ * validation or test. unit is the value of the experiment's time_metric. last_seq is remembered for the run. */
+void store_put_report(struct store_batch *batch, struct trial_ref trial, int64_t run, int64_t seq, const json_t *body,
+                      const char *time_metric, int64_t time_us);
+void store_put_checkpoint(struct store_batch *batch, int64_t id, struct trial_ref trial, int64_t run, int64_t seq,
+                          double unit, const json_t *units, const char *path, int64_t bytes, int64_t time_us);
+/* The files are gone or about to be. */
+void store_put_checkpoint_deleted(struct store_batch *batch, int64_t id, int64_t time_us);
+/* Metrics of the test split, recorded each time they are computed; by: best (automatic) or request. */
+void store_put_test(struct store_batch *batch, struct trial_ref trial, int64_t run, double unit, const json_t *metrics,
+                    const char *by, int64_t time_us);
+
+/* The append-only journal of an experiment: kind event, operations, config_changed, reopened. index from 1 without gaps.
+ * operations name the index of the event that they answer. */
+void store_put_journal(struct store_batch *batch, int64_t experiment, int64_t index, const char *kind, int64_t answers,
+                       const json_t *body, int64_t time_us);
+void store_put_log(struct store_batch *batch, struct trial_ref trial, int64_t run, const char *level, const char *text,
+                   int64_t time_us);
+
+/* --- reading back at a restart ---------------------------------------------------------------------------------- */
+
+struct stored_checkpoint {
+    int64_t id, run;
+    double unit;
+    json_t *units;
+    char *path;
+    int64_t bytes;
+};
+
+struct stored_trial {
+    int64_t number;
+    json_t *hyperparameters;
+    char *state, *reason;
+    int64_t restarts, attempts; /* attempts: runs so far */
+    bool has_best;
+    double best_value, best_unit;
+    int64_t best_checkpoint;
+    struct stored_checkpoint *checkpoints; /* kept ones, oldest first */
+    size_t checkpoints_n;
+    int64_t open_run; /* a run without an end, or 0 */
+};
+
+struct stored_journal {
+    int64_t index, answers;
+    char *kind;
+    json_t *body;
+};
+
+struct stored_experiment {
+    int64_t id, created_us;
+    char *state;
+    json_t *resolved;
+    int64_t best_trial; /* 0: none */
+    struct stored_trial *trials;
+    size_t trials_n;
+    struct stored_journal *journal;
+    size_t journal_n;
+    bool tested; /* the best trial's test metrics are recorded */
+};
+
+/* All experiments whose state is not completed, canceled or error. */
+int store_load(struct store *store, struct stored_experiment **ret, size_t *ret_n, struct error *err);
+void stored_experiments_free(struct stored_experiment *list, size_t n);
+
+/* --- answers to read requests (the JSON of the --json verbs; docs/schema.md describes each) ----------------------- */
+
+/* Each sets *ret to a new reference with schema_version; -ENOENT with a clear text where the thing does not exist. */
+int store_read_list(struct store *store, bool all, json_t **ret, struct error *err);
+int store_read_describe(struct store *store, int64_t experiment, json_t **ret, struct error *err);
+int store_read_trials(struct store *store, int64_t experiment, json_t **ret, struct error *err);
+int store_read_trial(struct store *store, struct trial_ref trial, json_t **ret, struct error *err);
+/* metric rows of a trial: {name, unit, client, value}; client < -1: all clients */
+int store_read_metrics(struct store *store, struct trial_ref trial, const char *name, int64_t client, json_t **ret,
+                       struct error *err);
+/* Log lines after the row id `after` (0: from the start), at most limit, oldest first; trial.number 0: all trials.
+ * {"lines": [{id, time, trial, run, level, text}], "last": id}. */
+int store_read_logs(struct store *store, struct trial_ref trial, int64_t after, int64_t limit, json_t **ret,
+                    struct error *err);
+
+#endif

@@ -1,0 +1,97 @@
+/* backend.h - "train these replicas". A backend trains many models of one shape at once: the clients of a cohort, or the
+ * trials of a packed group. Weights cross this interface as flat canonical arrays (model.h).
+ *
+ * open -> load_dataset -> compile(model, batch) -> train / evaluate ... -> release_plan -> close
+ *
+ * Replicas are independent. For `weighted_sum` the backend adds weight * (trained weights) of replica 0, 1, 2 ... in that
+ * order in double precision, so that the aggregate is the same for any number of threads; a replica whose loss or weights
+ * are not finite is added all the same (a diverged run must be seen to diverge) and flagged.
+ * The CPU backend is the reference: one replica per pinned thread; threads inside a replica only where replicas are fewer
+ * than cores, with equal bits. Random decisions: rng_key(seed, purpose, trial, round, client << 16 | local epoch).
+ * Threads: one caller at a time.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_TRAINER_BACKEND_H
+#define FLEXP_TRAINER_BACKEND_H
+
+#include "common/error.h"
+#include "trainer/data/augment.h"
+#include "trainer/data/dataset.h"
+#include "trainer/metrics/metrics.h"
+#include "trainer/model/model.h"
+#include "trainer/optim/optim.h"
+
+#define BACKEND_API_VERSION 1
+
+struct backend;
+struct plan;
+
+struct backend_options {
+    const int *cores; /* one thread for each, pinned to it; cores[i] < 0: not pinned */
+    size_t cores_n;
+};
+
+struct backend_info {
+    const char *name; /* "cpu" */
+    const char *isa;  /* "avx512", "avx2", ... : part of what bits depend on */
+};
+
+struct replica {
+    /* in */
+    const float *start;         /* weights_n floats */
+    const uint32_t *samples;    /* of the training split */
+    size_t samples_n;
+    int64_t epochs;             /* local epochs; each shuffles anew */
+    int64_t max_batches;        /* 0: no limit; else stops after so many in all */
+    size_t batch;               /* the last batch of an epoch may be smaller */
+    float lr;
+    struct optimizer optimizer;
+    uint64_t seed, trial, round, client; /* the random key */
+    double weight;              /* in the weighted sum */
+    float proximal_mu;          /* 0: none; anchor is start */
+    const float *correction;    /* added to the gradient; NULL: none */
+    float *optimizer_state;     /* in and out; NULL: starts as zeros, thrown away */
+    int64_t optimizer_steps;    /* in and out: Adam's t so far */
+    /* out */
+    double loss_sum;            /* of sample losses, each at its step's weights */
+    uint64_t samples_seen, correct;
+    int64_t batches;
+    double update_norm;         /* l2 norm of trained - start, trainable part */
+    bool finite;                /* loss and weights */
+    double seconds;
+};
+
+enum reduction_type { REDUCE_WEIGHTED_SUM, REDUCE_EACH };
+
+struct reduction {
+    enum reduction_type type;
+    double *sum;  /* WEIGHTED_SUM: weights_n, added to (the caller zeroes it) */
+    float **each; /* EACH: trained weights of each replica, weights_n floats each */
+};
+
+struct backend_ops {
+    int api_version;
+    int (*open)(const struct backend_options *options, struct backend **ret, struct error *err);
+    void (*close)(struct backend *backend);
+    struct backend_info (*info)(const struct backend *backend);
+    /* Borrowed until the next call or close. */
+    int (*load_dataset)(struct backend *backend, const struct dataset *dataset, struct error *err);
+    /* batch: the largest a replica will use. mem_bytes of the plan is asked first with ret NULL. model is borrowed. */
+    int (*compile)(struct backend *backend, const struct model *model, size_t batch, struct plan **ret,
+                   size_t *ret_mem_bytes, struct error *err);
+    void (*release_plan)(struct plan *plan);
+    /* -ENOMEM: the trial's outcome is out of memory. Not finite is no error. *cancel (may be NULL) is looked at between
+     * batches: when it becomes non-zero, -ECANCELED. */
+    int (*train)(struct plan *plan, struct replica *replicas, size_t n, const struct augment *augment,
+                 struct reduction *reduction, const volatile int *cancel, struct error *err);
+    /* Sums over these samples of a split, in fixed chunks: equal bits for any number of threads. predictions (may be NULL):
+     * n x classes softmax scores. */
+    int (*evaluate)(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
+                    size_t n, struct evaluation *ret, float *predictions, struct error *err);
+    /* For tests and parity: gradients of the mean loss of one batch at these weights (dropout off), trainable_n floats. */
+    int (*gradients)(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
+                     size_t n, float *ret_gradients, double *ret_loss, struct error *err);
+};
+
+extern const struct backend_ops BACKEND_CPU;
+
+#endif
