@@ -1,0 +1,83 @@
+/* main.c - flexp-trainer, the built-in worker: it takes run after run from the orchestrator that started it.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "common/log.h"
+#include "common/version.h"
+#include "trainer/worker/run.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char HELP[] =
+    "flexp-trainer: the worker that flexp starts to train trials.\n"
+    "\n"
+    "usage: flexp-trainer [--version] [--help]\n"
+    "\n"
+    "It speaks the trial protocol (docs/protocol.md) on the socket whose descriptor is in FLEXP_FD and ends when that\n"
+    "socket does. To run an experiment, type `flexp create -f FILE`.\n";
+
+static int serve(int fd)
+{
+    const struct backend_options options = {.cores = (const int[]){-1}, .cores_n = 1};
+    struct connection *connection;
+    struct session session;
+    struct backend *backend;
+    struct message message;
+    struct error err;
+    char isa[32];
+
+    /* Opened once without threads' cores known, for its instruction set alone. */
+    if (BACKEND_CPU.open(&options, &backend, &err)) {
+        log_error("%s", err.text);
+        return 1;
+    }
+    snprintf(isa, sizeof isa, "%s", BACKEND_CPU.info(backend).isa);
+    BACKEND_CPU.close(backend);
+    if (connection_open(fd, isa, &connection, &err)) {
+        log_error("%s", err.text);
+        return 1;
+    }
+    session_init(&session);
+    while (connection_next(connection, true, &message)) {
+        if (message.op == MSG_PLAN)
+            plan_answer(connection, &message);
+        else if (message.op == MSG_ASSIGN)
+            run_train(connection, &session, &message);
+        else if (message.op == MSG_EVALUATE)
+            run_evaluate(connection, &session, &message);
+        message_done(&message);
+    }
+    session_done(&session);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *fd = getenv("FLEXP_FD");
+    char *end;
+    long number;
+
+    if (argc > 1 && !strcmp(argv[1], "--version")) {
+        puts("flexp-trainer " FLEXP_VERSION);
+        return 0;
+    }
+    if (argc > 1) {
+        bool help = !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h");
+        if (!help)
+            fprintf(stderr, "flexp-trainer: unknown argument \"%s\"\n", argv[1]);
+        fputs(HELP, help ? stdout : stderr);
+        return help ? 0 : 2;
+    }
+    if (!fd) {
+        fputs("flexp-trainer: FLEXP_FD is not set: this program is started by flexp (type `flexp help`)\n", stderr);
+        return 2;
+    }
+    number = strtol(fd, &end, 10);
+    if (*end || end == fd || number < 0 || number > 1 << 20) {
+        fprintf(stderr, "flexp-trainer: FLEXP_FD must be a descriptor's number, got \"%s\"\n", fd);
+        return 2;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    return serve((int)number);
+}

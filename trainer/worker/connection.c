@@ -1,0 +1,179 @@
+/* connection.c - reader thread, queue, heartbeat.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/worker/connection.h"
+
+#include "common/file.h"
+#include "common/lines.h"
+#include "common/log.h"
+#include "common/version.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HEARTBEAT_MS 10000
+
+struct queued {
+    struct queued *next;
+    struct message message;
+};
+
+struct connection {
+    int fd;
+    pthread_t reader;
+    pthread_mutex_t lock; /* all below, and writing to fd */
+    pthread_cond_t arrived;
+    struct queued *first, **last;
+    int64_t watched_run;
+    volatile int released; /* read without the lock by the backend's threads */
+    int64_t last_sent_ms;
+};
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* The orchestrator is gone or cannot be understood. No clean-up: everything worth keeping is on disk already. */
+static void leave(int code)
+{
+    _exit(code);
+}
+
+static void send_locked(struct connection *connection, const json_t *message)
+{
+    char *text = json_line(message);
+    size_t length = text ? strlen(text) : 0;
+
+    if (!text)
+        leave(1);
+    text[length] = '\n'; /* in place of the 0: written with its length */
+    if (fd_write_all(connection->fd, text, length + 1))
+        leave(0);
+    free(text);
+    connection->last_sent_ms = now_ms();
+}
+
+void connection_send(struct connection *connection, json_t *message)
+{
+    pthread_mutex_lock(&connection->lock);
+    send_locked(connection, message);
+    pthread_mutex_unlock(&connection->lock);
+    json_decref(message);
+}
+
+static void take_line(struct connection *connection, const char *line, size_t length)
+{
+    struct queued *queued = calloc(1, sizeof *queued);
+    struct error err;
+
+    if (!queued)
+        leave(1);
+    if (message_parse(line, length, false, &queued->message, &err)) {
+        log_error("the orchestrator sent what cannot be read: %s", err.text);
+        leave(1);
+    }
+    pthread_mutex_lock(&connection->lock);
+    if (queued->message.op == MSG_RELEASE && queued->message.run == connection->watched_run)
+        __atomic_store_n(&connection->released, 1, __ATOMIC_RELEASE);
+    *connection->last = queued;
+    connection->last = &queued->next;
+    pthread_cond_signal(&connection->arrived);
+    pthread_mutex_unlock(&connection->lock);
+}
+
+static void heartbeat_if_due(struct connection *connection)
+{
+    pthread_mutex_lock(&connection->lock);
+    if (now_ms() - connection->last_sent_ms >= HEARTBEAT_MS) {
+        json_t *message = json_pack("{s:s, s:i}", "op", "heartbeat", "rank", 0);
+        send_locked(connection, message);
+        json_decref(message);
+    }
+    pthread_mutex_unlock(&connection->lock);
+}
+
+static void *read_all(void *arg)
+{
+    struct connection *connection = arg;
+    struct lines lines;
+    char bytes[65536], *line;
+    size_t length;
+
+    lines_init(&lines);
+    for (;;) {
+        struct pollfd ready = {.fd = connection->fd, .events = POLLIN};
+        ssize_t n;
+        if (poll(&ready, 1, HEARTBEAT_MS / 4) <= 0) {
+            heartbeat_if_due(connection);
+            continue;
+        }
+        n = read(connection->fd, bytes, sizeof bytes);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0 || lines_push(&lines, bytes, (size_t)n))
+            leave(0);
+        while ((line = lines_next(&lines, &length)))
+            take_line(connection, line, length);
+        heartbeat_if_due(connection);
+    }
+    return NULL;
+}
+
+int connection_open(int fd, const char *isa, struct connection **ret, struct error *err)
+{
+    struct connection *connection = calloc(1, sizeof *connection);
+
+    if (!connection)
+        return fail(err, -ENOMEM, "out of memory");
+    connection->fd = fd;
+    connection->last = &connection->first;
+    pthread_mutex_init(&connection->lock, NULL);
+    pthread_cond_init(&connection->arrived, NULL);
+    connection_send(connection, json_pack("{s:s, s:i, s:i, s:s, s:i, s:i, s:s, s:[s,s,s]}", "op", "hello", "version",
+                                          FLEXP_PROTOCOL_VERSION, "pid", (int)getpid(), "program",
+                                          "flexp-trainer " FLEXP_VERSION, "rank", 0, "size", 1, "isa", isa,
+                                          "capabilities", "reuse", "plan", "evaluate"));
+    if (pthread_create(&connection->reader, NULL, read_all, connection)) {
+        free(connection);
+        return fail(err, -EAGAIN, "cannot start a thread");
+    }
+    *ret = connection;
+    return 0;
+}
+
+bool connection_next(struct connection *connection, bool wait, struct message *ret)
+{
+    struct queued *queued;
+
+    pthread_mutex_lock(&connection->lock);
+    while (wait && !connection->first)
+        pthread_cond_wait(&connection->arrived, &connection->lock);
+    queued = connection->first;
+    if (queued) {
+        connection->first = queued->next;
+        if (!connection->first)
+            connection->last = &connection->first;
+    }
+    pthread_mutex_unlock(&connection->lock);
+    if (!queued)
+        return false;
+    *ret = queued->message;
+    free(queued);
+    return true;
+}
+
+const volatile int *connection_watch(struct connection *connection, int64_t run)
+{
+    pthread_mutex_lock(&connection->lock);
+    connection->watched_run = run;
+    __atomic_store_n(&connection->released, 0, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&connection->lock);
+    return &connection->released;
+}

@@ -1,0 +1,26 @@
+/* connection.h - the worker's end of the trial protocol (docs/protocol.md).
+ * A reader thread takes lines from the socket and queues them, so that a round hears `release` while it computes, and says
+ * that the worker lives when nothing else was said for 10 s. At the end of the stream, and after a line it cannot read, the
+ * process exits: nobody is left to train for.
+ * Threads: one caller beside the reader.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_TRAINER_CONNECTION_H
+#define FLEXP_TRAINER_CONNECTION_H
+
+#include "common/protocol.h"
+
+struct connection;
+
+/* Takes ownership of fd. Says hello. */
+int connection_open(int fd, const char *isa, struct connection **ret, struct error *err);
+
+/* Sends one message; takes ownership of it. Exits the process when the orchestrator is gone. */
+void connection_send(struct connection *connection, json_t *message);
+
+/* The next message, waiting for it where wait is set; false where there is none yet. The caller calls message_done. */
+bool connection_next(struct connection *connection, bool wait, struct message *ret);
+
+/* A flag that becomes non-zero at once when `release` for this run arrives. It stays until it is watched anew. */
+const volatile int *connection_watch(struct connection *connection, int64_t run);
+
+#endif

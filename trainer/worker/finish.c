@@ -1,0 +1,184 @@
+/* finish.c - what a run leaves on disk: checkpoints, the best model, result.json.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/worker/run_private.h"
+
+#include "common/failpoint.h"
+#include "common/file.h"
+#include "trainer/artifact/checkpoint.h"
+#include "trainer/artifact/result.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+static struct checkpoint checkpoint_of(struct run *run, float *weights, int64_t **ret_steps)
+{
+    struct checkpoint checkpoint = {.model = run->loan.model, .seed = run->seed, .trial = run->trial,
+                                    .weights = weights};
+
+    checkpoint.optimizer = pool_state(run->pool, &checkpoint.optimizer_n, ret_steps);
+    return checkpoint;
+}
+
+static json_t *state_of(const struct run *run, int64_t optimizer_steps)
+{
+    json_t *state = json_pack("{s:o, s:I, s:I}", "units", run_units(run), "round", (json_int_t)run->round,
+                              "optimizer_steps", (json_int_t)optimizer_steps);
+
+    if (run->best.has)
+        json_object_set_new(state, "best", json_pack("{s:f, s:f, s:s}", "value", run->best.value, "unit",
+                                                     run->best.unit, "path", run->best.path));
+    if (run->convergence.has_best)
+        json_object_set_new(state, "convergence_best", json_real(run->convergence.best));
+    json_object_set_new(state, "convergence_rounds", json_integer(run->convergence.rounds_without));
+    return state;
+}
+
+int run_checkpoint(struct run *run, struct error *err)
+{
+    char name[256], path[4096];
+    int64_t *steps;
+    struct checkpoint checkpoint = checkpoint_of(run, run->weights, &steps);
+    struct timespec now;
+    struct stat st;
+    int rc;
+
+    if (run->checkpoint_unit == run_unit(run))
+        return 0;
+    snprintf(name, sizeof name, "runs/%lld/checkpoint-%llu.safetensors", (long long)run->id,
+             (unsigned long long)run->round);
+    snprintf(path, sizeof path, "%s/%s", run->trial_dir, name);
+    if (run->best.has && run->best.unit == run_unit(run))
+        snprintf(run->best.path, sizeof run->best.path, "%s", name);
+    checkpoint.state = state_of(run, *steps);
+    failpoint("worker_before_checkpoint");
+    rc = checkpoint_write(path, &checkpoint, err);
+    json_decref(checkpoint.state);
+    if (rc)
+        return rc;
+    failpoint("worker_after_checkpoint");
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    run->checkpoint_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    run->checkpoint_unit = run_unit(run);
+    run_send(run, "checkpoint",
+             json_pack("{s:o, s:s, s:I}", "units", run_units(run), "path", name, "bytes",
+                       (json_int_t)(stat(path, &st) ? 0 : st.st_size)));
+    return 0;
+}
+
+int run_resume(struct run *run, const char *path, struct error *err)
+{
+    int64_t *steps;
+    struct checkpoint checkpoint = checkpoint_of(run, run->weights, &steps);
+    const json_t *best;
+    int rc = checkpoint_read(path, &checkpoint, err);
+
+    if (rc)
+        return rc;
+    for (int kind = 0; kind < UNIT_KINDS; kind++)
+        run->units[kind] = json_double_or(json_object_get(checkpoint.state, "units"), UNIT_NAMES[kind], 0);
+    run->round = (uint64_t)json_int_or(checkpoint.state, "round", 0);
+    *steps = json_int_or(checkpoint.state, "optimizer_steps", 0);
+    run->convergence.has_best = json_to_double(json_object_get(checkpoint.state, "convergence_best"),
+                                               &run->convergence.best);
+    run->convergence.rounds_without = json_int_or(checkpoint.state, "convergence_rounds", 0);
+    best = json_object_get(checkpoint.state, "best");
+    if (best) {
+        run->best.has = true;
+        run->best.value = json_double_or(best, "value", 0);
+        run->best.unit = json_double_or(best, "unit", 0);
+        snprintf(run->best.path, sizeof run->best.path, "%s", json_string_or(best, "path", ""));
+    }
+    run->checkpoint_unit = run_unit(run);
+    json_decref(checkpoint.state);
+    return 0;
+}
+
+/* The best is of an earlier run: its weights are in its checkpoint, its scores are computed again. */
+static int recall_best(struct run *run, struct error *err)
+{
+    const struct indices *samples = &run->loan.split->validation;
+    int64_t *steps;
+    struct checkpoint checkpoint = checkpoint_of(run, run->best.weights, &steps);
+    char path[4096];
+    int rc;
+
+    checkpoint.optimizer_n = 0; /* the weights alone */
+    snprintf(path, sizeof path, "%s/%s", run->trial_dir, run->best.path);
+    rc = checkpoint_read(path, &checkpoint, err);
+    if (rc)
+        return rc;
+    json_decref(checkpoint.state);
+    evaluation_clear(&run->best.evaluation);
+    rc = run->session->ops->evaluate(run->loan.plan, run->best.weights, run->validation_split, samples->list, samples->n,
+                                     &run->best.evaluation, run->best.scores, err);
+    run->best.in_memory = rc == 0;
+    return rc;
+}
+
+static json_t *model_metadata(const struct run *run)
+{
+    const struct dataset *dataset = run->loan.dataset;
+    char *model = json_canonical(json_object_get(run->sections, "model"));
+    json_t *metadata, *mean = json_array(), *std = json_array(), *names = json_array();
+    char *mean_text, *std_text, *names_text, shape[64];
+
+    for (int c = 0; c < dataset->channels; c++) {
+        json_array_append_new(mean, json_real((double)dataset->mean[c]));
+        json_array_append_new(std, json_real((double)dataset->std[c]));
+    }
+    for (int c = 0; c < dataset->classes; c++)
+        json_array_append_new(names, json_string(dataset->class_names[c]));
+    mean_text = json_line(mean);
+    std_text = json_line(std);
+    names_text = json_line(names);
+    snprintf(shape, sizeof shape, "[%d,%d,%d]", dataset->channels, dataset->height, dataset->width);
+    metadata = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "format", "flexp-model-1", "model", model, "input_shape", shape,
+                         "mean", mean_text, "std", std_text, "class_names", names_text);
+    free(model);
+    free(mean_text);
+    free(std_text);
+    free(names_text);
+    json_decref(mean);
+    json_decref(std);
+    json_decref(names);
+    return metadata;
+}
+
+int run_leave_result(struct run *run, struct error *err)
+{
+    const struct indices *samples = &run->loan.split->validation;
+    bool official = run->validation_split == &run->loan.dataset->test;
+    char path[4096];
+    json_t *metadata, *units;
+    int rc;
+
+    if (!run->best.has)
+        return 0; /* nothing was ever validated to a number */
+    if (!run->best.in_memory && (rc = recall_best(run, err)))
+        return rc;
+    metadata = model_metadata(run);
+    snprintf(path, sizeof path, "%s/model.safetensors", run->trial_dir);
+    rc = model_file_write(path, run->loan.model, run->best.weights, metadata, err);
+    json_decref(metadata);
+    if (rc)
+        return rc;
+    units = json_pack("{s:f}", UNIT_NAMES[run->kind], run->best.unit);
+    snprintf(path, sizeof path, "%s/result.json", run->trial_dir);
+    rc = result_write(path,
+                      &(struct result){.split = official ? "official test split as validation" : "validation",
+                                       .model_file = "model.safetensors",
+                                       .dataset = run->loan.dataset,
+                                       .evaluation = &run->best.evaluation,
+                                       .scores = run->best.scores,
+                                       .samples = samples->list,
+                                       .data = run->validation_split,
+                                       .n = samples->n,
+                                       .hyperparameters = json_object_get(run->assign, "hyperparameters"),
+                                       .units = units},
+                      err);
+    json_decref(units);
+    return rc;
+}

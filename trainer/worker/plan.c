@@ -1,0 +1,104 @@
+/* plan.c - can this be trained? The answer to `plan`, and the check that every run starts with.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/worker/run.h"
+
+#include "common/keys.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void add_problem(json_t *problems, const char *path, const char *text)
+{
+    json_array_append_new(problems, json_pack("{s:s, s:s}", "path", path, "text", text));
+}
+
+static void note_problem(void *arg, bool warning, const char *path, const char *text)
+{
+    if (!warning)
+        add_problem(arg, path, text);
+}
+
+void sections_resolve(const json_t *sections, json_t **ret_sections, json_t **ret_problems)
+{
+    json_t *problems = json_array();
+
+    *ret_sections = NULL;
+    if (!keys_check(SECTION_KEYS, sections, "", false, NULL, note_problem, problems))
+        *ret_sections = keys_resolve(SECTION_KEYS, sections);
+    *ret_problems = problems;
+}
+
+/* "model.layers[2]: text" was made for people; the path apart lets the file's line be found. */
+static void add_error(json_t *problems, const char *section, const struct error *err)
+{
+    const char *colon = strstr(err->text, ": ");
+    char path[256];
+
+    if (colon && !strncmp(err->text, section, strlen(section)) && (size_t)(colon - err->text) < sizeof path &&
+        !memchr(err->text, ' ', (size_t)(colon - err->text))) {
+        memcpy(path, err->text, (size_t)(colon - err->text));
+        path[colon - err->text] = 0;
+        add_problem(problems, path, colon + 2);
+    } else {
+        add_problem(problems, section, err->text);
+    }
+}
+
+static void check_federation(const json_t *sections, const struct data_shape *shape, json_t *problems)
+{
+    const json_t *federation = json_object_get(sections, "federation");
+    int64_t clients = json_int_or(federation, "clients", 1), cohort = json_int_or(federation, "clients_per_round", 1);
+    double kept = 1 - json_double_or(json_object_get(sections, "data"), "validation_fraction", 0);
+    char text[200];
+
+    if (!federation || !json_bool_or(federation, "enabled", true))
+        return;
+    if (cohort > clients) {
+        snprintf(text, sizeof text, "must be at most federation.clients (%lld), got %lld", (long long)clients,
+                 (long long)cohort);
+        add_problem(problems, "federation.clients_per_round", text);
+    }
+    if ((double)clients > kept * (double)shape->train_n) {
+        snprintf(text, sizeof text, "must be at most the number of training samples (%.0f), got %lld",
+                 kept * (double)shape->train_n, (long long)clients);
+        add_problem(problems, "federation.clients", text);
+    }
+}
+
+void plan_answer(struct connection *connection, const struct message *message)
+{
+    const char *cache_dir = json_string_or(message->body, "cache_dir", "/tmp");
+    uint64_t data_seed = (uint64_t)json_int_or(message->body, "data_seed", 0);
+    json_t *sections, *problems, *answer;
+    struct data_shape shape;
+    struct model *model = NULL;
+    size_t mem_bytes = 0;
+    struct error err = {0};
+
+    sections_resolve(json_object_get(message->body, "sections"), &sections, &problems);
+    if (sections) {
+        const json_t *data = json_object_get(sections, "data");
+        size_t batch = (size_t)json_int_or(json_object_get(sections, "training"), "batch_size", 32);
+        if (dataset_shape(data, data_seed, cache_dir, &shape, &err)) {
+            add_error(problems, "data", &err);
+        } else {
+            check_federation(sections, &shape, problems);
+            if (model_new(json_object_get(sections, "model"), &shape, &model, &err))
+                add_error(problems, "model", &err);
+            else if (BACKEND_CPU.compile(NULL, model, batch, NULL, &mem_bytes, &err))
+                add_error(problems, "model", &err);
+        }
+    }
+    answer = json_pack("{s:s, s:I, s:b}", "op", "plan", "id", (json_int_t)json_int_or(message->body, "id", 0), "ok",
+                       json_array_size(problems) == 0);
+    if (json_array_size(problems)) {
+        json_object_set(answer, "errors", problems);
+    } else {
+        json_object_set_new(answer, "mem_bytes", json_integer((json_int_t)mem_bytes));
+        json_object_set_new(answer, "pack_key", json_string(model->key));
+    }
+    connection_send(connection, answer);
+    model_free(model);
+    json_decref(sections);
+    json_decref(problems);
+}

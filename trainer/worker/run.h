@@ -1,0 +1,21 @@
+/* run.h - one run: one attempt of this worker at a trial, from `assign` to `done` or `failed` (docs/protocol.md).
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_TRAINER_RUN_H
+#define FLEXP_TRAINER_RUN_H
+
+#include "trainer/worker/connection.h"
+#include "trainer/worker/session.h"
+
+/* Returns when the run is over. message is an assign; borrowed. */
+void run_train(struct connection *connection, struct session *session, const struct message *message);
+/* message is an evaluate; borrowed. */
+void run_evaluate(struct connection *connection, struct session *session, const struct message *message);
+
+/* Answers one plan message. */
+void plan_answer(struct connection *connection, const struct message *message);
+
+/* sections (references replaced) checked against the tables and resolved; problems as [{path, text}] into *ret_problems
+ * (empty when all is well, and only then *ret_sections). New references. */
+void sections_resolve(const json_t *sections, json_t **ret_sections, json_t **ret_problems);
+
+#endif

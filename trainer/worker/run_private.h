@@ -1,0 +1,74 @@
+/* run_private.h - a run's state, shared by run.c (the life), round.c (training and validation) and finish.c (what is left).
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_TRAINER_RUN_PRIVATE_H
+#define FLEXP_TRAINER_RUN_PRIVATE_H
+
+#include "trainer/federation/convergence.h"
+#include "trainer/federation/pool.h"
+#include "trainer/federation/strategy.h"
+#include "trainer/worker/run.h"
+
+struct best {
+    bool has;
+    bool in_memory;      /* weights, scores and evaluation below are of it */
+    double value, unit;
+    char path[256];      /* of its checkpoint, relative to the trial's folder */
+    float *weights, *scores;
+    struct evaluation evaluation;
+};
+
+struct run {
+    struct connection *connection;
+    struct session *session;
+    const json_t *assign;
+    json_t *sections; /* checked and resolved */
+    struct session_loan loan;
+    int64_t id, seq;
+    uint64_t seed, trial;
+    const char *metric, *trial_dir, *run_dir;
+    bool smaller_is_better;
+    enum unit_kind kind;
+    double until, max_units, checkpoint_period;
+    const volatile int *released;
+
+    const struct strategy *strategy;
+    struct strategy_settings strategy_settings;
+    struct schedule schedule;
+    struct pool *pool;
+    uint32_t *cohort;
+    size_t cohort_n;
+    int64_t validation_period;
+    bool evaluates_clients;
+
+    float *weights;
+    uint64_t round;
+    double units[UNIT_KINDS];
+    struct convergence convergence;
+    bool observed;            /* the watched metric has a value of this round */
+    double observed_value;
+    struct best best;
+    double checkpoint_unit;   /* of the last checkpoint; -1: none */
+    int64_t checkpoint_ms;    /* when, monotonic */
+    double validation_unit;   /* of the last validation; -1: none */
+
+    const struct data_split *validation_split;
+    struct evaluation validation, client, clients;
+    float *scores; /* of the validation samples */
+};
+
+#define run_unit(run) ((run)->units[(run)->kind])
+
+/* round.c. -ECANCELED: released. */
+int run_round(struct run *run, struct error *err);
+/* Reports a validation at the present unit unless there was one; *ret_improved: it is the best so far. */
+int run_validate(struct run *run, bool *ret_improved, struct error *err);
+
+/* finish.c */
+int run_checkpoint(struct run *run, struct error *err);
+int run_resume(struct run *run, const char *path, struct error *err);
+int run_leave_result(struct run *run, struct error *err);
+
+json_t *run_units(const struct run *run);
+void run_send(struct run *run, const char *op, json_t *fields); /* takes ownership; adds op, run, seq */
+
+#endif
