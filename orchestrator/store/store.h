@@ -97,6 +97,8 @@ struct stored_checkpoint {
     json_t *units;
     char *path;
     int64_t bytes;
+    bool has_value; /* the same run validated resolved's searcher.metric at this unit */
+    double value;   /* NaN where it was not finite */
 };
 
 struct stored_trial {
