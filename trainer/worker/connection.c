@@ -7,6 +7,7 @@
 #include "common/log.h"
 #include "common/version.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@ struct queued {
 };
 
 struct connection {
-    int fd;
+    int fd, log_fd; /* log_fd: -1 or the protocol log */
     pthread_t reader;
     pthread_mutex_t lock; /* all below, and writing to fd */
     pthread_cond_t arrived;
@@ -46,6 +47,23 @@ static void leave(int code)
     _exit(code);
 }
 
+static void log_text(const struct connection *connection, const char *mark, const char *text, size_t length)
+{
+    if (connection->log_fd >= 0 && (fd_write_all(connection->log_fd, mark, 2) ||
+                                    fd_write_all(connection->log_fd, text, length)))
+        log_warning("the protocol log cannot be written");
+}
+
+static int open_log(void)
+{
+    const char *folder = getenv("FLEXP_PROTOCOL_LOG");
+    char *path = folder ? format_text("%s/%ld.log", folder, (long)getpid()) : NULL;
+    int fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
+
+    free(path);
+    return fd;
+}
+
 static void send_locked(struct connection *connection, const json_t *message)
 {
     char *text = json_line(message);
@@ -54,6 +72,7 @@ static void send_locked(struct connection *connection, const json_t *message)
     if (!text)
         leave(1);
     text[length] = '\n'; /* in place of the 0: written with its length */
+    log_text(connection, "> ", text, length + 1);
     if (fd_write_all(connection->fd, text, length + 1))
         leave(0);
     free(text);
@@ -68,7 +87,7 @@ void connection_send(struct connection *connection, json_t *message)
     json_decref(message);
 }
 
-static void take_line(struct connection *connection, const char *line, size_t length)
+static void take_line(struct connection *connection, char *line, size_t length)
 {
     struct queued *queued = calloc(1, sizeof *queued);
     struct error err;
@@ -80,6 +99,8 @@ static void take_line(struct connection *connection, const char *line, size_t le
         leave(1);
     }
     pthread_mutex_lock(&connection->lock);
+    line[length] = '\n'; /* the parser is done with it */
+    log_text(connection, "< ", line, length + 1);
     if (queued->message.op == MSG_RELEASE && queued->message.run == connection->watched_run)
         __atomic_store_n(&connection->released, 1, __ATOMIC_RELEASE);
     *connection->last = queued;
@@ -133,6 +154,7 @@ int connection_open(int fd, const char *isa, struct connection **ret, struct err
     if (!connection)
         return fail(err, -ENOMEM, "out of memory");
     connection->fd = fd;
+    connection->log_fd = open_log();
     connection->last = &connection->first;
     pthread_mutex_init(&connection->lock, NULL);
     pthread_cond_init(&connection->arrived, NULL);

@@ -2,6 +2,8 @@
  * A reader thread takes lines from the socket and queues them, so that a round hears `release` while it computes, and says
  * that the worker lives when nothing else was said for 10 s. At the end of the stream, and after a line it cannot read, the
  * process exits: nobody is left to train for.
+ * FLEXP_PROTOCOL_LOG=FOLDER: every line is also appended to FOLDER/PID.log, "> " before what is said, "< " before what is
+ * heard.
  * Threads: one caller beside the reader.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CONNECTION_H
