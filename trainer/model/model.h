@@ -12,6 +12,7 @@
 
 #include "common/error.h"
 #include "common/json.h"
+#include "common/keys.h"
 #include "trainer/data/dataset.h"
 
 enum layer_type {
@@ -61,8 +62,10 @@ struct model {
 };
 
 /* model: resolved `model` section with references replaced. Error paths are "model.layers[2].conv2d.filters" and the like;
- * the callback form collects all of them for plan. */
+ * the callback form collects all of them for plan (-EINVAL after at least one report). */
 int model_new(const json_t *model, const struct data_shape *data, struct model **ret, struct error *err);
+int model_new_report(const json_t *model, const struct data_shape *data, struct model **ret, keys_report_fn *report,
+                     void *arg);
 void model_free(struct model *model);
 void model_init_weights(const struct model *model, uint64_t seed, uint64_t trial, float *weights);
 
