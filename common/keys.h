@@ -10,6 +10,8 @@
 #include "common/error.h"
 #include "common/json.h"
 
+#include <stddef.h>
+
 enum key_type {
     KEY_INT, KEY_NUMBER, KEY_BOOL, KEY_STRING, KEY_CHOICE,
     KEY_MAP,      /* a map of the keys in sub */
@@ -31,28 +33,46 @@ struct key {
     const char *shorthand;  /* KEY_MAP: a scalar x means {shorthand: x}, as in `max_pool2d: 2` */
     const char *doc;        /* one sentence */
     const char *example;    /* YAML, one line */
+    bool references;        /* from here down any scalar may be "$name" */
 };
 
 /* Calls back once for each thing that is wrong or, with warning set, odd. path is as json_at takes it. */
 typedef void keys_report_fn(void *arg, bool warning, const char *path, const char *text);
 
-/* Checks value against a table (value is a map). references: "$name" is accepted in place of any scalar, and name must be
- * a key (dotted for nested groups) of hyperparameters (NULL: any name). Returns the number of errors. */
+/* Checks value against a table (value is a map). references: "$name" is accepted in place of any scalar (also below a row
+ * marked so), and name must be a key (dotted for nested groups) of hyperparameters (NULL: any name), either values or an
+ * experiment file's descriptions of them: then all that the hyperparameter can be must fit the key. Returns the number of
+ * errors. A text goes on the sentence that the path begins ("must be at least 1, got 0"). */
 int keys_check(const struct key *table, const json_t *value, const char *path, bool references,
                const json_t *hyperparameters, keys_report_fn *report, void *arg);
 
-/* A deep copy with defaults filled in, shorthands and bare names spelled out. value has passed keys_check. New reference. */
+/* A deep copy with defaults filled in, shorthands and bare names spelled out, in the order of the table. What keys_check
+ * would refuse is copied as it is. Resolving twice changes nothing, except that a bare name which was a reference (a layer
+ * "$norm") is only spelled out once it has been substituted. New reference. */
 json_t *keys_resolve(const struct key *table, const json_t *value);
 
 /* The known key nearest to name (edit distance up to a third of its length, and a list of synonyms of Determined's,
  * Flower's, Optuna's and Ray's names), or NULL. */
 const char *keys_nearest(const struct key *table, const char *name);
 
-/* The row at a dotted path ("training.learning_rate"), or NULL. */
+/* The word of a list such as "sgd adam adamw" that is nearest to name, by the same measure; false when none is near. */
+bool keys_nearest_word(const char *words, const char *name, char *ret, size_t room);
+
+/* The row at a dotted path ("training.learning_rate", "model.layers[2].conv2d.filters"), or NULL. */
 const struct key *keys_find(const struct key *table, const char *path);
 
 /* The four trainer sections: a table with the rows data, model, training, federation, each a KEY_MAP. */
 extern const struct key SECTION_KEYS[];
+extern const struct key DATA_KEYS[], MODEL_KEYS[], TRAINING_KEYS[], FEDERATION_KEYS[];
+
+/* The name in a reference "$name"; NULL when value is anything else. Borrowed from value. */
+const char *keys_reference(const json_t *value);
+
+/* The hyperparameter (description or value) of a dotted name, or NULL. Borrowed. */
+const json_t *keys_hyperparameter(const json_t *hyperparameters, const char *name);
+
+/* How errors show a value: 0.5, "text", a map ... */
+void keys_value_text(const json_t *value, char *ret, size_t room);
 
 /* Replaces every "$name" below value by the hyperparameter's value. -EINVAL for an unknown name. New reference. */
 int keys_substitute(const json_t *value, const json_t *hyperparameters, json_t **ret, struct error *err);

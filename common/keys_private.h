@@ -1,0 +1,25 @@
+/* keys_private.h - what keys.c and keys_nearest.c share.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_COMMON_KEYS_PRIVATE_H
+#define FLEXP_COMMON_KEYS_PRIVATE_H
+
+#include "common/keys.h"
+
+#define KEYS_PATH_ROOM 8192
+
+/* The row that name means beyond doubt: written another way (learningRate, LEARNING-RATE), or a synonym. NULL: none. */
+const struct key *keys_same(const struct key *table, const char *name);
+/* The row whose name looks like it. NULL: none. */
+const struct key *keys_similar(const struct key *table, const char *name);
+/* The key of that name, or the one that it is a synonym of, at the top of root or in one of its maps. */
+bool keys_elsewhere(const struct key *root, const char *name, char *ret, size_t room);
+
+/* Edit distance with transpositions (optimal string alignment), case and '-' against '_' ignored; more than `most` counts
+ * as most + 1. */
+size_t keys_distance(const char *a, const char *b, size_t most);
+/* How many edits a name of this length may be away to be suggested. */
+size_t keys_distance_allowed(const char *name);
+
+const struct key *keys_row(const struct key *table, const char *name, size_t length);
+
+#endif
