@@ -1,0 +1,187 @@
+/* launcher.c - the slots of one orchestrator: found once, leased while needed.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "orchestrator/launcher/launcher_private.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+
+/* For tests: N cores, whatever there are. */
+static size_t pretended_cores(void)
+{
+    const char *wanted = getenv("FLEXP_CORES");
+    long n = wanted ? strtol(wanted, NULL, 10) : 0;
+
+    return n > 0 && n <= 4096 ? (size_t)n : 0;
+}
+
+static int parse_slots(const char *slots, size_t cores, size_t *ret, struct error *err)
+{
+    size_t quota = pretended_cores() ? 0 : cores_quota();
+    char *end;
+    long n;
+
+    if (!slots || !*slots || !strcmp(slots, "cpu") || !strcmp(slots, "auto")) {
+        *ret = quota && quota < cores ? quota : cores;
+        return 0;
+    }
+    if (!strcmp(slots, "gpu") || !strcmp(slots, "cuda"))
+        return fail(err, -ENODEV, "slots: no GPU can be used (this build has no GPU backend); use \"cpu\" or a number");
+    errno = 0;
+    n = strtol(slots, &end, 10);
+    if (errno || end == slots || *end || n < 1)
+        return fail(err, -EINVAL, "slots: must be \"cpu\", \"gpu\" or a number from 1, got \"%.40s\"", slots);
+    if ((size_t)n > cores)
+        return fail(err, -EINVAL, "slots: %ld asked for, but this process may use %zu core%s", n, cores,
+                    cores == 1 ? "" : "s");
+    *ret = (size_t)n;
+    return 0;
+}
+
+static void show(struct launcher *launcher, size_t i)
+{
+    launcher->infos[i] = launcher->slots[i].info;
+}
+
+static int make_slots(struct launcher *launcher, const int *cores, size_t cores_n)
+{
+    size_t n = pretended_cores() ? pretended_cores() : cores_n;
+
+    launcher->slots = calloc(n + 1, sizeof *launcher->slots);
+    launcher->infos = calloc(n + 1, sizeof *launcher->infos);
+    if (!launcher->slots || !launcher->infos)
+        return -ENOMEM;
+    launcher->slots_n = n;
+    for (size_t i = 0; i < n; i++) {
+        struct slot *slot = &launcher->slots[i];
+        slot->cpu = cores[i % cores_n];
+        slot->lease = -1;
+        slot->info.kind = SLOT_KIND_CPU;
+        slot->info.index = pretended_cores() ? (int)i : slot->cpu;
+        snprintf(slot->info.name, sizeof slot->info.name, "cpu:%d", slot->info.index);
+        show(launcher, i);
+    }
+    return 0;
+}
+
+static void free_launcher(struct launcher *launcher)
+{
+    if (!launcher)
+        return;
+    for (size_t i = 0; i < launcher->slots_n; i++)
+        lease_give(launcher->slots[i].lease);
+    free(launcher->slots);
+    free(launcher->infos);
+    free(launcher->home);
+    free(launcher->lease_folder);
+    free(launcher);
+}
+
+int launcher_new(uv_loop_t *loop, const char *home, const char *slots, const struct launcher_events *events, void *arg,
+                 struct launcher **ret, struct error *err)
+{
+    struct launcher *launcher = calloc(1, sizeof *launcher);
+    int *cores = NULL;
+    size_t cores_n = 0;
+    int rc;
+
+    if (!launcher)
+        return fail(err, -ENOMEM, "out of memory");
+    launcher->loop = loop;
+    launcher->events = *events;
+    launcher->arg = arg;
+    launcher->home = strdup(home);
+    launcher->lease_folder = strdup(lease_folder());
+    rc = cores_find(&cores, &cores_n, err);
+    if (rc)
+        goto out;
+    if (!launcher->home || !launcher->lease_folder || make_slots(launcher, cores, cores_n)) {
+        rc = fail(err, -ENOMEM, "out of memory");
+        goto out;
+    }
+    rc = parse_slots(slots, launcher->slots_n, &launcher->limit, err);
+    if (rc)
+        goto out;
+    /* What a supervisor leaves behind that was itself killed comes to us, see worker.c. */
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    *ret = launcher;
+    launcher = NULL;
+out:
+    free(cores);
+    free_launcher(launcher);
+    return rc;
+}
+
+size_t launcher_slots(const struct launcher *launcher, const struct slot_info **ret)
+{
+    *ret = launcher->infos;
+    return launcher->slots_n;
+}
+
+size_t launcher_capacity(const struct launcher *launcher, enum slot_kind kind)
+{
+    return kind == SLOT_KIND_CPU ? launcher->limit : 0;
+}
+
+size_t launcher_lease(struct launcher *launcher)
+{
+    size_t ours = 0;
+
+    for (size_t i = 0; i < launcher->slots_n; i++)
+        ours += launcher->slots[i].info.ours;
+    for (size_t i = 0; i < launcher->slots_n && ours < launcher->limit; i++) {
+        struct slot *slot = &launcher->slots[i];
+        struct error err = {0};
+        char name[32];
+        if (slot->info.ours)
+            continue;
+        snprintf(name, sizeof name, "cpu-%d", slot->info.index);
+        slot->info.holder[0] = 0;
+        if (lease_take(launcher->lease_folder, name, launcher->home, &slot->lease, slot->info.holder,
+                       sizeof slot->info.holder, &err) == 0) {
+            slot->info.ours = true;
+            slot->info.holder[0] = 0;
+            ours++;
+        } else if (!slot->info.holder[0]) {
+            snprintf(slot->info.holder, sizeof slot->info.holder, "%s", err.text);
+        }
+        show(launcher, i);
+    }
+    return ours;
+}
+
+void launcher_unlease(struct launcher *launcher)
+{
+    for (size_t i = 0; i < launcher->slots_n; i++) {
+        struct slot *slot = &launcher->slots[i];
+        if (slot->workers)
+            continue;
+        lease_give(slot->lease);
+        slot->lease = -1;
+        slot->info.ours = false;
+        slot->info.holder[0] = 0;
+        show(launcher, i);
+    }
+}
+
+void launcher_worker_gone(struct launcher *launcher)
+{
+    void (*closed)(void *arg) = launcher->closed;
+    void *arg = launcher->closed_arg;
+
+    if (!launcher->closing || launcher->workers)
+        return;
+    free_launcher(launcher);
+    if (closed)
+        closed(arg);
+}
+
+void launcher_close(struct launcher *launcher, void (*closed)(void *arg), void *arg)
+{
+    launcher->closing = true;
+    launcher->closed = closed;
+    launcher->closed_arg = arg;
+    launcher_kill_all(launcher);
+    launcher_worker_gone(launcher);
+}

@@ -1,0 +1,84 @@
+/* launcher_private.h - what the files of launcher/ share.
+ * slots.c finds cores, leases.c leases them, processes.c knows /proc and control groups, environment.c makes the workers'
+ * environment, worker.c carries one worker's pipes, plan.c asks without a loop.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_ORCHESTRATOR_LAUNCHER_PRIVATE_H
+#define FLEXP_ORCHESTRATOR_LAUNCHER_PRIVATE_H
+
+#include "common/lines.h"
+#include "orchestrator/launcher/launcher.h"
+
+#include <sys/types.h>
+
+#define LAST_LINES 10
+#define LAST_LINE_LENGTH 200
+
+/* The last lines that a program wrote, for the text of its end. */
+struct tail {
+    char lines[LAST_LINES][LAST_LINE_LENGTH + 1];
+    size_t n; /* lines ever added */
+};
+void tail_add(struct tail *tail, const char *line);
+/* HEAD, then "\n  LINE" for each; the caller frees. */
+char *tail_text(const struct tail *tail, const char *head);
+
+struct slot {
+    struct slot_info info;
+    int cpu;   /* the core to pin to */
+    int lease; /* descriptor, or -1 */
+    unsigned workers;
+};
+
+struct launcher {
+    uv_loop_t *loop;
+    char *home, *lease_folder;
+    struct launcher_events events;
+    void *arg;
+    struct slot *slots;
+    struct slot_info *infos; /* what launcher_slots shows, kept equal to slots[].info */
+    size_t slots_n, limit;
+    struct worker *workers;
+    uint64_t started; /* workers ever started */
+    bool closing;
+    void (*closed)(void *arg);
+    void *closed_arg;
+};
+/* After a worker's last close callback. */
+void launcher_worker_gone(struct launcher *launcher);
+
+/* --- slots.c --- */
+/* The cores this process may use: one thread of every core first, neighbours together. The caller frees. */
+int cores_find(int **ret, size_t *ret_n, struct error *err);
+/* The control group's cpu quota in whole cores, at least 1; 0 when there is none. */
+size_t cores_quota(void);
+
+/* --- leases.c --- */
+const char *lease_folder(void);
+/* 0, or -EBUSY with holder filled ("pid 12, home /x"), or an error. */
+int lease_take(const char *folder, const char *name, const char *home, int *ret_fd, char *holder, size_t room,
+               struct error *err);
+void lease_give(int fd);
+
+/* --- processes.c --- */
+/* SIGKILL to every descendant of process root (not itself). Returns how many were found. */
+size_t kill_descendants(pid_t root);
+/* Kills and reaps children of this process that are of a session or whose environment has the entry MARK ("NAME=VALUE"):
+ * what a supervisor that was itself killed left behind. */
+void kill_marked_children(const char *mark, pid_t session);
+/* Processes killed for want of memory so far, in this control group or, where that cannot be read, on the machine. */
+long long oom_kills(void);
+/* Reads a file of this process's control group, or of the nearest ancestor that has it. False when there is none. */
+bool cgroup_read(const char *controller, const char *file, char *ret, size_t room);
+
+/* --- worker.c --- */
+void launcher_kill_all(struct launcher *launcher);
+
+/* --- environment.c --- */
+/* NULL-terminated; the caller frees with environment_free. extra (or NULL) comes last and wins. */
+char **environment_new(const char *const *extra);
+void environment_free(char **environment);
+/* The program to run as supervisor, and the built-in trainer. */
+const char *supervisor_path(void);
+int trainer_path(char *ret, size_t room, struct error *err);
+
+#endif

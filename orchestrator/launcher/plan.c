@@ -1,0 +1,332 @@
+/* plan.c - asks a program's `plan`, synchronously: a fresh worker under a supervisor, as for a run, and poll(2) with a
+ * deadline that starts anew with each thing it says.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "common/file.h"
+#include "common/protocol.h"
+#include "common/version.h"
+#include "orchestrator/launcher/launcher_private.h"
+#include "orchestrator/launcher/supervise.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/close_range.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { OUTPUT, PROTOCOL, STATUS, COMMANDS, ENDS };
+
+struct asking {
+    int ours[ENDS];
+    pid_t supervisor;
+    struct lines output, protocol, status;
+    struct tail tail;
+    const char *program;
+    long long patience_ms;
+};
+
+static long long now_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
+static void close_end(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* Our ends and the supervisor's, the latter above every number that they are moved to. */
+static int make_pipes(struct asking *a, int theirs[ENDS])
+{
+    for (int i = 0; i < ENDS; i++) {
+        int pair[2];
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+            return -errno;
+        a->ours[i] = pair[0];
+        theirs[i] = fcntl(pair[1], F_DUPFD_CLOEXEC, SUPERVISE_LEASES + 4);
+        close(pair[1]);
+        if (theirs[i] < 0)
+            return -errno;
+    }
+    return 0;
+}
+
+static int start(struct asking *a, const char *const *argv, struct error *err)
+{
+    static const int PLACES[ENDS] = {SUPERVISE_OUTPUT, SUPERVISE_PROTOCOL, SUPERVISE_STATUS, SUPERVISE_COMMANDS};
+    char trainer[PATH_MAX], fd_text[32];
+    const char *extra[] = {fd_text, NULL};
+    int theirs[ENDS] = {-1, -1, -1, -1}, argc = 0, rc;
+    char **environment = NULL, **arguments = NULL;
+
+    while (argv && argv[argc])
+        argc++;
+    if (!argc && (rc = trainer_path(trainer, sizeof trainer, err)) != 0)
+        return rc;
+    snprintf(fd_text, sizeof fd_text, "FLEXP_FD=%d", SUPERVISE_PROTOCOL);
+    environment = environment_new(extra);
+    arguments = calloc((size_t)(argc ? argc : 1) + 5, sizeof *arguments);
+    rc = environment && arguments ? make_pipes(a, theirs) : -ENOMEM;
+    if (rc) {
+        fail(err, rc, "the program cannot be asked for its plan: %s", strerror(-rc));
+        goto out;
+    }
+    arguments[0] = (char *)"flexp";
+    arguments[1] = (char *)"supervise";
+    arguments[2] = arguments[3] = (char *)"-";
+    arguments[4] = trainer;
+    for (int i = 0; i < argc; i++)
+        arguments[4 + i] = (char *)argv[i];
+    a->supervisor = fork();
+    if (a->supervisor == 0) {
+        int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+        setsid();
+        dup2(null, 0);
+        for (int i = 0; i < ENDS; i++)
+            dup2(theirs[i], PLACES[i]);
+        close_range(SUPERVISE_LEASES, ~0U, CLOSE_RANGE_CLOEXEC);
+        execve(supervisor_path(), arguments, environment);
+        _exit(127);
+    }
+    if (a->supervisor < 0)
+        rc = fail(err, -errno, "the program cannot be asked for its plan: %s", strerror(errno));
+out:
+    for (int i = 0; i < ENDS; i++)
+        close_end(&theirs[i]);
+    environment_free(environment);
+    free(arguments);
+    return rc;
+}
+
+/* Reads what has come; false at the end of that pipe. */
+static bool take(int *fd, struct lines *lines)
+{
+    char bytes[16384];
+    ssize_t n = recv(*fd, bytes, sizeof bytes, MSG_DONTWAIT);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return true;
+    if (n > 0 && lines_push(lines, bytes, (size_t)n) == 0)
+        return true;
+    close_end(fd);
+    return false;
+}
+
+static void take_output(struct asking *a)
+{
+    char *line;
+
+    while ((line = lines_next(&a->output, NULL)) != NULL)
+        tail_add(&a->tail, line);
+}
+
+/* The text of a failure with the program's last lines behind it, in one line. */
+static int fail_with_tail(struct asking *a, struct error *err, const char *what)
+{
+    char *text;
+    int rc;
+
+    take_output(a);
+    text = tail_text(&a->tail, what);
+    for (char *at = text; at && *at; at++)
+        if ((unsigned char)*at < ' ')
+            *at = *at == '\n' ? '|' : ' ';
+    rc = fail(err, -EIO, "%s: %s", a->program, text ? text : what);
+    free(text);
+    return rc;
+}
+
+/* What the supervisor says of the end, where it has said it. */
+static void describe_end(struct asking *a, char *ret, size_t room)
+{
+    char *line;
+    size_t length;
+
+    snprintf(ret, room, "it ended without an answer");
+    while ((line = lines_next(&a->status, &length)) != NULL) {
+        json_t *status;
+        if (json_parse(line, length, &status, NULL))
+            continue;
+        if (json_object_get(status, "exec"))
+            snprintf(ret, room, "it could not be started: %s", json_string_or(status, "exec", ""));
+        else if (json_object_get(status, "exit"))
+            snprintf(ret, room, "it ended with exit code %d and gave no answer", (int)json_int_or(status, "exit", 0));
+        else if (json_object_get(status, "signal"))
+            snprintf(ret, room, "it died of signal %d and gave no answer", (int)json_int_or(status, "signal", 0));
+        json_decref(status);
+    }
+}
+
+/* The next message of the program, heartbeats left out. */
+static int next_message(struct asking *a, struct message *ret, struct error *err)
+{
+    long long limit = now_ms() + a->patience_ms;
+    char what[800];
+
+    for (;;) {
+        size_t length;
+        char *line = lines_next(&a->protocol, &length);
+        long long left = limit - now_ms();
+        struct pollfd fds[] = {{.fd = a->ours[PROTOCOL], .events = POLLIN},
+                               {.fd = a->ours[OUTPUT], .events = POLLIN},
+                               {.fd = a->ours[STATUS], .events = POLLIN}};
+        if (line) {
+            struct error why = {0};
+            if (message_parse(line, length, true, ret, &why)) {
+                snprintf(what, sizeof what, "it sent what is no message of the trial protocol: %.600s", why.text);
+                return fail_with_tail(a, err, what);
+            }
+            if (ret->op != MSG_HEARTBEAT)
+                return 0;
+            message_done(ret);
+            continue;
+        }
+        if (a->ours[STATUS] < 0) {
+            describe_end(a, what, sizeof what);
+            return fail_with_tail(a, err, what);
+        }
+        if (left <= 0) {
+            snprintf(what, sizeof what, "it has said nothing for %lld s", a->patience_ms / 1000);
+            return fail_with_tail(a, err, what);
+        }
+        if (poll(fds, 3, (int)left) <= 0)
+            continue;
+        if (fds[0].revents)
+            take(&a->ours[PROTOCOL], &a->protocol);
+        if (fds[1].revents) {
+            take(&a->ours[OUTPUT], &a->output);
+            take_output(a);
+        }
+        if (fds[2].revents)
+            take(&a->ours[STATUS], &a->status);
+    }
+}
+
+static int hear_hello(struct asking *a, bool *ret_plans, struct error *err)
+{
+    struct message hello;
+    const json_t *capabilities, *item;
+    int64_t version;
+    size_t i;
+    int rc = next_message(a, &hello, err);
+
+    if (rc)
+        return rc;
+    version = json_int_or(hello.body, "version", 0);
+    if (hello.op != MSG_HELLO)
+        rc = fail(err, -EIO, "%s: its first message must be hello, not %s", a->program, message_op_name(hello.op));
+    else if (version != FLEXP_PROTOCOL_VERSION)
+        rc = fail(err, -EIO, "%s: it speaks version %lld of the trial protocol, this flexp speaks %d", a->program,
+                  (long long)version, FLEXP_PROTOCOL_VERSION);
+    *ret_plans = false;
+    capabilities = json_object_get(hello.body, "capabilities");
+    json_array_foreach ((json_t *)capabilities, i, item)
+        if (json_is_string(item) && !strcmp(json_string_value(item), "plan"))
+            *ret_plans = true;
+    message_done(&hello);
+    return rc;
+}
+
+static int send_request(struct asking *a, const json_t *request, size_t id)
+{
+    json_t *message = json_copy((json_t *)request);
+    char *line;
+    int rc = -ENOMEM;
+
+    json_object_set_new(message, "op", json_string("plan"));
+    json_object_set_new(message, "id", json_integer((json_int_t)id));
+    line = json_line(message);
+    json_decref(message);
+    for (size_t sent = 0, n = line ? strlen(line) + 1 : 0; line && sent < n;) {
+        ssize_t put;
+        line[n - 1] = '\n';
+        put = send(a->ours[PROTOCOL], line + sent, n - sent, MSG_NOSIGNAL);
+        if (put < 0 && errno == EINTR)
+            continue;
+        rc = put < 0 ? -errno : 0;
+        if (rc)
+            break;
+        sent += (size_t)put;
+    }
+    free(line);
+    return rc;
+}
+
+static int ask_one(struct asking *a, const json_t *request, size_t id, json_t *answers, struct error *err)
+{
+    struct message answer;
+    int rc;
+
+    /* Where it cannot be sent the program is gone, which the wait for its answer explains. */
+    (void)send_request(a, request, id);
+    for (;;) {
+        rc = next_message(a, &answer, err);
+        if (rc)
+            return rc;
+        if (answer.op == MSG_PLAN_ANSWER && json_int_or(answer.body, "id", 0) == (int64_t)id)
+            break;
+        message_done(&answer);
+    }
+    rc = json_array_append(answers, answer.body) ? fail(err, -ENOMEM, "out of memory") : 0;
+    message_done(&answer);
+    return rc;
+}
+
+static void stop(struct asking *a)
+{
+    for (int i = 0; i < ENDS; i++)
+        close_end(&a->ours[i]); /* the end of its commands: the supervisor kills all and ends */
+    if (a->supervisor > 0)
+        while (waitpid(a->supervisor, NULL, 0) < 0 && errno == EINTR)
+            ;
+    lines_done(&a->output);
+    lines_done(&a->protocol);
+    lines_done(&a->status);
+}
+
+int launcher_ask_plan(const char *const *argv, const json_t *requests, json_t **ret, struct error *err)
+{
+    const char *patience = getenv("FLEXP_HELLO_MS");
+    struct asking *a = calloc(1, sizeof *a);
+    json_t *answers = json_array(), *request;
+    bool plans = false;
+    size_t i;
+    int rc;
+
+    if (!a || !answers) {
+        free(a);
+        json_decref(answers);
+        return fail(err, -ENOMEM, "out of memory");
+    }
+    for (int end = 0; end < ENDS; end++)
+        a->ours[end] = -1;
+    a->program = argv && argv[0] ? argv[0] : "flexp-trainer";
+    a->patience_ms = patience && atoll(patience) > 0 ? atoll(patience) : 30000;
+    rc = start(a, argv, err);
+    if (!rc)
+        rc = hear_hello(a, &plans, err);
+    json_array_foreach ((json_t *)requests, i, request)
+        if (!rc && plans)
+            rc = ask_one(a, request, i + 1, answers, err);
+        else if (!rc)
+            json_array_append_new(answers, json_null());
+    stop(a);
+    free(a);
+    if (rc) {
+        json_decref(answers);
+        return rc;
+    }
+    *ret = answers;
+    return 0;
+}

@@ -1,0 +1,208 @@
+/* processes.c - what /proc and the control group say: descendants, marked children, kills for want of memory.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "orchestrator/launcher/launcher_private.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct process {
+    pid_t pid, parent, session;
+    bool below; /* a descendant of the root asked for */
+};
+
+/* Up to room - 1 bytes of a small file, 0-terminated. Negative when it cannot be read. */
+static ssize_t read_small(const char *path, char *ret, size_t room)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    size_t used = 0;
+    ssize_t n = -1;
+
+    if (fd < 0)
+        return -1;
+    while (used < room - 1 && (n = read(fd, ret + used, room - 1 - used)) > 0)
+        used += (size_t)n;
+    close(fd);
+    ret[used] = 0;
+    return n < 0 && !used ? -1 : (ssize_t)used;
+}
+
+/* By /proc/PID/stat; the name in it may hold anything, parentheses too. False when the process is gone. */
+static bool read_process(pid_t pid, struct process *ret)
+{
+    char path[64], text[512];
+    const char *end;
+    int parent, group, session;
+    char state;
+
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    if (read_small(path, text, sizeof text) <= 0)
+        return false;
+    end = strrchr(text, ')');
+    if (!end || sscanf(end + 1, " %c %d %d %d", &state, &parent, &group, &session) != 4)
+        return false;
+    *ret = (struct process){.pid = pid, .parent = parent, .session = session};
+    return true;
+}
+
+static size_t list_processes(struct process **ret)
+{
+    struct process *list = NULL;
+    size_t n = 0, room = 0;
+    DIR *proc = opendir("/proc");
+    struct dirent *entry;
+
+    while (proc && (entry = readdir(proc)) != NULL) {
+        pid_t pid = isdigit((unsigned char)entry->d_name[0]) ? (pid_t)atoi(entry->d_name) : 0;
+        struct process process;
+        if (pid <= 0 || !read_process(pid, &process))
+            continue;
+        if (n == room) {
+            struct process *grown = realloc(list, (room = room ? 2 * room : 256) * sizeof *list);
+            if (!grown)
+                break;
+            list = grown;
+        }
+        list[n++] = process;
+    }
+    if (proc)
+        closedir(proc);
+    *ret = list;
+    return n;
+}
+
+size_t kill_descendants(pid_t root)
+{
+    struct process *list;
+    size_t n = list_processes(&list), found = 0;
+    bool more = true;
+
+    while (more) { /* one level of the tree a pass, or more */
+        more = false;
+        for (size_t i = 0; i < n; i++) {
+            bool below = list[i].parent == root;
+            for (size_t j = 0; !list[i].below && !below && j < n; j++)
+                below = list[j].below && list[j].pid == list[i].parent;
+            if (below && !list[i].below)
+                list[i].below = more = true;
+        }
+    }
+    for (size_t i = 0; i < n; i++)
+        if (list[i].below) {
+            kill(list[i].pid, SIGKILL);
+            found++;
+        }
+    free(list);
+    return found;
+}
+
+static bool has_mark(pid_t pid, const char *mark)
+{
+    static const size_t ROOM = 128 << 10;
+    char path[64], *text = malloc(ROOM);
+    bool found = false;
+    ssize_t n;
+
+    snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
+    n = text ? read_small(path, text, ROOM) : -1;
+    for (ssize_t at = 0; at < n && !found; at += (ssize_t)strlen(text + at) + 1)
+        found = !strcmp(text + at, mark);
+    free(text);
+    return found;
+}
+
+void kill_marked_children(const char *mark, pid_t session)
+{
+    /* Each pass may bring up grandchildren; a process that cannot be killed must not hold us for ever. */
+    for (int pass = 0; pass < 100; pass++) {
+        struct process *list;
+        size_t n = list_processes(&list), found = 0;
+        for (size_t i = 0; i < n; i++)
+            if (list[i].parent == getpid() && (list[i].session == session || has_mark(list[i].pid, mark))) {
+                kill_descendants(list[i].pid);
+                if (kill(list[i].pid, SIGKILL) == 0)
+                    waitpid(list[i].pid, NULL, 0);
+                found++;
+            }
+        free(list);
+        if (!found)
+            return;
+    }
+}
+
+/* Our path in the hierarchy of a controller; "" is the unified one. */
+static bool cgroup_path(const char *controller, char *ret, size_t room)
+{
+    char text[8192], *line, *rest = text;
+
+    if (read_small("/proc/self/cgroup", text, sizeof text) <= 0)
+        return false;
+    while ((line = strsep(&rest, "\n")) != NULL) {
+        char *names = strchr(line, ':'), *path = names ? strchr(names + 1, ':') : NULL, *name;
+        if (!path)
+            continue;
+        *path++ = 0;
+        names++;
+        if (!*controller && !*names) {
+            snprintf(ret, room, "%s", path);
+            return true;
+        }
+        while (*controller && (name = strsep(&names, ",")) != NULL)
+            if (!strcmp(name, controller)) {
+                snprintf(ret, room, "%s", path);
+                return true;
+            }
+    }
+    return false;
+}
+
+bool cgroup_read(const char *controller, const char *file, char *ret, size_t room)
+{
+    char path[PATH_MAX / 2], full[PATH_MAX];
+
+    if (!cgroup_path(controller, path, sizeof path))
+        return false;
+    for (;;) {
+        char *slash;
+        snprintf(full, sizeof full, "/sys/fs/cgroup/%s%s%s/%s", controller, *controller ? "/" : "", path, file);
+        if (read_small(full, ret, room) > 0)
+            return true;
+        slash = strrchr(path, '/');
+        if (!slash || !path[1])
+            return false;
+        *(slash == path ? slash + 1 : slash) = 0;
+    }
+}
+
+static bool find_counter(const char *text, const char *name, long long *ret)
+{
+    size_t length = strlen(name);
+
+    for (const char *at = text; at && *at; at = strchr(at, '\n') ? strchr(at, '\n') + 1 : NULL)
+        if (!strncmp(at, name, length) && at[length] == ' ') {
+            *ret = atoll(at + length + 1);
+            return true;
+        }
+    return false;
+}
+
+long long oom_kills(void)
+{
+    char text[32 << 10];
+    long long count;
+
+    if (cgroup_read("", "memory.events", text, sizeof text) && find_counter(text, "oom_kill", &count))
+        return count;
+    if (cgroup_read("memory", "memory.oom_control", text, sizeof text) && find_counter(text, "oom_kill", &count))
+        return count;
+    if (read_small("/proc/vmstat", text, sizeof text) > 0 && find_counter(text, "oom_kill", &count))
+        return count;
+    return 0;
+}

@@ -1,0 +1,124 @@
+/* slots.c - which cores there are: those this process may use, in an order in which the first n make a good set of n.
+ * Every core gives one hardware thread before any gives its second, and within that neighbours stand together, as hwloc
+ * numbers them; so "2 slots" are two cores of one package and not two threads of one core.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "orchestrator/launcher/launcher_private.h"
+
+#include <hwloc.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct core {
+    int cpu;
+    unsigned thread;  /* which thread of its core */
+    unsigned logical; /* hwloc's order */
+};
+
+static int compare_cores(const void *left, const void *right)
+{
+    const struct core *a = left, *b = right;
+
+    if (a->thread != b->thread)
+        return a->thread < b->thread ? -1 : 1;
+    return a->logical < b->logical ? -1 : a->logical > b->logical;
+}
+
+/* Cores by affinity alone, in the order of their numbers. */
+static int find_allowed(struct core **ret, size_t *ret_n)
+{
+    for (int room = 1024; room <= 1 << 20; room *= 2) {
+        cpu_set_t *set = CPU_ALLOC((size_t)room);
+        size_t size = CPU_ALLOC_SIZE((size_t)room), n = 0;
+        struct core *list;
+        if (!set)
+            return -ENOMEM;
+        if (sched_getaffinity(0, size, set)) {
+            CPU_FREE(set);
+            continue; /* EINVAL: the kernel's sets are larger */
+        }
+        list = calloc((size_t)CPU_COUNT_S(size, set) + 1, sizeof *list);
+        for (int cpu = 0; list && cpu < room; cpu++)
+            if (CPU_ISSET_S((size_t)cpu, size, set)) {
+                list[n] = (struct core){.cpu = cpu, .thread = 0, .logical = (unsigned)n};
+                n++;
+            }
+        CPU_FREE(set);
+        if (!list)
+            return -ENOMEM;
+        *ret = list;
+        *ret_n = n;
+        return 0;
+    }
+    return -EINVAL;
+}
+
+/* What hwloc knows of each; without it the order stays that of the numbers. */
+static void add_topology(struct core *list, size_t n)
+{
+    hwloc_topology_t topology;
+    bool *core_seen;
+    int core_n;
+
+    if (hwloc_topology_init(&topology))
+        return;
+    if (hwloc_topology_load(topology))
+        goto out;
+    core_n = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
+    core_seen = calloc((size_t)(core_n > 0 ? core_n : 1), sizeof *core_seen);
+    for (hwloc_obj_t unit = NULL;
+         core_seen && (unit = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_PU, unit)) != NULL;) {
+        hwloc_obj_t core = hwloc_get_ancestor_obj_by_type(topology, HWLOC_OBJ_CORE, unit);
+        for (size_t i = 0; i < n; i++)
+            if ((unsigned)list[i].cpu == unit->os_index) {
+                list[i].logical = unit->logical_index;
+                if (core && core_seen[core->logical_index])
+                    list[i].thread = 1;
+                else if (core)
+                    core_seen[core->logical_index] = true;
+            }
+    }
+    free(core_seen);
+out:
+    hwloc_topology_destroy(topology);
+}
+
+int cores_find(int **ret, size_t *ret_n, struct error *err)
+{
+    struct core *list;
+    size_t n;
+    int *cores, rc = find_allowed(&list, &n);
+
+    if (rc)
+        return fail(err, rc, "the cores of this machine cannot be listed: %s", strerror(-rc));
+    add_topology(list, n);
+    qsort(list, n, sizeof *list, compare_cores);
+    cores = calloc(n + 1, sizeof *cores);
+    for (size_t i = 0; cores && i < n; i++)
+        cores[i] = list[i].cpu;
+    free(list);
+    if (!cores)
+        return fail(err, -ENOMEM, "out of memory");
+    *ret = cores;
+    *ret_n = n;
+    return 0;
+}
+
+size_t cores_quota(void)
+{
+    char text[128], period_text[128];
+    long long quota, period;
+
+    if (cgroup_read("", "cpu.max", text, sizeof text)) {
+        if (sscanf(text, "%lld %lld", &quota, &period) != 2)
+            return 0; /* "max 100000" */
+    } else if (!cgroup_read("cpu", "cpu.cfs_quota_us", text, sizeof text) ||
+               !cgroup_read("cpu", "cpu.cfs_period_us", period_text, sizeof period_text) ||
+               sscanf(text, "%lld", &quota) != 1 || sscanf(period_text, "%lld", &period) != 1) {
+        return 0;
+    }
+    if (quota <= 0 || period <= 0)
+        return 0;
+    return quota < period ? 1 : (size_t)(quota / period);
+}
