@@ -8,11 +8,15 @@
  * OP_PAUSE (it waits at its rung without a slot and may get OP_TRAIN later), OP_STOP, or OP_COMPLETE (it trained all its
  * length). Each (trial, unit) is told once; a second value for it is ignored. Values below a decision unit are ignored too
  * (they may be told or not). EVENT_EXITED ends a trial: converged (its last value stands at every later rung), error and
- * killed count as worst at every rung not reached.
+ * killed count as worst at every rung not reached. What is said about a trial after its exit (logical order alone does
+ * that, below) means nothing to it. Once OP_DONE has been said, every trial has ended, and events are ignored. EVENT_CANCEL
+ * stops every trial, and is done.
  *
  * order: logical wraps any scheduler: it delivers results as if every unit took the same time on exactly
  * max_concurrent_trials lanes, ties by trial number; a result that arrives early is held until all virtually earlier ones
- * are in.
+ * are in. A trial whose result is held is answered by OP_PAUSE, so that it keeps no slot from the trials that it waits for;
+ * its verdict (train, stop, complete) comes with a later event. But for these pauses, the operations are the same, in the
+ * same order, whatever the order of arrival. An exit counts when the trial would have come to its next decision unit.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_SEARCHERS_SEARCHER_H
 #define FLEXP_SEARCHERS_SEARCHER_H
@@ -46,7 +50,8 @@ enum exit_kind { EXIT_CONVERGED, EXIT_ERROR, EXIT_KILLED };
 struct searcher_event {
     enum event_type type;
     int64_t trial;      /* VALIDATION, EXITED */
-    double unit, value; /* VALIDATION; value may be NaN or infinite: worst, whichever way the metric points */
+    double unit, value; /* VALIDATION; value may be NaN or infinite: worst, whichever way the metric points.
+                         * EXITED, converged: its last validation; unit 0 where that has been told by an event */
     enum exit_kind exit; /* EXITED */
 };
 
@@ -80,8 +85,8 @@ int searcher_new(const struct searcher_config *config, const struct space *space
                  struct error *err);
 void searcher_free(struct searcher *searcher);
 
-/* Appends the operations that answer event to ret (which starts zeroed). -ENOMEM, or -EINVAL for an event about a trial
- * that was never created. */
+/* Appends the operations that answer event to ret (which starts zeroed). -EINVAL for an event about a trial that was never
+ * created, and nothing has changed; -ENOMEM, and the searcher is good for searcher_free alone. */
 int searcher_answer(struct searcher *searcher, const struct searcher_event *event, struct searcher_ops *ret,
                     struct error *err);
 
