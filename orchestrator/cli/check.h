@@ -1,0 +1,26 @@
+/* check.h - an experiment file through config/ and the trainer's `plan`: what create, validate and preview share.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_ORCHESTRATOR_CLI_CHECK_H
+#define FLEXP_ORCHESTRATOR_CLI_CHECK_H
+
+#include "orchestrator/cli/cli_private.h"
+#include "orchestrator/config/config.h"
+
+struct checked {
+    const char *file; /* as it is called in messages; borrowed */
+    char *text;
+    size_t length;
+    struct experiment_config *config; /* NULL when the file has errors */
+    struct config_problems problems;
+};
+
+/* Reads FILE (or standard input) with the options --config and --data, checks it, and with ask_trainer asks whether every
+ * choice can be trained. Problems are printed to stderr unless --json is given. Returns CLI_OK, or the exit code with
+ * everything said; the caller calls checked_done in either case. */
+int check_file(struct cli *cli, bool ask_trainer, struct checked *ret);
+void checked_done(struct checked *checked);
+
+/* Adds what the trainer says about the file's configurations to problems. 0, or an error when it could not be asked. */
+int plan_check(const struct experiment_config *config, struct config_problems *problems, struct error *err);
+
+#endif

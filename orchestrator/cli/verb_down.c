@@ -1,0 +1,54 @@
+/* verb_down.c - down: stop the orchestrator and wait until it is gone. That none runs is no error: it is what was asked for.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "orchestrator/cli/cli_private.h"
+
+#include "orchestrator/cli/client.h"
+
+#include <poll.h>
+
+#define GONE_MS 30000 /* trials get 10 s to checkpoint */
+
+static int finish(struct cli *cli, int64_t pid)
+{
+    json_t *answer;
+    char text[32];
+
+    if (cli_json(cli)) {
+        answer = cli_json_answer();
+        json_object_set_new(answer, "stopped", pid ? json_integer(pid) : json_null());
+        json_object_set_new(answer, "home", json_string(cli->home));
+        return cli_print_json(cli, answer);
+    }
+    snprintf(text, sizeof text, " (pid %lld)", (long long)pid);
+    if (!cli->options.given[OPT_QUIET])
+        printf(pid ? "Stopped the orchestrator%s of %s\n" : "No orchestrator%s is running for %s\n", pid ? text : "",
+               cli->home);
+    return CLI_OK;
+}
+
+int verb_down(struct cli *cli)
+{
+    struct error err = {0};
+    json_t *answer = NULL;
+    int64_t pid;
+    int code = client_open(cli->home, true, &cli->client, &err);
+
+    if (code == -ECONNREFUSED)
+        return finish(cli, 0);
+    if (code)
+        return cli_fail_error(&err);
+    pid = client_pid(cli->client);
+    if (!cli->options.given[OPT_QUIET] && cli->err.tty)
+        fprintf(stderr, "flexp: waiting for running trials to checkpoint\n");
+    code = client_request(cli->client, "down", NULL, &answer, &err);
+    json_decref(answer);
+    if (code && code != -ECONNRESET)
+        return cli_fail_error(&err);
+    if (client_wait_gone(cli->client, GONE_MS))
+        return cli_fail(CLI_LOST, "the orchestrator (pid %lld) has not ended within %d s", (long long)pid,
+                        GONE_MS / 1000);
+    /* The connection closes a moment before the lock is free: what follows this verb should find it free. */
+    for (int i = 0; i < 100 && start_lock_is_held(cli->home); i++)
+        poll(NULL, 0, 50);
+    return finish(cli, pid);
+}

@@ -1,0 +1,72 @@
+/* verb_status.c - status: the orchestrator, or that none runs (exit code 3).
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "orchestrator/cli/cli_private.h"
+
+#include "orchestrator/cli/client.h"
+#include "orchestrator/cli/format.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int not_running(struct cli *cli)
+{
+    char *waiting = NULL;
+    json_t *answer;
+
+    if (cli_json(cli)) {
+        answer = cli_json_answer();
+        json_object_set_new(answer, "running", json_false());
+        json_object_set_new(answer, "pid", json_null());
+        json_object_set_new(answer, "home", json_string(cli->home));
+        json_object_set_new(answer, "slots", json_array());
+        json_object_set_new(answer, "workers", json_array());
+        cli_print_json(cli, answer);
+        return CLI_LOST;
+    }
+    local_waiting(cli->home, &waiting);
+    cli_fail(CLI_LOST, "no orchestrator is running for %s; `flexp up` starts it", cli->home);
+    if (waiting)
+        cli_note(cli, "experiment%s %s wait%s for it", strchr(waiting, ',') ? "s" : "", waiting,
+                 strchr(waiting, ',') ? "" : "s");
+    free(waiting);
+    return CLI_LOST;
+}
+
+static size_t count_of(const json_t *value)
+{
+    return json_is_array(value) ? json_array_size(value) : json_is_integer(value) ? (size_t)json_integer_value(value) : 0;
+}
+
+int verb_status(struct cli *cli)
+{
+    const json_t *workers, *slots;
+    struct error err = {0};
+    json_t *answer = NULL, *row;
+    size_t i;
+    int code = client_open(cli->home, true, &cli->client, &err);
+
+    if (code == -ECONNREFUSED)
+        return not_running(cli);
+    if (code == 0)
+        code = client_request(cli->client, "status", NULL, &answer, &err);
+    if (code)
+        return cli_fail_error(&err);
+    if (cli_json(cli)) {
+        if (!json_object_get(answer, "schema_version"))
+            json_object_set_new(answer, "schema_version", json_integer(CLI_SCHEMA_VERSION));
+        json_object_set_new(answer, "running", json_true());
+        return cli_print_json(cli, answer);
+    }
+    slots = json_object_get(answer, "slots");
+    workers = json_object_get(answer, "workers");
+    printf("orchestrator  pid %lld, flexp %s\nhome          %s\nslots         %zu\nworkers       %zu",
+           (long long)json_int_or(answer, "pid", client_pid(cli->client)), json_string_or(answer, "version", "?"),
+           cli->home, count_of(slots), count_of(workers));
+    json_array_foreach((json_t *)workers, i, row) {
+        int64_t pid = json_is_integer(row) ? json_integer_value(row) : json_int_or(row, "pid", 0);
+        printf("%s%lld", i ? ", " : "  pid ", (long long)pid);
+    }
+    putchar('\n');
+    json_decref(answer);
+    return CLI_OK;
+}
