@@ -266,6 +266,16 @@ static int pin(const char *cores)
     return rc;
 }
 
+/* The first descriptor that is not meant for us: there is a lease for each core. */
+static unsigned first_stranger(const char *cores)
+{
+    unsigned n = strcmp(cores, "-") != 0;
+
+    for (const char *at = cores; *at; at++)
+        n += *at == ',';
+    return SUPERVISE_LEASES + n;
+}
+
 /* In the worker's process; says on failed why it did not become the program. */
 static void become(const char *folder, char **argv, pid_t supervisor, int output, int failed)
 {
@@ -359,6 +369,7 @@ int supervise_main(int argc, char **argv)
     sigaddset(&heard, SIGCHLD);
     sigaddset(&heard, SIGTERM);
     sigprocmask(SIG_BLOCK, &heard, NULL);
+    close_range(first_stranger(argv[2]), ~0U, 0);
     close_range(SUPERVISE_LEASES, ~0U, CLOSE_RANGE_CLOEXEC);
     for (int fd = SUPERVISE_STATUS; fd <= SUPERVISE_COMMANDS; fd++)
         fcntl(fd, F_SETFD, FD_CLOEXEC);

@@ -34,7 +34,9 @@ struct worker {
     uv_timer_t timer;
     struct stream streams[STREAMS];
     int open_handles;
-    bool exited, killed, ended, status_known;
+    bool exited, ended, status_known;
+    bool killed;   /* nothing more can be done but wait, for no longer than the timer says */
+    bool told_to_die;
     int exit_signal_of_supervisor;
     int exit_code, signal; /* the program's */
     bool oom;
@@ -84,7 +86,7 @@ static void describe_end(const struct worker *worker, const char **ret_reason, c
         snprintf(text, room, "killed by the kernel because memory ran out");
     } else if (worker->signal) {
         *ret_reason = "signal";
-        snprintf(text, room, "%s signal %d (%s)", worker->killed ? "killed with" : "died of", worker->signal,
+        snprintf(text, room, "%s signal %d (%s)", worker->told_to_die ? "killed with" : "died of", worker->signal,
                  strsignal(worker->signal));
     } else {
         *ret_reason = "exit";
@@ -494,7 +496,7 @@ void worker_kill(struct worker *worker)
 {
     if (worker->ended || worker->killed)
         return;
-    worker->killed = true;
+    worker->killed = worker->told_to_die = true;
     shut(worker, STREAM_COMMANDS); /* the supervisor sees the end and kills all */
     uv_timer_start(&worker->timer, on_time, KILLED_LIMIT_MS, 0);
 }
