@@ -1,0 +1,163 @@
+/* apply.c - carrying out a batch's operations; on the writer's thread. An operation is up to OP_STATEMENTS statements, all
+ * bound with the same values in the order in which put.c wrote them (?1 is the first).
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "orchestrator/store/store_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define THE_TRIAL "(SELECT id FROM trials WHERE experiment = ?1 AND number = ?2)"
+/* A run's end is told once; a second telling changes nothing. */
+#define RUN_TIME                                                                                                      \
+    "run_us = run_us + max(0, ?4 - r.started_us), slot_us = slot_us + max(0, ?4 - r.started_us) * r.slots_n "         \
+    "FROM runs r WHERE r.id = ?1 AND r.ended_us IS NULL "
+
+static const struct op_row {
+    const char *name;
+    int values;
+    bool must_change; /* the first statement finds its row, or the caller has named something that is not there */
+    const char *sql[OP_STATEMENTS];
+} OPS[OP_COUNT] = {
+    [OP_EXPERIMENT] = {"experiment", 12, true,
+        {"INSERT INTO experiments (id, name, description, labels, searcher, metric, smaller_is_better, time_metric, state,"
+         " created_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?11, ?12)",
+         "INSERT INTO experiment_configs (experiment, config, text) VALUES (?1, ?9, ?10)"}},
+    [OP_EXPERIMENT_STATE] = {"experiment_state", 4, true,
+        {"UPDATE experiments SET state = ?2, reason = ?3, ended_us = ?4 WHERE id = ?1"}},
+    [OP_EXPERIMENT_PROGRESS] = {"experiment_progress", 2, true,
+        {"UPDATE experiments SET progress = ?2 WHERE id = ?1"}},
+    [OP_EXPERIMENT_BEST] = {"experiment_best", 5, true,
+        {"UPDATE experiments SET best_trial = ?2, best_unit = ?3, best_metrics = ?4, best_checkpoint = ?5, best_value ="
+         " (SELECT j.value FROM json_each(?4) j WHERE j.key = metric AND j.type IN ('integer', 'real')) WHERE id = ?1"}},
+    [OP_TRIAL] = {"trial", 4, true,
+        {"INSERT INTO trials (experiment, number, hyperparameters, state, created_us) VALUES (?1, ?2, ?3, 'queued', ?4)"}},
+    [OP_TRIAL_STATE] = {"trial_state", 7, true,
+        {"UPDATE trials SET state = ?3, reason = ?4, text = ?5, restarts = ?6,"
+         " started_us = CASE WHEN started_us IS NULL AND ?3 = 'running' THEN ?7 ELSE started_us END,"
+         " ended_us = CASE WHEN ?3 IN ('completed', 'stopped', 'canceled', 'error') THEN ?7 END"
+         " WHERE experiment = ?1 AND number = ?2"}},
+    [OP_TRIAL_BEST] = {"trial_best", 6, true,
+        {"UPDATE trials SET best_value = ?3, best_status = ?4, best_unit = ?5, best_checkpoint = ?6"
+         " WHERE experiment = ?1 AND number = ?2"}},
+    [OP_RUN] = {"run", 11, true,
+        {"INSERT INTO runs (experiment, trial, id, attempt, slot_kind, slots_n, slots, pid, isa, resume_checkpoint,"
+         " started_us) VALUES (?1, " THE_TRIAL ", ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+         "UPDATE trials SET runs = runs + 1, slots = ?6 WHERE experiment = ?1 AND number = ?2",
+         "UPDATE experiments SET started_us = ?11 WHERE id = ?1 AND started_us IS NULL"}},
+    [OP_RUN_END] = {"run_end", 4, false,
+        {"UPDATE trials SET " RUN_TIME "AND trials.id = r.trial",
+         "UPDATE experiments SET " RUN_TIME "AND experiments.id = r.experiment",
+         "UPDATE runs SET reason = ?2, text = ?3, ended_us = ?4 WHERE id = ?1 AND ended_us IS NULL"}},
+    [OP_CHECKPOINT] = {"checkpoint", 10, false, /* a message that came twice is the same row */
+        {"INSERT INTO checkpoints (trial, id, run, seq, unit, units, path, bytes, created_us)"
+         " VALUES (" THE_TRIAL ", ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (run, seq) DO NOTHING",
+         "UPDATE runs SET last_seq = max(last_seq, ?5), last_us = max(coalesce(last_us, 0), ?10) WHERE id = ?4"}},
+    [OP_CHECKPOINT_DELETED] = {"checkpoint_deleted", 2, true,
+        {"UPDATE checkpoints SET deleted_us = coalesce(deleted_us, ?2) WHERE id = ?1"}},
+    [OP_TEST] = {"test", 7, true,
+        {"INSERT INTO test_results (trial, run, unit, metrics, by, time_us) VALUES (" THE_TRIAL ", ?3, ?4, ?5, ?6, ?7)"}},
+    [OP_JOURNAL] = {"journal", 6, true,
+        {"INSERT INTO journal (experiment, idx, kind, answers, body, time_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"}},
+    [OP_LOG] = {"log", 6, true,
+        {"INSERT INTO logs (experiment, trial, run, level, text, time_us) VALUES (?1, " THE_TRIAL ", ?3, ?4, ?5, ?6)"}},
+};
+#define MAX_VALUES 12
+
+int bind_value(sqlite3_stmt *statement, int index, const struct value *value)
+{
+    switch (value->type) {
+    case VALUE_INT:
+        return sqlite3_bind_int64(statement, index, value->integer);
+    case VALUE_REAL:
+        return sqlite3_bind_double(statement, index, value->real);
+    case VALUE_TEXT: /* the batch outlives the step */
+        return sqlite3_bind_text64(statement, index, value->text, value->length, SQLITE_STATIC, SQLITE_UTF8);
+    case VALUE_NULL:
+        break;
+    }
+    return sqlite3_bind_null(statement, index);
+}
+
+int run_statement(sqlite3 *db, sqlite3_stmt *statement, struct error *err, const char *what)
+{
+    int result, rc = 0;
+
+    do
+        result = sqlite3_step(statement);
+    while (result == SQLITE_ROW);
+    if (result != SQLITE_DONE)
+        rc = sql_fail(db, result, err, "%s", what);
+    sqlite3_reset(statement);
+    sqlite3_clear_bindings(statement);
+    return rc;
+}
+
+static int apply_op(struct applier *applier, enum op op, struct cursor *cursor, struct error *err)
+{
+    const struct op_row *row = &OPS[op];
+    struct value values[MAX_VALUES];
+    int rc = 0;
+
+    for (int i = 0; i < row->values; i++)
+        values[i] = cursor_value(cursor);
+    for (int s = 0; s < OP_STATEMENTS && applier->ops[op][s] && !rc; s++) {
+        sqlite3_stmt *statement = applier->ops[op][s];
+        int n = sqlite3_bind_parameter_count(statement), result = SQLITE_OK;
+
+        for (int i = 0; i < n && result == SQLITE_OK; i++)
+            result = bind_value(statement, i + 1, &values[i]);
+        if (result != SQLITE_OK)
+            return sql_fail(applier->db, result, err, "%s %lld/%lld", row->name, (long long)values[0].integer,
+                            (long long)values[1].integer);
+        rc = run_statement(applier->db, statement, err, row->name);
+        if (!rc && s == 0 && row->must_change && sqlite3_changes(applier->db) != 1)
+            rc = fail(err, -EINVAL, "%s: there is no such row", row->name);
+    }
+    if (rc)
+        fail_prefix(err, "put_%s of %lld, %lld", row->name, (long long)values[0].integer, (long long)values[1].integer);
+    return rc;
+}
+
+int apply_batch(struct applier *applier, const struct store_batch *batch, struct error *err)
+{
+    struct cursor cursor = {batch->bytes, batch->bytes + batch->used};
+    int rc = 0;
+
+    if (batch->broken)
+        return fail(err, -ENOMEM, "out of memory while a batch was built");
+    for (enum op op; !rc && (op = cursor_op(&cursor)) != OP_END;)
+        rc = op == OP_REPORT ? apply_report(applier, &cursor, err) : apply_op(applier, op, &cursor, err);
+    return rc;
+}
+
+int applier_init(struct applier *applier, sqlite3 *db, struct error *err)
+{
+    int rc = 0;
+
+    applier->db = db;
+    for (int op = 0; op < OP_COUNT && !rc; op++)
+        for (int s = 0; s < OP_STATEMENTS && OPS[op].sql[s] && !rc; s++)
+            rc = sql_prepare(db, OPS[op].sql[s], &applier->ops[op][s], err);
+    for (int s = 0; s < REPORT_SQL_COUNT && !rc; s++)
+        rc = sql_prepare(db, REPORT_SQL[s], &applier->report[s], err);
+    return rc;
+}
+
+void applier_forget_names(struct applier *applier)
+{
+    for (int i = 0; i < NAME_CACHE; i++) {
+        free(applier->names[i].name);
+        applier->names[i].name = NULL;
+    }
+}
+
+void applier_done(struct applier *applier)
+{
+    for (int op = 0; op < OP_COUNT; op++)
+        for (int s = 0; s < OP_STATEMENTS; s++)
+            sqlite3_finalize(applier->ops[op][s]);
+    for (int s = 0; s < REPORT_SQL_COUNT; s++)
+        sqlite3_finalize(applier->report[s]);
+    applier_forget_names(applier);
+    memset(applier, 0, sizeof *applier);
+}

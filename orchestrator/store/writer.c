@@ -1,0 +1,185 @@
+/* writer.c - the thread that owns the write connection. It takes all that waits, carries it out in one transaction and
+ * commits once (group commit): while one fsync is under way the next group gathers. Each batch has a savepoint, so that one
+ * that cannot be carried out leaves those before it standing. The first failure is kept, and everything after it fails: what
+ * comes later may depend on what was lost.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "orchestrator/store/store_private.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void batch_list_push(struct batch_list *list, struct store_batch *batch)
+{
+    batch->next = NULL;
+    if (list->last)
+        list->last->next = batch;
+    else
+        list->first = batch;
+    list->last = batch;
+}
+
+/* A deferred foreign key fails at the commit, which cannot say whose it was. */
+static int name_broken_key(struct store *store, int rc, struct error *err)
+{
+    static const char *const TABLES[] = {"experiments", "trials", "runs"};
+    char sql[200], *found;
+
+    for (size_t i = 0; i < sizeof TABLES / sizeof *TABLES; i++) {
+        snprintf(sql, sizeof sql,
+                 "SELECT 'row ' || rowid || ' of %s names a row of ' || parent || ' that is not there'"
+                 " FROM pragma_foreign_key_check('%s')",
+                 TABLES[i], TABLES[i]);
+        if (!sql_text(store->writer, sql, &found, NULL)) {
+            fail(err, rc, "%s", found);
+            free(found);
+            break;
+        }
+    }
+    return rc;
+}
+
+/* Carries out batches from first up to the returned one, which is the first that failed (NULL: none did). */
+static struct store_batch *apply_group(struct store *store, struct store_batch *first, int *ret_rc, struct error *err)
+{
+    struct store_batch *batch = first;
+    int rc = 0;
+
+    for (; batch; batch = batch->next) {
+        rc = sql_exec(store->writer, "SAVEPOINT batch", err);
+        if (rc)
+            break;
+        rc = apply_batch(&store->applier, batch, err);
+        if (rc) {
+            /* A full disk may have rolled back everything: then there is nothing to go back to. */
+            if (!sqlite3_get_autocommit(store->writer))
+                sqlite3_exec(store->writer, "ROLLBACK TO batch; RELEASE batch", NULL, NULL, NULL);
+            break;
+        }
+        rc = sql_exec(store->writer, "RELEASE batch", err);
+        if (rc)
+            break;
+    }
+    *ret_rc = rc;
+    return batch;
+}
+
+/* Sets every batch's status. */
+static int commit_group(struct store *store, struct store_batch *first, struct error *err)
+{
+    struct store_batch *failed;
+    int rc = sql_exec(store->writer, "BEGIN IMMEDIATE", err), commit_rc;
+
+    if (rc) {
+        failed = first;
+    } else {
+        failed = apply_group(store, first, &rc, err);
+        commit_rc = sqlite3_get_autocommit(store->writer) ? -EIO : 0;
+        if (!commit_rc) {
+            /* Those before the failed one may still be committed; its text is the one to keep. */
+            commit_rc = sql_exec(store->writer, "COMMIT", rc ? NULL : err);
+            if (commit_rc && !rc && (sqlite3_extended_errcode(store->writer) & 0xff) == SQLITE_CONSTRAINT)
+                name_broken_key(store, commit_rc, err);
+        }
+        if (commit_rc) {
+            failed = first;
+            rc = rc ? rc : commit_rc;
+        }
+        if (!sqlite3_get_autocommit(store->writer))
+            sqlite3_exec(store->writer, "ROLLBACK", NULL, NULL, NULL);
+    }
+    for (struct store_batch *batch = first; batch != failed; batch = batch->next)
+        batch->status = 0;
+    for (struct store_batch *batch = failed; batch; batch = batch->next)
+        batch->status = rc;
+    return rc;
+}
+
+static bool has_work(const struct store_batch *batch)
+{
+    for (; batch; batch = batch->next)
+        if (!store_batch_is_empty(batch))
+            return true;
+    return false;
+}
+
+/* Called with the lock, which it lets go while it works. */
+static void finish_group(struct store *store)
+{
+    struct store_batch *first = store->submitted.first, *next;
+    struct error err = {0};
+    bool was_failed = store->failed;
+    int rc = was_failed ? store->failure.code : 0;
+
+    store->submitted = (struct batch_list){0};
+    if (!was_failed && has_work(first)) {
+        pthread_mutex_unlock(&store->lock);
+        rc = commit_group(store, first, &err);
+        pthread_mutex_lock(&store->lock);
+    } else {
+        for (struct store_batch *batch = first; batch; batch = batch->next)
+            batch->status = rc;
+    }
+    if (rc && !was_failed) {
+        fail(&store->failure, rc, "%s: a commit failed: %s", store->path, err.text);
+        store->failed = true;
+    }
+    for (struct store_batch *batch = first; batch; batch = next) {
+        next = batch->next;
+        store->unfinished--;
+        batch_list_push(&store->finished, batch);
+    }
+    pthread_cond_broadcast(&store->progress);
+    if (store->wake) {
+        pthread_mutex_unlock(&store->lock);
+        store->wake(store->wake_arg);
+        pthread_mutex_lock(&store->lock);
+    }
+}
+
+static void *run_writer(void *arg)
+{
+    struct store *store = arg;
+
+    pthread_mutex_lock(&store->lock);
+    for (;;) {
+        while (!store->submitted.first && !store->closing)
+            pthread_cond_wait(&store->work, &store->lock);
+        if (!store->submitted.first)
+            break;
+        finish_group(store);
+    }
+    pthread_mutex_unlock(&store->lock);
+    return NULL;
+}
+
+int writer_start(struct store *store, struct error *err)
+{
+    sigset_t all, before;
+    int result, rc = applier_init(&store->applier, store->writer, err);
+
+    if (rc)
+        return rc;
+    /* Signals are for the loop's thread. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    result = pthread_create(&store->thread, NULL, run_writer, store);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (result)
+        return fail(err, -result, "the store's thread cannot be started: %s", strerror(result));
+    store->thread_runs = true;
+    return 0;
+}
+
+void writer_stop(struct store *store)
+{
+    if (!store->thread_runs)
+        return;
+    pthread_mutex_lock(&store->lock);
+    store->closing = true;
+    pthread_cond_signal(&store->work);
+    pthread_mutex_unlock(&store->lock);
+    pthread_join(store->thread, NULL);
+    store->thread_runs = false;
+}
