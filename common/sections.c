@@ -131,7 +131,7 @@ const struct key MODEL_KEYS[] = {
     END};
 
 static const struct key SCHEDULE[] = {
-    {"type", KEY_CHOICE, .required = true, .choices = "constant step exponential cosine",
+    {"type", KEY_CHOICE, .def = "\"constant\"", .choices = "constant step exponential cosine",
      .doc = "Shape of the learning rate over the trial's full length.", .example = "type: cosine"},
     {"warmup", KEY_NUMBER, .def = "0", .min = 0, .max = 1e9,
      .doc = "Units of time_metric over which the rate rises from 0 at first.", .example = "warmup: 5"},
@@ -170,7 +170,7 @@ const struct key TRAINING_KEYS[] = {
     END};
 
 static const struct key STRATEGY[] = {
-    {"name", KEY_CHOICE, .required = true, .choices = "fedavg", .doc = "How updates become the next global model.",
+    {"name", KEY_CHOICE, .def = "\"fedavg\"", .choices = "fedavg", .doc = "How updates become the next global model.",
      .example = "name: fedavg"},
     {"weighting", KEY_CHOICE, .def = "\"samples\"", .choices = "samples uniform",
      .doc = "Weight of a client in the mean.", .example = "weighting: samples"},

@@ -39,6 +39,7 @@ struct experiment_config {
     double min_checkpoint_period;  /* in time_metric units; 0: on improvement and at decisions only */
     const json_t *entrypoint;      /* list of strings; NULL: the built-in trainer */
     int64_t *bracket_rungs;
+    struct config_marks *marks; /* places of keys in text, for config_add_problem; NULL when made by config_from_resolved */
 };
 
 struct config_problem {
