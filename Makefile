@@ -16,7 +16,9 @@ CFLAGS_ALL := -std=c17 -D_GNU_SOURCE -I. -Wall -Wextra -Wshadow -Wstrict-prototy
   -ffp-contract=off -fno-math-errno $(if $(WERROR),-Werror) -MMD -MP -pthread $(VARIANT_FLAGS) $(CFLAGS)
 LIBS_common := -ljansson -lxxhash -lm
 LIBS_orchestrator := -lyaml -lsqlite3 -luv -lhwloc
-LIBS_trainer := -ldnnl -larchive -ljpeg -lpng -lz -lhwloc
+# The trainer's loops are written to be vectorised.
+EXTRA_trainer := -O3
+LIBS_trainer := -ldnnl -lgomp -larchive -ljpeg -lpng -lz -lhwloc
 
 rwildcard = $(foreach d,$(wildcard $1*),$(call rwildcard,$d/,$2) $(filter $(subst *,%,$2),$d))
 src = $(sort $(call rwildcard,$1/,*.c))
@@ -67,6 +69,8 @@ $O/tests/orchestrator/%: $O/tests/orchestrator/%.o $O/liborchestrator.a $O/libse
 	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_orchestrator) $(LIBS_common)
 $O/tests/trainer/%: $O/tests/trainer/%.o $O/libtrainer.a $O/libsearchers.a $O/libcommon.a
 	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_trainer) $(LIBS_common)
+$O/tests/bench/%: $O/tests/bench/%.o $O/libtrainer.a $O/libsearchers.a $O/libcommon.a
+	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_trainer) $(LIBS_common)
 .PRECIOUS: $O/tests/%.o $O/%.o
 
 # The packages are looked at once for each state of the list.

@@ -1,0 +1,117 @@
+/* cpu.c - the CPU backend's table of functions.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/cpu_private.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static const struct {
+    dnnl_cpu_isa_t isa;
+    const char *name;
+} ISAS[] = {
+    {dnnl_cpu_isa_sse41, "sse41"},
+    {dnnl_cpu_isa_avx, "avx"},
+    {dnnl_cpu_isa_avx2, "avx2"},
+    {dnnl_cpu_isa_avx2_vnni, "avx2_vnni"},
+    {dnnl_cpu_isa_avx512_mic, "avx512_mic"},
+    {dnnl_cpu_isa_avx512_mic_4ops, "avx512_mic_4ops"},
+    {dnnl_cpu_isa_avx512_core, "avx512_core"},
+    {dnnl_cpu_isa_avx512_core_vnni, "avx512_core_vnni"},
+    {dnnl_cpu_isa_avx512_core_bf16, "avx512_core_bf16"},
+    {dnnl_cpu_isa_avx512_core_amx, "avx512_core_amx"},
+};
+
+static int cpu_open(const struct backend_options *options, struct backend **ret, struct error *err)
+{
+    struct backend *b = calloc(1, sizeof *b);
+    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+    dnnl_status_t status;
+    int rc;
+
+    if (!b)
+        return fail(err, -ENOMEM, "out of memory");
+    if (!options->cores_n) {
+        free(b);
+        return fail(err, -EINVAL, "the CPU backend needs at least one core");
+    }
+    snprintf(b->isa, sizeof b->isa, "isa-%x", (unsigned)isa);
+    for (size_t i = 0; i < sizeof ISAS / sizeof ISAS[0]; i++)
+        if (ISAS[i].isa == isa)
+            snprintf(b->isa, sizeof b->isa, "%s", ISAS[i].name);
+    rc = crew_new(options->cores, options->cores_n, &b->crew, err);
+    if (!rc && (status = dnnl_engine_create(&b->engine, dnnl_cpu, 0)) != dnnl_success)
+        rc = dnnl_fail(err, status, "opening the CPU");
+    if (rc) {
+        crew_free(b->crew);
+        free(b);
+        return rc;
+    }
+    *ret = b;
+    return 0;
+}
+
+static void cpu_close(struct backend *b)
+{
+    if (!b)
+        return;
+    crew_free(b->crew);
+    dnnl_engine_destroy(b->engine);
+    free(b);
+}
+
+static struct backend_info cpu_info(const struct backend *b)
+{
+    return (struct backend_info){.name = "cpu", .isa = b->isa};
+}
+
+static int cpu_load_dataset(struct backend *b, const struct dataset *dataset, struct error *err)
+{
+    (void)err;
+    b->dataset = dataset;
+    return 0;
+}
+
+struct compiling {
+    struct backend *backend;
+    const struct model *model;
+    size_t batch;
+    struct plan **ret;
+    struct error *err;
+    int rc;
+};
+
+static void compile_thread(void *arg, size_t thread)
+{
+    struct compiling *c = arg;
+
+    (void)thread;
+    c->rc = plan_compile(c->backend, c->model, c->batch, c->ret, c->err);
+}
+
+static int cpu_compile(struct backend *b, const struct model *model, size_t batch, struct plan **ret,
+                       size_t *ret_mem_bytes, struct error *err)
+{
+    struct compiling c = {.backend = b, .model = model, .batch = batch, .ret = ret, .err = err};
+
+    if (!batch)
+        return fail(err, -EINVAL, "a batch has at least 1 sample");
+    if (ret_mem_bytes)
+        *ret_mem_bytes = plan_mem_bytes(model, batch, b ? crew_size(b->crew) : 1);
+    if (!ret)
+        return 0;
+    crew_run(b->crew, 1, compile_thread, &c);
+    return c.rc;
+}
+
+const struct backend_ops BACKEND_CPU = {
+    .api_version = BACKEND_API_VERSION,
+    .open = cpu_open,
+    .close = cpu_close,
+    .info = cpu_info,
+    .load_dataset = cpu_load_dataset,
+    .compile = cpu_compile,
+    .release_plan = plan_free,
+    .train = cpu_train,
+    .evaluate = cpu_evaluate,
+    .gradients = cpu_gradients,
+};

@@ -1,0 +1,241 @@
+/* cpu_private.h - the CPU backend's parts and how they hang together.
+ *
+ *   threads.c   a crew of pinned threads
+ *   graph.c     model -> nodes and tensors: what is fused, done in place, skipped; which gradients are wanted where
+ *   linear.c    oneDNN: convolution and dense primitives for one batch size
+ *   plan.c      weights' working layout, variants (batch sizes), what one thread needs to train
+ *   kernels.c, norm.c, loss.c   own loops
+ *   step.c      forward and backward through the nodes
+ *   train.c, evaluate.c, cpu.c  the table of functions
+ *
+ * Activations are channels-last (N, H, W, C). The working layout of weights is what oneDNN likes for the forward pass; each
+ * parameter starts at a cache line, and oneDNN's padding, where there is some, holds zeros that every optimizer keeps.
+ * `flatten` moves nothing: the first dense layer's weights are permuted instead, where only such layers see the order.
+ * A last batch that is smaller than the others runs with rows of zeros added, whose gradients are zeros; norms and losses
+ * count the real rows alone.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_TRAINER_CPU_PRIVATE_H
+#define FLEXP_TRAINER_CPU_PRIVATE_H
+
+#include "common/rng.h"
+#include "trainer/backend/backend.h"
+
+#include <dnnl.h>
+#include <pthread.h>
+
+/* threads.c */
+
+struct crew;
+
+int crew_new(const int *cores, size_t n, struct crew **ret, struct error *err);
+void crew_free(struct crew *crew);
+size_t crew_size(const struct crew *crew);
+/* Runs fn(arg, 0 .. n - 1) on the first n threads and waits for all of them. */
+void crew_run(struct crew *crew, size_t n, void (*fn)(void *arg, size_t thread), void *arg);
+
+/* graph.c */
+
+struct node {            /* of one layer */
+    int in, in2, out;    /* tensors: 0 is the image, i + 1 the output of layer i; in2: add only, else -1 */
+    bool relu;           /* convolution, dense: the ReLU behind it is computed with it */
+    bool skip_forward;   /* nothing to do: see relu above, or a flatten that moves nothing */
+    bool skip_backward;
+    bool relu_mask;      /* max pool: its backward pass applies the mask of the ReLU before it */
+    bool need_in, need_in2; /* the gradient of the input is wanted */
+    bool add_in, add_in2;   /* another layer has written it already: add */
+    bool permuted;       /* dense: the input comes in H, W, C order of `image` */
+    struct shape image;
+    size_t aux;          /* bytes a row, kept from forward to backward: arg max, masks */
+    size_t aux_fixed;    /* bytes in all: statistics */
+};
+
+struct tensor {
+    size_t values; /* of a row */
+    int root;      /* shares storage with this tensor */
+    int slot;      /* of the gradient; -1: none is wanted */
+};
+
+struct graph {
+    const struct model *model;
+    struct node *nodes;     /* layers_n */
+    struct tensor *tensors; /* layers_n + 1 */
+    size_t *slots;          /* values of a row */
+    size_t slots_n;
+    size_t spare;           /* values of a row of the largest gradient that is added to another */
+    size_t channels;        /* the most that a norm or global pool sees */
+};
+
+int graph_init(struct graph *graph, const struct model *model);
+void graph_done(struct graph *graph);
+
+/* linear.c */
+
+int dnnl_fail(struct error *err, dnnl_status_t status, const char *what);
+
+struct linear {
+    dnnl_primitive_t forward, backward_data, backward_weights;                /* the last two NULL when not wanted */
+    dnnl_primitive_t to_forward, to_backward_data, from_backward_weights;     /* reorders; NULL: same layout */
+    dnnl_memory_desc_t src, dst, weights, weights_data, weights_grad, bias;
+    dnnl_memory_desc_t scratch[3]; /* forward, backward data, backward weights */
+};
+
+/* working: in: the layout of the weights between steps; where its ndims is 0, set to what the forward pass likes. */
+int linear_create(dnnl_engine_t engine, const struct layer *layer, const struct node *node, size_t rows, bool training,
+                  dnnl_memory_desc_t *working, struct linear *ret, struct error *err);
+void linear_destroy(struct linear *linear);
+/* Where a value of the weights stands in the working layout. index: in (O, I, R, S) or (out, in) order. */
+size_t linear_offset(const dnnl_memory_desc_t *working, const struct layer *layer, const int64_t *index);
+
+/* plan.c */
+
+struct backend {
+    struct crew *crew;
+    dnnl_engine_t engine;
+    const struct dataset *dataset;
+    char isa[32];
+};
+
+struct variant { /* the primitives for one number of rows */
+    size_t rows;
+    bool training;
+    struct linear *linear; /* layers_n; empty for other layers */
+};
+
+struct place { /* of a parameter in the working layout */
+    size_t offset, size;
+};
+
+struct binding { /* a variant's arguments for one thread */
+    struct bound *bound; /* layers_n */
+    void *buffer;        /* reordered weights and scratch */
+};
+
+struct worker { /* what one thread needs */
+    struct plan *plan;
+    dnnl_stream_t stream;
+    void *arena;
+    float *weights, *grads;
+    float **act, **grad; /* by tensor */
+    float *spare;
+    void **aux; /* by layer */
+    uint16_t *labels;
+    bool dropping; /* the last forward pass had dropout on */
+    double *channel; /* 4 x graph.channels */
+    struct binding **bindings; /* as plan->variants */
+    size_t bindings_n;
+    /* for train(), grown before the threads start */
+    float *state, *own_start;
+    size_t state_n;
+    uint32_t *order;
+    size_t order_n;
+    struct error err;
+    int rc;
+};
+
+struct plan {
+    struct backend *backend;
+    const struct model *model;
+    struct graph graph;
+    size_t batch, rows_max, grain; /* rows are rounded up to the grain */
+    dnnl_memory_desc_t *working;   /* by layer; ndims 0 where there are no such weights */
+    struct place *places;          /* by parameter */
+    size_t weights_n, trainable_n; /* floats of the working layout */
+    uint32_t *where;               /* canonical index -> working index */
+    struct variant **variants;
+    size_t variants_n;
+    struct worker **workers;       /* crew_size; NULL until used */
+    float *start;                  /* working layout, shared by the replicas of a train() */
+    double *sum;
+    float **waiting;               /* crew_size buffers for weights that wait to be added; NULL until used */
+};
+
+#define EVALUATE_ROWS 32   /* fixed, so that scores depend on weights and samples alone */
+#define EVALUATE_CHUNK 256 /* samples that one thread sums up */
+
+int plan_compile(struct backend *backend, const struct model *model, size_t batch, struct plan **ret, struct error *err);
+void plan_free(struct plan *plan);
+size_t plan_mem_bytes(const struct model *model, size_t batch, size_t threads);
+/* On one of the crew's threads. Finds or makes the primitives for a batch of n. */
+int plan_variant(struct plan *plan, size_t n, bool training, size_t *ret_index, struct error *err);
+size_t plan_rows(const struct plan *plan, size_t n);
+const struct variant *plan_find(const struct plan *plan, size_t n, bool training, size_t *ret_index);
+/* Makes the first n workers with bindings of all variants. */
+int plan_workers(struct plan *plan, size_t n, struct error *err);
+/* canonical -> working (padding zeroed), and back. */
+void plan_gather(const struct plan *plan, const float *canonical, float *working);
+void plan_scatter(const struct plan *plan, const float *working, float *canonical);
+/* 64-byte aligned and zeroed; huge pages where large. */
+void *buffer_new(size_t bytes);
+
+/* step.c */
+
+struct bound { /* arguments of one linear layer */
+    dnnl_memory_t memories[16];
+    size_t memories_n;
+    dnnl_exec_arg_t forward[5], backward_data[4], backward_weights[5];
+    dnnl_exec_arg_t to_forward[2], to_backward_data[2], from_backward_weights[2];
+    int forward_n, backward_data_n, backward_weights_n;
+};
+
+enum mode { MODE_TRAIN, MODE_GRADIENTS, MODE_EVALUATE };
+
+/* The image is in act[0] (n rows; the others are zeroed here). dropout: MODE_TRAIN only. */
+int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, struct pcg32 *dropout);
+/* From the gradient of the last tensor to all gradients. */
+int step_backward(struct worker *w, size_t variant, size_t n);
+
+/* kernels.c: x, y: n rows, channels-last */
+
+void kernel_max_pool(const struct layer *l, const float *x, float *y, uint16_t *arg, size_t n);
+/* relu_mask: y is the pool's output; where it is 0 the gradient is. dx is overwritten. */
+void kernel_max_pool_backward(const struct layer *l, const float *dy, const float *y, const uint16_t *arg, float *dx,
+                              size_t n, bool relu_mask);
+void kernel_avg_pool(const struct layer *l, const float *x, float *y, size_t n);
+void kernel_avg_pool_backward(const struct layer *l, const float *dy, float *dx, size_t n);
+void kernel_global_avg_pool(const struct layer *l, const float *x, float *y, size_t n, double *sums);
+void kernel_global_avg_pool_backward(const struct layer *l, const float *dy, float *dx, size_t n);
+void kernel_relu(const float *x, float *y, size_t n);
+void kernel_relu_backward(const float *y, const float *dy, float *dx, size_t n);
+/* Draws ceil(n / 2) numbers: the low 16 bits are for the first of two values, the high for the second; a value below
+ * rate * 65536 is dropped. Elements go in channels-last order; flatten does not change it. */
+void kernel_dropout(double rate, struct pcg32 *rng, const float *x, float *y, uint8_t *kept, size_t n);
+void kernel_dropout_backward(double rate, const float *dy, const uint8_t *kept, float *dx, size_t n);
+void kernel_add(const float *a, const float *b, float *y, size_t n);
+void kernel_accumulate(const float *x, float *y, size_t n);
+/* H, W, C to C, H, W and back. */
+void kernel_transpose(const struct shape *image, const float *x, float *y, size_t n, bool back);
+void kernel_add_scaled(const float *x, double weight, double *sum, size_t n);
+void kernel_proximal(float mu, const float *w, const float *start, float *g, size_t n);
+bool kernel_finite(const float *x, size_t n);
+double kernel_distance(const float *a, const float *b, size_t n); /* squared */
+
+/* norm.c. sums: 4 x channels doubles of scratch */
+
+void norm_batch(const struct layer *l, const float *x, float *y, const float *gamma, const float *beta,
+                float *running_mean, float *running_var, float *stats, size_t n, bool training, bool update, double *sums);
+void norm_batch_backward(const struct layer *l, const float *x, const float *dy, float *dx, const float *gamma,
+                         float *dgamma, float *dbeta, const float *stats, size_t n, double *sums);
+void norm_group(const struct layer *l, const float *x, float *y, const float *gamma, const float *beta, float *stats,
+                size_t n, double *sums);
+void norm_group_backward(const struct layer *l, const float *x, const float *dy, float *dx, const float *gamma,
+                         float *dgamma, float *dbeta, const float *stats, size_t n, double *sums);
+
+/* loss.c */
+
+/* Softmax cross-entropy of n rows, in double. grad (may be NULL) becomes d(mean loss)/d(logits). Returns the sum of losses.
+ * The prediction is the largest logit, the first of equals. confusion, scores: may be NULL. */
+double loss_softmax(const float *logits, const uint16_t *labels, size_t n, size_t classes, float *grad,
+                    uint64_t *ret_correct, uint64_t *confusion, float *scores);
+
+/* train.c, evaluate.c */
+
+int cpu_train(struct plan *plan, struct replica *replicas, size_t n, const struct augment *augment,
+              struct reduction *reduction, const volatile int *cancel, struct error *err);
+int cpu_gradients(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
+                  size_t n, float *ret_gradients, double *ret_loss, struct error *err);
+int cpu_evaluate(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
+                 size_t n, struct evaluation *ret, float *predictions, struct error *err);
+int cpu_check_samples(const struct plan *plan, const struct data_split *split, const uint32_t *samples, size_t n,
+                      struct error *err);
+
+#endif

@@ -1,0 +1,133 @@
+/* evaluate.c - scores of weights on samples. Chunks of fixed size go to whichever thread is free and are added up in order.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/cpu_private.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+int cpu_check_samples(const struct plan *p, const struct data_split *split, const uint32_t *samples, size_t n,
+                      struct error *err)
+{
+    const struct dataset *d = p->backend->dataset;
+    const struct model *m = p->model;
+
+    if (!d)
+        return fail(err, -EINVAL, "no data set is loaded");
+    if (d->channels != m->input.c || d->height != m->input.h || d->width != m->input.w || d->classes != m->classes)
+        return fail(err, -EINVAL, "the model is for images of %dx%dx%d and %d classes, the data has %dx%dx%d and %d",
+                    m->input.c, m->input.h, m->input.w, m->classes, d->channels, d->height, d->width, d->classes);
+    for (size_t i = 0; i < n; i++)
+        if (samples[i] >= split->n)
+            return fail(err, -EINVAL, "sample %u is past the split's end at %zu", samples[i], split->n);
+    return 0;
+}
+
+struct job {
+    struct plan *plan;
+    const struct data_split *split;
+    const uint32_t *samples;
+    size_t n, variant, chunks;
+    double *losses;           /* by chunk */
+    struct evaluation *parts; /* by thread: counts, whose order does not matter */
+    float *predictions;
+    atomic_size_t next;
+};
+
+static int evaluate_chunk(struct job *job, struct worker *w, size_t chunk, struct evaluation *part)
+{
+    const struct plan *p = job->plan;
+    size_t classes = (size_t)p->model->classes, end = (chunk + 1) * EVALUATE_CHUNK;
+    double loss = 0;
+
+    if (end > job->n)
+        end = job->n;
+    for (size_t i = chunk * EVALUATE_CHUNK; i < end; i += EVALUATE_ROWS) {
+        size_t n = end - i < EVALUATE_ROWS ? end - i : EVALUATE_ROWS;
+        int rc;
+        batch_assemble(p->backend->dataset, job->split, job->samples + i, n, &(struct augment){0}, NULL, LAYOUT_NHWC,
+                       w->act[0], w->labels);
+        if ((rc = step_forward(w, job->variant, n, MODE_EVALUATE, NULL)))
+            return rc;
+        loss += loss_softmax(w->act[p->model->layers_n], w->labels, n, classes, NULL, NULL, part->confusion,
+                             job->predictions ? job->predictions + i * classes : NULL);
+        part->n += n;
+    }
+    job->losses[chunk] = loss;
+    return 0;
+}
+
+static void evaluate_thread(void *arg, size_t thread)
+{
+    struct job *job = arg;
+    struct worker *w = job->plan->workers[thread];
+    size_t chunk;
+
+    w->rc = 0;
+    memcpy(w->weights, job->plan->start, job->plan->weights_n * sizeof *w->weights);
+    while (!w->rc && (chunk = atomic_fetch_add(&job->next, 1)) < job->chunks)
+        w->rc = evaluate_chunk(job, w, chunk, &job->parts[thread]);
+}
+
+struct setup {
+    struct plan *plan;
+    size_t *variant;
+    struct error *err;
+    int rc;
+};
+
+static void setup_thread(void *arg, size_t thread)
+{
+    struct setup *s = arg;
+
+    (void)thread;
+    s->rc = plan_variant(s->plan, EVALUATE_ROWS, false, s->variant, s->err);
+}
+
+int cpu_evaluate(struct plan *p, const float *weights, const struct data_split *split, const uint32_t *samples, size_t n,
+                 struct evaluation *ret, float *predictions, struct error *err)
+{
+    struct job job = {.plan = p, .split = split, .samples = samples, .n = n, .predictions = predictions};
+    struct setup setup = {.plan = p, .variant = &job.variant, .err = err};
+    size_t threads = crew_size(p->backend->crew);
+    int rc = cpu_check_samples(p, split, samples, n, err);
+
+    if (rc)
+        return rc;
+    if (ret->classes != p->model->classes)
+        return fail(err, -EINVAL, "an evaluation of %d classes for a model of %d", ret->classes, p->model->classes);
+    job.chunks = (n + EVALUATE_CHUNK - 1) / EVALUATE_CHUNK;
+    if (threads > job.chunks)
+        threads = job.chunks;
+    if (!threads)
+        return 0;
+    crew_run(p->backend->crew, 1, setup_thread, &setup);
+    if ((rc = setup.rc) || (rc = plan_workers(p, threads, err)))
+        return rc;
+    job.losses = calloc(job.chunks, sizeof *job.losses);
+    job.parts = calloc(threads, sizeof *job.parts);
+    rc = job.losses && job.parts ? 0 : -ENOMEM;
+    for (size_t i = 0; i < threads && !rc; i++)
+        rc = evaluation_init(&job.parts[i], p->model->classes);
+    if (rc) {
+        fail(err, rc, "out of memory for an evaluation");
+        goto out;
+    }
+    plan_gather(p, weights, p->start);
+    crew_run(p->backend->crew, threads, evaluate_thread, &job);
+    for (size_t i = 0; i < threads; i++)
+        if (p->workers[i]->rc && !rc)
+            rc = fail(err, p->workers[i]->rc, "%s", p->workers[i]->err.text);
+    if (rc)
+        goto out;
+    for (size_t i = 0; i < threads; i++)
+        evaluation_merge(ret, &job.parts[i]);
+    for (size_t i = 0; i < job.chunks; i++)
+        ret->loss_sum += job.losses[i];
+out:
+    for (size_t i = 0; job.parts && i < threads; i++)
+        evaluation_done(&job.parts[i]);
+    free(job.parts);
+    free(job.losses);
+    return rc;
+}

@@ -1,0 +1,201 @@
+/* graph.c - what each layer does with which storage, decided once for a model.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/cpu_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static size_t values_of(const struct shape *s)
+{
+    return (size_t)s->c * (size_t)s->h * (size_t)s->w;
+}
+
+/* The only layer that reads tensor t, or -1 where there are none or several. */
+static int sole_reader(const struct model *m, int t)
+{
+    int found = -1;
+
+    for (size_t i = 0; i < m->layers_n; i++) {
+        int reads = (m->layers[i].input + 1 == t) + (m->layers[i].type == LAYER_ADD && m->layers[i].from + 1 == t);
+        if (!reads)
+            continue;
+        if (reads > 1 || found >= 0)
+            return -1;
+        found = (int)i;
+    }
+    return found;
+}
+
+/* Whether the order of the values behind flatten i shows nowhere but in dense layers; these are then told `image`. */
+static bool order_is_hidden(struct graph *g, int t, const struct shape *image, bool mark)
+{
+    const struct model *m = g->model;
+
+    if (t == (int)m->layers_n)
+        return false; /* the network's output */
+    for (size_t i = 0; i < m->layers_n; i++) {
+        const struct layer *l = &m->layers[i];
+        if (l->type == LAYER_ADD && (l->from + 1 == t || l->input + 1 == t))
+            return false;
+        if (l->input + 1 != t)
+            continue;
+        if (l->type == LAYER_DENSE) {
+            if (mark) {
+                g->nodes[i].permuted = image->c > 1 && image->h * image->w > 1;
+                g->nodes[i].image = *image;
+            }
+        } else if (l->type == LAYER_RELU || l->type == LAYER_DROPOUT || l->type == LAYER_FLATTEN) {
+            if (!order_is_hidden(g, (int)i + 1, image, mark))
+                return false;
+        } else {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void plan_layer(struct graph *g, size_t i)
+{
+    const struct model *m = g->model;
+    const struct layer *l = &m->layers[i];
+    struct node *n = &g->nodes[i];
+    struct tensor *out = &g->tensors[i + 1];
+    int producer = l->input;
+    enum layer_type before = producer >= 0 ? m->layers[producer].type : LAYER_FLATTEN;
+
+    n->in = l->input + 1;
+    n->in2 = l->type == LAYER_ADD ? l->from + 1 : -1;
+    n->out = (int)i + 1;
+    out->values = values_of(&l->out);
+    out->root = n->out;
+    if ((size_t)l->in.c > g->channels)
+        g->channels = (size_t)l->in.c;
+    switch (l->type) {
+    case LAYER_RELU:
+        if (before != LAYER_CONV2D && before != LAYER_DENSE && before != LAYER_BATCH_NORM &&
+            before != LAYER_GROUP_NORM && before != LAYER_ADD)
+            break;
+        if (sole_reader(m, n->in) != (int)i)
+            break;
+        out->root = g->tensors[n->in].root;
+        if (before == LAYER_CONV2D || before == LAYER_DENSE) {
+            g->nodes[producer].relu = true;
+            n->skip_forward = true;
+        }
+        break;
+    case LAYER_MAX_POOL2D:
+        n->aux = out->values * sizeof(uint16_t);
+        if (before == LAYER_RELU && sole_reader(m, n->in) == (int)i && g->tensors[n->in].root != n->in)
+            n->relu_mask = g->nodes[producer].skip_backward = true;
+        break;
+    case LAYER_DROPOUT:
+        n->aux = out->values;
+        break;
+    case LAYER_BATCH_NORM:
+        n->aux_fixed = 2 * sizeof(float) * (size_t)l->in.c;
+        break;
+    case LAYER_GROUP_NORM:
+        n->aux = 2 * sizeof(float) * (size_t)l->norm_groups;
+        break;
+    case LAYER_FLATTEN:
+        if (l->in.h * l->in.w == 1 || l->in.c == 1 || order_is_hidden(g, n->out, &l->in, false)) {
+            /* A flatten behind a flatten has h = w = 1 and must not overwrite what the first has marked. */
+            if (l->in.h * l->in.w > 1)
+                order_is_hidden(g, n->out, &l->in, true);
+            out->root = g->tensors[n->in].root;
+            n->skip_forward = n->skip_backward = true;
+        }
+        break;
+    default:
+        break;
+    }
+}
+
+/* Walks backwards, handing out storage for gradients and taking it back where its last reader is done. */
+static int plan_gradients(struct graph *g)
+{
+    const struct model *m = g->model;
+    size_t tensors_n = m->layers_n + 1;
+    bool *wanted = calloc(tensors_n, sizeof *wanted), *taken = calloc(tensors_n + 1, sizeof *taken);
+    int rc = -ENOMEM;
+
+    g->slots = calloc(tensors_n + 1, sizeof *g->slots);
+    if (!wanted || !taken || !g->slots)
+        goto out;
+    for (size_t i = 0; i < m->layers_n; i++) {
+        const struct node *n = &g->nodes[i];
+        wanted[n->out] = m->layers[i].weight >= 0 || wanted[n->in] || (n->in2 >= 0 && wanted[n->in2]);
+    }
+    for (size_t t = 0; t < tensors_n; t++)
+        g->tensors[t].slot = -1;
+    for (size_t i = m->layers_n; i-- > 0;) {
+        struct node *n = &g->nodes[i];
+        int out = g->tensors[n->out].root, inputs[2] = {n->in, n->in2};
+        if (i + 1 == m->layers_n) { /* the loss writes it */
+            g->tensors[out].slot = 0;
+            taken[0] = true;
+            g->slots_n = 1;
+            g->slots[0] = g->tensors[out].values;
+        }
+        for (int k = 0; k < 2; k++) {
+            int in = inputs[k] >= 0 ? g->tensors[inputs[k]].root : -1;
+            size_t slot = 0;
+            bool need, add;
+            if (in < 0)
+                continue;
+            need = wanted[inputs[k]] && wanted[n->out];
+            add = need && in != out && g->tensors[in].slot >= 0;
+            *(k ? &n->need_in2 : &n->need_in) = need;
+            *(k ? &n->add_in2 : &n->add_in) = add;
+            if (add && g->tensors[in].values > g->spare)
+                g->spare = g->tensors[in].values;
+            if (need && in != out && !add) {
+                while (taken[slot])
+                    slot++;
+                taken[slot] = true;
+                if (slot >= g->slots_n)
+                    g->slots_n = slot + 1;
+                if (g->slots[slot] < g->tensors[in].values)
+                    g->slots[slot] = g->tensors[in].values;
+                g->tensors[in].slot = (int)slot;
+            }
+        }
+        if (out == n->out && g->tensors[out].slot >= 0)
+            taken[g->tensors[out].slot] = false;
+    }
+    for (size_t t = 0; t < tensors_n; t++)
+        g->tensors[t].slot = g->tensors[g->tensors[t].root].slot;
+    rc = 0;
+out:
+    free(wanted);
+    free(taken);
+    return rc;
+}
+
+int graph_init(struct graph *graph, const struct model *model)
+{
+    struct graph g = {.model = model, .channels = (size_t)model->classes};
+    int rc = -ENOMEM;
+
+    g.nodes = calloc(model->layers_n + 1, sizeof *g.nodes);
+    g.tensors = calloc(model->layers_n + 1, sizeof *g.tensors);
+    if (g.nodes && g.tensors) {
+        g.tensors[0].values = values_of(&model->input);
+        for (size_t i = 0; i < model->layers_n; i++)
+            plan_layer(&g, i);
+        rc = plan_gradients(&g);
+    }
+    if (rc)
+        graph_done(&g);
+    else
+        *graph = g;
+    return rc;
+}
+
+void graph_done(struct graph *graph)
+{
+    free(graph->nodes);
+    free(graph->tensors);
+    free(graph->slots);
+    *graph = (struct graph){0};
+}

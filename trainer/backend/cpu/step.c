@@ -1,0 +1,204 @@
+/* step.c - one batch through the nodes, forwards and backwards.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/cpu_private.h"
+
+#include <string.h>
+
+static size_t values(const struct plan *p, int tensor)
+{
+    return p->graph.tensors[tensor].values;
+}
+
+static float *weights_of(const struct worker *w, int param)
+{
+    return param < 0 ? NULL : w->weights + w->plan->places[param].offset;
+}
+
+static float *grads_of(const struct worker *w, int param)
+{
+    return param < 0 ? NULL : w->grads + w->plan->places[param].offset;
+}
+
+static int run(struct worker *w, dnnl_primitive_t primitive, int n, const dnnl_exec_arg_t *args)
+{
+    dnnl_status_t status = primitive ? dnnl_primitive_execute(primitive, w->stream, n, args) : dnnl_success;
+
+    return status == dnnl_success ? 0 : dnnl_fail(&w->err, status, "running a layer");
+}
+
+static int linear_forward(struct worker *w, const struct linear *lin, const struct bound *b)
+{
+    int rc = run(w, lin->to_forward, 2, b->to_forward);
+
+    return rc ? rc : run(w, lin->forward, b->forward_n, b->forward);
+}
+
+static int linear_backward(struct worker *w, const struct linear *lin, const struct bound *b)
+{
+    int rc = run(w, lin->backward_weights, b->backward_weights_n, b->backward_weights);
+
+    if (!rc)
+        rc = run(w, lin->from_backward_weights, 2, b->from_backward_weights);
+    if (!rc)
+        rc = run(w, lin->to_backward_data, 2, b->to_backward_data);
+    return rc ? rc : run(w, lin->backward_data, b->backward_data_n, b->backward_data);
+}
+
+/* Rows past the real ones, where a kernel has not written them. */
+static void zero_rows(float *x, size_t from, size_t to, size_t row)
+{
+    if (to > from)
+        memset(x + from * row, 0, (to - from) * row * sizeof *x);
+}
+
+int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, struct pcg32 *dropout)
+{
+    struct plan *p = w->plan;
+    const struct model *m = p->model;
+    const struct variant *v = p->variants[variant];
+    size_t rows = v->rows;
+    int rc = 0;
+
+    zero_rows(w->act[0], n, rows, values(p, 0));
+    for (size_t i = 0; i < m->layers_n && !rc; i++) {
+        const struct layer *l = &m->layers[i];
+        const struct node *node = &p->graph.nodes[i];
+        const float *x = w->act[node->in];
+        float *y = w->act[node->out];
+        size_t row = values(p, node->out);
+
+        if (node->skip_forward)
+            continue;
+        switch (l->type) {
+        case LAYER_CONV2D:
+        case LAYER_DENSE:
+            rc = linear_forward(w, &v->linear[i], &w->bindings[variant]->bound[i]);
+            break;
+        case LAYER_MAX_POOL2D:
+            kernel_max_pool(l, x, y, w->aux[i], rows);
+            break;
+        case LAYER_AVG_POOL2D:
+            kernel_avg_pool(l, x, y, rows);
+            break;
+        case LAYER_GLOBAL_AVG_POOL2D:
+            kernel_global_avg_pool(l, x, y, rows, w->channel);
+            break;
+        case LAYER_BATCH_NORM:
+            norm_batch(l, x, y, weights_of(w, l->weight), weights_of(w, l->bias_param), weights_of(w, l->running_mean),
+                       weights_of(w, l->running_var), w->aux[i], n, mode != MODE_EVALUATE, mode == MODE_TRAIN,
+                       w->channel);
+            zero_rows(y, n, rows, row);
+            break;
+        case LAYER_GROUP_NORM:
+            norm_group(l, x, y, weights_of(w, l->weight), weights_of(w, l->bias_param), w->aux[i], n, w->channel);
+            zero_rows(y, n, rows, row);
+            break;
+        case LAYER_DROPOUT:
+            if (mode == MODE_TRAIN && l->rate > 0) {
+                kernel_dropout(l->rate, dropout, x, y, w->aux[i], n * row);
+                zero_rows(y, n, rows, row);
+            } else {
+                memcpy(y, x, rows * row * sizeof *y);
+                memset(w->aux[i], 1, rows * row);
+            }
+            break;
+        case LAYER_RELU:
+            kernel_relu(x, y, rows * row);
+            break;
+        case LAYER_FLATTEN:
+            kernel_transpose(&l->in, x, y, rows, false);
+            break;
+        case LAYER_ADD:
+            kernel_add(x, w->act[node->in2], y, rows * row);
+            break;
+        }
+    }
+    w->dropping = mode == MODE_TRAIN;
+    return rc;
+}
+
+/* One layer's gradient of its first input into dx (which may be NULL where none is wanted), and of its parameters. */
+static int layer_backward(struct worker *w, size_t variant, size_t n, size_t i, float *dx)
+{
+    struct plan *p = w->plan;
+    const struct layer *l = &p->model->layers[i];
+    const struct node *node = &p->graph.nodes[i];
+    const struct variant *v = p->variants[variant];
+    const float *x = w->act[node->in], *y = w->act[node->out], *dy = w->grad[node->out];
+    size_t rows = v->rows, row = values(p, node->in);
+
+    switch (l->type) {
+    case LAYER_CONV2D:
+    case LAYER_DENSE:
+        return linear_backward(w, &v->linear[i], &w->bindings[variant]->bound[i]);
+    case LAYER_BATCH_NORM:
+        norm_batch_backward(l, x, dy, dx, weights_of(w, l->weight), grads_of(w, l->weight), grads_of(w, l->bias_param),
+                            w->aux[i], n, w->channel);
+        if (dx)
+            zero_rows(dx, n, rows, row);
+        return 0;
+    case LAYER_GROUP_NORM:
+        norm_group_backward(l, x, dy, dx, weights_of(w, l->weight), grads_of(w, l->weight), grads_of(w, l->bias_param),
+                            w->aux[i], n, w->channel);
+        if (dx)
+            zero_rows(dx, n, rows, row);
+        return 0;
+    default:
+        break;
+    }
+    if (!dx)
+        return 0;
+    switch (l->type) {
+    case LAYER_MAX_POOL2D:
+        kernel_max_pool_backward(l, dy, y, w->aux[i], dx, rows, node->relu_mask);
+        break;
+    case LAYER_AVG_POOL2D:
+        kernel_avg_pool_backward(l, dy, dx, rows);
+        break;
+    case LAYER_GLOBAL_AVG_POOL2D:
+        kernel_global_avg_pool_backward(l, dy, dx, rows);
+        break;
+    case LAYER_DROPOUT:
+        kernel_dropout_backward(w->dropping ? l->rate : 0, dy, w->aux[i], dx, n * row);
+        zero_rows(dx, n, rows, row);
+        break;
+    case LAYER_RELU:
+        kernel_relu_backward(y, dy, dx, rows * row);
+        break;
+    case LAYER_FLATTEN:
+        kernel_transpose(&l->in, dy, dx, rows, true);
+        break;
+    case LAYER_ADD:
+        memcpy(dx, dy, rows * row * sizeof *dx);
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+int step_backward(struct worker *w, size_t variant, size_t n)
+{
+    struct plan *p = w->plan;
+    size_t rows = p->variants[variant]->rows;
+    int rc = 0;
+
+    for (size_t i = p->model->layers_n; i-- > 0 && !rc;) {
+        const struct layer *l = &p->model->layers[i];
+        const struct node *node = &p->graph.nodes[i];
+        size_t count = rows * values(p, node->in);
+        float *dx = node->need_in ? node->add_in ? w->spare : w->grad[node->in] : NULL;
+
+        if (node->skip_backward)
+            continue;
+        if (dx || l->weight >= 0)
+            rc = layer_backward(w, variant, n, i, dx);
+        if (node->add_in)
+            kernel_accumulate(w->spare, w->grad[node->in], count);
+        if (node->add_in2)
+            kernel_accumulate(w->grad[node->out], w->grad[node->in2], count);
+        else if (node->need_in2)
+            memcpy(w->grad[node->in2], w->grad[node->out], count * sizeof(float));
+    }
+    return rc;
+}

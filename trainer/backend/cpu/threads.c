@@ -1,0 +1,136 @@
+/* threads.c - a crew of threads, one for each core, that do one thing together and then wait.
+ * Each has oneDNN's OpenMP set to one thread (a primitive's thread count is fixed when it is made) and flushes denormal
+ * numbers, which cost a hundred cycles each and carry nothing.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/cpu_private.h"
+
+#include <omp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __SSE2__
+#include <xmmintrin.h>
+#endif
+
+struct member {
+    struct crew *crew;
+    size_t index;
+    pthread_t thread;
+};
+
+struct crew {
+    size_t n, started;
+    struct member *members;
+    pthread_mutex_t lock;
+    pthread_cond_t work, done;
+    uint64_t turn; /* grows with each job */
+    bool stop;
+    void (*fn)(void *arg, size_t thread);
+    void *arg;
+    size_t wanted, running;
+};
+
+static void *member_main(void *arg)
+{
+    struct member *m = arg;
+    struct crew *crew = m->crew;
+    uint64_t seen = 0;
+
+    omp_set_num_threads(1);
+#ifdef __SSE2__
+    _mm_setcsr(_mm_getcsr() | 0x8040); /* flush to zero, denormals are zero */
+#endif
+    pthread_mutex_lock(&crew->lock);
+    for (;;) {
+        while (!crew->stop && crew->turn == seen)
+            pthread_cond_wait(&crew->work, &crew->lock);
+        if (crew->stop)
+            break;
+        seen = crew->turn;
+        if (m->index >= crew->wanted)
+            continue;
+        pthread_mutex_unlock(&crew->lock);
+        crew->fn(crew->arg, m->index);
+        pthread_mutex_lock(&crew->lock);
+        if (!--crew->running)
+            pthread_cond_signal(&crew->done);
+    }
+    pthread_mutex_unlock(&crew->lock);
+    return NULL;
+}
+
+int crew_new(const int *cores, size_t n, struct crew **ret, struct error *err)
+{
+    struct crew *crew = calloc(1, sizeof *crew);
+    int rc = 0;
+
+    if (!crew || !(crew->members = calloc(n, sizeof *crew->members))) {
+        free(crew);
+        return fail(err, -ENOMEM, "out of memory for %zu threads", n);
+    }
+    crew->n = n;
+    pthread_mutex_init(&crew->lock, NULL);
+    pthread_cond_init(&crew->work, NULL);
+    pthread_cond_init(&crew->done, NULL);
+    for (size_t i = 0; i < n && !rc; i++) {
+        struct member *m = &crew->members[i];
+        pthread_attr_t attr;
+        cpu_set_t set;
+
+        *m = (struct member){.crew = crew, .index = i};
+        pthread_attr_init(&attr);
+        if (cores[i] >= 0 && cores[i] < CPU_SETSIZE) {
+            CPU_ZERO(&set);
+            CPU_SET((size_t)cores[i], &set);
+            pthread_attr_setaffinity_np(&attr, sizeof set, &set);
+        }
+        rc = -pthread_create(&m->thread, &attr, member_main, m);
+        pthread_attr_destroy(&attr);
+        if (rc)
+            fail(err, rc, "cannot start a thread on core %d: %s", cores[i], strerror(-rc));
+        else
+            crew->started++;
+    }
+    if (rc) {
+        crew_free(crew);
+        return rc;
+    }
+    *ret = crew;
+    return 0;
+}
+
+void crew_free(struct crew *crew)
+{
+    if (!crew)
+        return;
+    pthread_mutex_lock(&crew->lock);
+    crew->stop = true;
+    pthread_cond_broadcast(&crew->work);
+    pthread_mutex_unlock(&crew->lock);
+    for (size_t i = 0; i < crew->started; i++)
+        pthread_join(crew->members[i].thread, NULL);
+    pthread_cond_destroy(&crew->done);
+    pthread_cond_destroy(&crew->work);
+    pthread_mutex_destroy(&crew->lock);
+    free(crew->members);
+    free(crew);
+}
+
+size_t crew_size(const struct crew *crew)
+{
+    return crew->n;
+}
+
+void crew_run(struct crew *crew, size_t n, void (*fn)(void *arg, size_t thread), void *arg)
+{
+    pthread_mutex_lock(&crew->lock);
+    crew->fn = fn;
+    crew->arg = arg;
+    crew->wanted = crew->running = n < crew->n ? n : crew->n;
+    crew->turn++;
+    pthread_cond_broadcast(&crew->work);
+    while (crew->running)
+        pthread_cond_wait(&crew->done, &crew->lock);
+    pthread_mutex_unlock(&crew->lock);
+}

@@ -1,0 +1,417 @@
+/* train.c - replicas on threads, and their weighted sum in order.
+ * Replicas are claimed in increasing order. Who finishes replica i adds it when all before it are added; until then its
+ * weights wait in one of a few spare buffers, so that the thread goes on; where none is left it waits. The sum is taken in
+ * the working layout, element by element the same as in the canonical one.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/cpu_private.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct round {
+    struct plan *plan;
+    struct replica *replicas;
+    size_t n, threads;
+    const struct augment *augment;
+    struct reduction *reduction;
+    const volatile int *cancel;
+    atomic_size_t next;
+    atomic_bool stopped;  /* an error or a cancellation somewhere */
+    const float *shared;  /* the start that plan->start holds */
+    /* the ordered sum */
+    pthread_mutex_t lock;
+    pthread_cond_t moved;
+    size_t next_to_add;
+    bool adding;
+    float **ready;        /* by replica: waiting weights */
+    float **spares;       /* free buffers */
+    size_t spares_n;
+};
+
+static double seconds_now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* one replica */
+
+static int train_batch(struct round *round, struct worker *w, struct replica *r, const uint32_t *samples, size_t n,
+                       struct pcg32 *augment, struct pcg32 *dropout, const float *start, const float *correction)
+{
+    struct plan *p = round->plan;
+    const struct model *m = p->model;
+    size_t variant;
+    uint64_t correct;
+    int rc;
+
+    plan_find(p, n, true, &variant);
+    batch_assemble(p->backend->dataset, &p->backend->dataset->train, samples, n, round->augment, augment, LAYOUT_NHWC,
+                   w->act[0], w->labels);
+    if ((rc = step_forward(w, variant, n, MODE_TRAIN, dropout)))
+        return rc;
+    r->loss_sum += loss_softmax(w->act[m->layers_n], w->labels, n, (size_t)m->classes, w->grad[m->layers_n], &correct,
+                                NULL, NULL);
+    memset(w->grad[m->layers_n] + n * (size_t)m->classes, 0,
+           (p->variants[variant]->rows - n) * (size_t)m->classes * sizeof(float));
+    if ((rc = step_backward(w, variant, n)))
+        return rc;
+    if (r->proximal_mu > 0)
+        kernel_proximal(r->proximal_mu, w->weights, start, w->grads, p->trainable_n);
+    if (correction)
+        for (size_t i = 0; i < m->trainable_n; i++)
+            w->grads[p->where[i]] += correction[i];
+    optimizer_step(&r->optimizer, r->lr, ++r->optimizer_steps, w->weights, w->grads, w->state, p->trainable_n);
+    r->correct += correct;
+    r->samples_seen += n;
+    r->batches++;
+    return 0;
+}
+
+/* Optimizer state has one or two parts, each like the trainable weights. */
+static void move_state(const struct plan *p, const struct replica *r, float *working, bool in)
+{
+    size_t n = p->model->trainable_n, parts = optimizer_state_floats(&r->optimizer, n) / (n ? n : 1);
+
+    for (size_t k = 0; k < parts; k++)
+        for (size_t i = 0; i < n; i++) {
+            float *a = &working[k * p->trainable_n + p->where[i]], *b = &r->optimizer_state[k * n + i];
+            if (in)
+                *a = *b;
+            else
+                *b = *a;
+        }
+}
+
+static int train_replica(struct round *round, struct worker *w, struct replica *r)
+{
+    struct plan *p = round->plan;
+    const float *start = p->start;
+    double began = seconds_now();
+    int64_t steps = r->optimizer_steps;
+    int rc = 0;
+
+    r->loss_sum = 0;
+    r->samples_seen = r->correct = 0;
+    r->batches = 0;
+    if (!r->optimizer_state)
+        r->optimizer_steps = 0;
+    if (r->start != round->shared) {
+        plan_gather(p, r->start, w->own_start);
+        start = w->own_start;
+    }
+    memcpy(w->weights, start, p->weights_n * sizeof *w->weights);
+    memset(w->state, 0, optimizer_state_floats(&r->optimizer, p->trainable_n) * sizeof *w->state);
+    if (r->optimizer_state)
+        move_state(p, r, w->state, true);
+    for (int64_t epoch = 0; epoch < r->epochs && !rc; epoch++) {
+        uint64_t who = r->client << 16 | (uint64_t)epoch;
+        struct pcg32 shuffle = rng_key(r->seed, RNG_SHUFFLE, r->trial, r->round, who);
+        struct pcg32 augment = rng_key(r->seed, RNG_AUGMENT, r->trial, r->round, who);
+        struct pcg32 dropout = rng_key(r->seed, RNG_DROPOUT, r->trial, r->round, who);
+
+        memcpy(w->order, r->samples, r->samples_n * sizeof *w->order);
+        rng_shuffle_u32(&shuffle, w->order, r->samples_n);
+        for (size_t i = 0; i < r->samples_n && !rc; i += r->batch) {
+            size_t n = r->samples_n - i < r->batch ? r->samples_n - i : r->batch;
+            if (r->max_batches > 0 && r->batches >= r->max_batches)
+                goto trained;
+            if (round->cancel && *round->cancel)
+                rc = fail(&w->err, -ECANCELED, "canceled");
+            else if (atomic_load_explicit(&round->stopped, memory_order_relaxed))
+                rc = fail(&w->err, -ECANCELED, "stopped");
+            else
+                rc = train_batch(round, w, r, w->order + i, n, &augment, &dropout, start, r->correction);
+        }
+    }
+trained:
+    if (rc)
+        return rc;
+    r->update_norm = sqrt(kernel_distance(w->weights, start, p->trainable_n));
+    r->finite = isfinite(r->loss_sum) && kernel_finite(w->weights, p->weights_n);
+    if (r->optimizer_state)
+        move_state(p, r, w->state, false);
+    else
+        r->optimizer_steps = steps;
+    r->seconds = seconds_now() - began;
+    return 0;
+}
+
+/* the ordered sum */
+
+/* Under the lock: adds what is ready, in order. Only one thread at a time is here past the first line. */
+static void add_ready(struct round *round)
+{
+    const struct plan *p = round->plan;
+
+    while (!round->adding && round->next_to_add < round->n && round->ready[round->next_to_add]) {
+        size_t i = round->next_to_add;
+        float *weights = round->ready[i];
+        round->adding = true;
+        pthread_mutex_unlock(&round->lock);
+        kernel_add_scaled(weights, round->replicas[i].weight, p->sum, p->weights_n);
+        pthread_mutex_lock(&round->lock);
+        round->adding = false;
+        round->spares[round->spares_n++] = weights;
+        round->next_to_add++;
+        pthread_cond_broadcast(&round->moved);
+    }
+}
+
+static void deliver_sum(struct round *round, struct worker *w, size_t i)
+{
+    const struct plan *p = round->plan;
+    float *spare;
+
+    pthread_mutex_lock(&round->lock);
+    while (round->next_to_add != i && !round->spares_n && !round->stopped)
+        pthread_cond_wait(&round->moved, &round->lock);
+    if (round->next_to_add == i && !round->adding) { /* its turn: no copy */
+        round->adding = true;
+        pthread_mutex_unlock(&round->lock);
+        kernel_add_scaled(w->weights, round->replicas[i].weight, p->sum, p->weights_n);
+        pthread_mutex_lock(&round->lock);
+        round->adding = false;
+        round->next_to_add++;
+        pthread_cond_broadcast(&round->moved);
+    } else if (round->spares_n) {
+        spare = round->spares[--round->spares_n];
+        pthread_mutex_unlock(&round->lock);
+        memcpy(spare, w->weights, p->weights_n * sizeof *spare);
+        pthread_mutex_lock(&round->lock);
+        round->ready[i] = spare;
+    }
+    add_ready(round);
+    pthread_mutex_unlock(&round->lock);
+}
+
+static void train_thread(void *arg, size_t thread)
+{
+    struct round *round = arg;
+    struct worker *w = round->plan->workers[thread];
+    size_t i;
+
+    w->rc = 0;
+    while (!atomic_load(&round->stopped) && (i = atomic_fetch_add(&round->next, 1)) < round->n) {
+        w->rc = train_replica(round, w, &round->replicas[i]);
+        if (w->rc) {
+            pthread_mutex_lock(&round->lock);
+            atomic_store(&round->stopped, true);
+            pthread_cond_broadcast(&round->moved);
+            pthread_mutex_unlock(&round->lock);
+            return;
+        }
+        if (round->reduction->type == REDUCE_WEIGHTED_SUM)
+            deliver_sum(round, w, i);
+        else
+            plan_scatter(round->plan, w->weights, round->reduction->each[i]);
+    }
+}
+
+/* set-up: everything that is allocated */
+
+struct setup {
+    struct round *round;
+    struct error *err;
+    int rc;
+};
+
+static void setup_thread(void *arg, size_t thread)
+{
+    struct setup *s = arg;
+    struct round *round = s->round;
+
+    (void)thread;
+    for (size_t i = 0; i < round->n && !s->rc; i++) {
+        const struct replica *r = &round->replicas[i];
+        size_t last = r->samples_n % r->batch, index;
+        if (r->samples_n >= r->batch)
+            s->rc = plan_variant(round->plan, r->batch, true, &index, s->err);
+        if (last && !s->rc)
+            s->rc = plan_variant(round->plan, last, true, &index, s->err);
+    }
+}
+
+static int grow(void **buffer, size_t *size, size_t wanted, size_t item)
+{
+    if (*buffer && *size >= wanted)
+        return 0;
+    free(*buffer);
+    *size = wanted;
+    *buffer = buffer_new(wanted * item);
+    return *buffer ? 0 : -ENOMEM;
+}
+
+static int setup_workers(struct round *round, struct error *err)
+{
+    struct plan *p = round->plan;
+    size_t state = 0, order = 0;
+    bool own_start = false;
+    int rc = plan_workers(p, round->threads, err);
+
+    for (size_t i = 0; i < round->n; i++) {
+        size_t floats = optimizer_state_floats(&round->replicas[i].optimizer, p->trainable_n);
+        state = floats > state ? floats : state;
+        order = round->replicas[i].samples_n > order ? round->replicas[i].samples_n : order;
+        own_start |= round->replicas[i].start != round->shared;
+    }
+    for (size_t i = 0; i < round->threads && !rc; i++) {
+        struct worker *w = p->workers[i];
+        void *state_buffer = w->state, *order_buffer = w->order;
+        rc = grow(&state_buffer, &w->state_n, state, sizeof *w->state);
+        w->state = state_buffer;
+        if (!rc)
+            rc = grow(&order_buffer, &w->order_n, order, sizeof *w->order);
+        w->order = order_buffer;
+        if (!rc && own_start && !w->own_start && !(w->own_start = buffer_new(p->weights_n * sizeof(float))))
+            rc = -ENOMEM;
+        if (rc)
+            return fail(err, rc, "out of memory for %zu replicas at once", round->threads);
+    }
+    return rc;
+}
+
+static int check_replicas(const struct round *round, struct error *err)
+{
+    const struct plan *p = round->plan;
+    int rc = cpu_check_samples(p, NULL, NULL, 0, err);
+
+    for (size_t i = 0; i < round->n && !rc; i++) {
+        const struct replica *r = &round->replicas[i];
+        if (r->batch < 1 || r->batch > p->batch)
+            return fail(err, -EINVAL, "replica %zu: a batch of %zu, but the plan is for 1 to %zu", i, r->batch, p->batch);
+        rc = cpu_check_samples(p, &p->backend->dataset->train, r->samples, r->samples_n, err);
+        if (rc)
+            fail_prefix(err, "replica %zu", i);
+    }
+    return rc;
+}
+
+static int sum_begin(struct round *round, struct error *err)
+{
+    struct plan *p = round->plan;
+    size_t spares = round->threads;
+
+    memset(p->sum, 0, p->weights_n * sizeof *p->sum);
+    for (size_t i = 0; i < p->model->weights_n; i++)
+        p->sum[p->where[i]] = round->reduction->sum[i];
+    round->ready = calloc(round->n, sizeof *round->ready);
+    round->spares = calloc(round->n + spares, sizeof *round->spares);
+    if (!round->ready || !round->spares)
+        return fail(err, -ENOMEM, "out of memory for %zu replicas", round->n);
+    if (!p->waiting && !(p->waiting = calloc(crew_size(p->backend->crew), sizeof *p->waiting)))
+        return fail(err, -ENOMEM, "out of memory");
+    for (size_t i = 0; round->threads > 1 && i < spares; i++) {
+        if (!p->waiting[i] && !(p->waiting[i] = buffer_new(p->weights_n * sizeof(float))))
+            return fail(err, -ENOMEM, "out of memory for %zu replicas at once", round->threads);
+        round->spares[round->spares_n++] = p->waiting[i];
+    }
+    return 0;
+}
+
+int cpu_train(struct plan *p, struct replica *replicas, size_t n, const struct augment *augment,
+              struct reduction *reduction, const volatile int *cancel, struct error *err)
+{
+    struct round round = {.plan = p,
+                          .replicas = replicas,
+                          .n = n,
+                          .threads = crew_size(p->backend->crew) < n ? crew_size(p->backend->crew) : n,
+                          .augment = augment ? augment : &(struct augment){0},
+                          .reduction = reduction,
+                          .cancel = cancel};
+    struct setup setup = {.round = &round, .err = err};
+    int rc;
+
+    if (!n)
+        return 0;
+    round.shared = replicas[0].start;
+    if ((rc = check_replicas(&round, err)))
+        return rc;
+    crew_run(p->backend->crew, 1, setup_thread, &setup);
+    if ((rc = setup.rc) || (rc = setup_workers(&round, err)))
+        return rc;
+    pthread_mutex_init(&round.lock, NULL);
+    pthread_cond_init(&round.moved, NULL);
+    if (reduction->type == REDUCE_WEIGHTED_SUM && (rc = sum_begin(&round, err)))
+        goto out;
+    plan_gather(p, round.shared, p->start);
+    crew_run(p->backend->crew, round.threads, train_thread, &round);
+    for (size_t i = 0; i < round.threads; i++) /* the error that stopped the others, not their being stopped */
+        if (p->workers[i]->rc && (!rc || rc == -ECANCELED))
+            rc = fail(err, p->workers[i]->rc, "%s", p->workers[i]->err.text);
+    if (!rc && reduction->type == REDUCE_WEIGHTED_SUM)
+        for (size_t i = 0; i < p->model->weights_n; i++)
+            reduction->sum[i] = p->sum[p->where[i]];
+out:
+    pthread_cond_destroy(&round.moved);
+    pthread_mutex_destroy(&round.lock);
+    free(round.ready);
+    free(round.spares);
+    return rc;
+}
+
+/* gradients of one batch */
+
+struct gradients {
+    struct plan *plan;
+    const struct data_split *split;
+    const uint32_t *samples;
+    size_t n, variant;
+    double loss;
+    struct error *err;
+    int rc;
+};
+
+static void gradients_setup(void *arg, size_t thread)
+{
+    struct gradients *g = arg;
+
+    (void)thread;
+    g->rc = plan_variant(g->plan, g->n, true, &g->variant, g->err);
+}
+
+static void gradients_thread(void *arg, size_t thread)
+{
+    struct gradients *g = arg;
+    struct plan *p = g->plan;
+    struct worker *w = p->workers[thread];
+    size_t classes = (size_t)p->model->classes;
+    float *top = w->grad[p->model->layers_n];
+
+    memcpy(w->weights, p->start, p->weights_n * sizeof *w->weights);
+    batch_assemble(p->backend->dataset, g->split, g->samples, g->n, &(struct augment){0}, NULL, LAYOUT_NHWC, w->act[0],
+                   w->labels);
+    if ((g->rc = step_forward(w, g->variant, g->n, MODE_GRADIENTS, NULL)))
+        return;
+    g->loss = loss_softmax(w->act[p->model->layers_n], w->labels, g->n, classes, top, NULL, NULL, NULL) / (double)g->n;
+    memset(top + g->n * classes, 0, (p->variants[g->variant]->rows - g->n) * classes * sizeof *top);
+    g->rc = step_backward(w, g->variant, g->n);
+}
+
+int cpu_gradients(struct plan *p, const float *weights, const struct data_split *split, const uint32_t *samples,
+                  size_t n, float *ret_gradients, double *ret_loss, struct error *err)
+{
+    struct gradients g = {.plan = p, .split = split, .samples = samples, .n = n, .err = err};
+    int rc = cpu_check_samples(p, split, samples, n, err);
+
+    if (rc)
+        return rc;
+    if (!n || n > p->batch)
+        return fail(err, -EINVAL, "a batch of %zu, but the plan is for 1 to %zu", n, p->batch);
+    crew_run(p->backend->crew, 1, gradients_setup, &g);
+    if ((rc = g.rc) || (rc = plan_workers(p, 1, err)))
+        return rc;
+    plan_gather(p, weights, p->start);
+    crew_run(p->backend->crew, 1, gradients_thread, &g);
+    if (g.rc)
+        return fail(err, g.rc, "%s", p->workers[0]->err.text);
+    for (size_t i = 0; i < p->model->trainable_n; i++)
+        ret_gradients[i] = p->workers[0]->grads[p->where[i]];
+    *ret_loss = g.loss;
+    return 0;
+}
