@@ -149,3 +149,8 @@ const char *store_failure(const struct store *store)
     pthread_mutex_unlock(&locked->lock);
     return failed ? store->failure.text : NULL;
 }
+
+const char *store_path(const struct store *store)
+{
+    return store->path;
+}

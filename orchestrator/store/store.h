@@ -40,6 +40,7 @@ void store_submit(struct store *store, struct store_batch *batch, void (*done)(v
 void store_poll(struct store *store);  /* runs the callbacks of finished batches; on the loop's thread */
 void store_flush(struct store *store); /* waits for all submitted batches, then polls */
 const char *store_failure(const struct store *store); /* text of the failed commit, or NULL */
+const char *store_path(const struct store *store);    /* as given to store_open */
 
 struct trial_ref {
     int64_t experiment, number;
