@@ -1,11 +1,15 @@
 /* scheduler.c - see scheduler.h.
  *
  * Kinds of slots are decided apart. Within a kind the experiments that want something stand in a heap by (priority, share,
- * id), share being slots held (with those given in this round) per weight; the first trial of the top one is served, and
+ * last start, id), share being slots held (with those given in this round) per weight; the first trial of the top one is served, and
  * the experiment goes back into the heap with its new share. So n trials cost O(n log n); a start scans the slots once.
  *
  * After the first trial that does not fit nothing starts: every slot that is free or comes free is a step towards it, and
- * whoever took one, even with equal priority, could take the next one too and starve it. Those that wait, this one and
+ * whoever took one, even with equal priority, could take the next one too and starve it. One exception: a trial that would
+ * have fitted when the decision began, had others of its priority not been ahead of it, lets its equals go on; it blocks
+ * from the next decision on, and when they have drained it is the one served longest ago. So an experiment of large trials
+ * and one of small trials take turns, each with all slots. (Blocking at once left most slots empty; never blocking, or
+ * breaking ties by age alone, starved the large one.) Those that wait, this one and
  * those behind it, are counted as if they would start one after the other, and runs of worse priority are preempted as
  * long as that gets the next of them its slots; runs that are ending already count first.
  *
@@ -90,6 +94,8 @@ static bool goes_before(const struct contender *a, const struct contender *b)
         return a->experiment->priority < b->experiment->priority;
     if (share_a != share_b)
         return share_a < share_b;
+    if (a->experiment->last_start != b->experiment->last_start)
+        return a->experiment->last_start < b->experiment->last_start;
     return a->experiment->id < b->experiment->id;
 }
 
@@ -120,9 +126,9 @@ static struct contender *heap_pop(struct decide *d)
 
 /* --- slots -------------------------------------------------------------------------------------------------------- */
 
-static size_t count_slots(const struct decide *d, enum slot_kind kind, bool only_free)
+static int64_t count_slots(const struct decide *d, enum slot_kind kind, bool only_free)
 {
-    size_t n = 0;
+    int64_t n = 0;
 
     for (size_t i = 0; i < d->slots_n; i++)
         n += d->slots[i].kind == kind && !(only_free && d->taken[i]);
@@ -166,13 +172,13 @@ static int compare_victims(const void *a, const void *b)
 struct outlook {
     const struct run_row **victims;
     size_t n, chosen;
-    int64_t coming; /* slots free, ending or preempted */
+    int64_t coming; /* slots ending or preempted */
     int64_t owed;   /* slots that waiting trials want */
 };
 
-static int outlook_init(struct decide *d, enum slot_kind kind, int64_t free_n, struct outlook *ret)
+static int outlook_init(struct decide *d, enum slot_kind kind, struct outlook *ret)
 {
-    *ret = (struct outlook){.victims = calloc(d->runs_n + 1, sizeof *ret->victims), .coming = free_n};
+    *ret = (struct outlook){.victims = calloc(d->runs_n + 1, sizeof *ret->victims)};
     if (!ret->victims)
         return -ENOMEM;
     for (size_t i = 0; i < d->runs_n; i++) {
@@ -188,18 +194,22 @@ static int outlook_init(struct decide *d, enum slot_kind kind, int64_t free_n, s
     return 0;
 }
 
-/* One more trial waits. Preempts for it what must be and may be; false, and nothing, where that is not enough. */
-static bool preempt_for(struct decide *d, struct outlook *outlook, const struct contender *contender, int64_t slots)
+/* One more trial waits, free_n slots being free. Preempts for it what must be and may be; false, and nothing, where that is not enough. */
+static bool preempt_for(struct decide *d, struct outlook *outlook, const struct contender *contender, int64_t slots,
+                        int64_t free_n)
 {
     size_t first = outlook->chosen;
-    int64_t coming = outlook->coming;
+    int64_t coming = free_n + outlook->coming;
 
     outlook->owed += slots;
     while (coming < outlook->owed && outlook->chosen < outlook->n &&
            outlook->victims[outlook->chosen]->contender->experiment->priority > contender->experiment->priority)
         coming += outlook->victims[outlook->chosen++]->slots;
-    if (coming < outlook->owed)
+    if (coming < outlook->owed) {
+        outlook->owed -= slots;
+        outlook->chosen = first;
         return false;
+    }
     for (size_t i = first; i < outlook->chosen; i++) {
         const struct run_row *row = outlook->victims[i];
         if (coming - row->slots >= outlook->owed) /* a larger one after it made it needless */
@@ -207,44 +217,76 @@ static bool preempt_for(struct decide *d, struct outlook *outlook, const struct 
         else
             d->decision->preempt[d->decision->preempt_n++] = row->run->run;
     }
-    outlook->coming = coming;
+    outlook->coming = coming - free_n;
     return true;
 }
 
 /* --- the decision ------------------------------------------------------------------------------------------------- */
 
+enum fit { FIT_STARTED, FIT_COMING, FIT_PASSED, FIT_BLOCKS };
+
+struct kind_state {
+    enum slot_kind kind;
+    int64_t all, free_first, free_n; /* slots; free_first: when the decision began */
+    bool waiting;                    /* trials wait for slots that will come free: nothing starts any more */
+    const struct contender *passed;  /* one that lets its equals go on, but nobody of worse priority */
+    struct outlook outlook;
+};
+
+static int serve(struct decide *d, struct kind_state *k, const struct contender *top, const struct sched_wanted *wanted,
+                 enum fit *ret)
+{
+    int rc;
+
+    if (!k->waiting && wanted->slots <= k->free_n) {
+        give(d, k->kind, wanted);
+        k->free_n -= wanted->slots;
+        *ret = FIT_STARTED;
+        return 0;
+    }
+    if (!k->outlook.victims && (rc = outlook_init(d, k->kind, &k->outlook)))
+        return rc;
+    if (preempt_for(d, &k->outlook, top, wanted->slots, k->free_n)) {
+        k->waiting = true;
+        *ret = FIT_COMING;
+    } else if (!k->waiting && wanted->slots <= k->free_first) {
+        k->passed = top;
+        *ret = FIT_PASSED;
+    } else {
+        *ret = FIT_BLOCKS;
+    }
+    return 0;
+}
+
 static int decide_kind(struct decide *d, enum slot_kind kind)
 {
-    int64_t all = (int64_t)count_slots(d, kind, false), free_n = (int64_t)count_slots(d, kind, true);
-    struct outlook outlook = {0};
+    struct kind_state k = {.kind = kind, .all = count_slots(d, kind, false), .free_n = count_slots(d, kind, true)};
     int rc = 0;
 
+    k.free_first = k.free_n;
     d->heap_n = 0;
     for (size_t i = 0; i < d->contenders_n; i++)
         if (d->contenders[i].experiment->kind == kind && d->contenders[i].wanted_n)
             heap_push(d, &d->contenders[i]);
-    while (d->heap_n) {
+    while (d->heap_n && !rc) {
         struct contender *top = heap_pop(d);
         const struct sched_wanted *wanted = top->wanted[top->next];
         int64_t limit = top->experiment->max_slots;
+        enum fit fit = FIT_STARTED;
+        if (k.passed && top->experiment->priority > k.passed->experiment->priority)
+            break;
         if (limit > 0 && top->held + wanted->slots > limit)
             continue;
-        if (wanted->slots <= all) {
-            if (!outlook.victims && wanted->slots <= free_n) {
-                give(d, kind, wanted);
-                free_n -= wanted->slots;
-            } else {
-                if (!outlook.victims && (rc = outlook_init(d, kind, free_n, &outlook)))
-                    break;
-                if (!preempt_for(d, &outlook, top, wanted->slots))
-                    break;
-            }
+        if (wanted->slots <= k.all) {
+            rc = serve(d, &k, top, wanted, &fit);
             top->held += wanted->slots;
         }
-        if (++top->next < top->wanted_n)
+        if (rc || fit == FIT_BLOCKS)
+            break;
+        if (fit != FIT_PASSED && ++top->next < top->wanted_n)
             heap_push(d, top);
     }
-    free(outlook.victims);
+    free(k.outlook.victims);
     return rc;
 }
 

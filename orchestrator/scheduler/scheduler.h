@@ -1,7 +1,8 @@
 /* scheduler.h - who gets which slots. Pure.
  * Experiments in order of priority (lower first), within a priority by weighted fair share (fewest slots held per weight
- * first, then the older), all-or-nothing per trial (gang), at most max_slots each. A trial that does not fit is not passed
- * by a smaller one of a worse priority (no starvation). Preemption: only for an experiment of better priority, the worst
+ * first, then the one that was served longest ago, then the older), all-or-nothing per trial (gang), at most max_slots
+ * each. A trial that does not fit is not passed by a smaller one (no starvation), except by those of its own priority when
+ * it would have fitted had its turn come first. Preemption: only for an experiment of better priority, the worst
  * priority's latest started run first, and only when enough slots come free by it.
  * Units: slots. Source of the fair share rule: Determined AI's fair-share scheduler, max-min over weights.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -25,6 +26,7 @@ struct sched_experiment {
     double weight;
     int64_t max_slots; /* 0: no limit */
     enum slot_kind kind;
+    int64_t last_start; /* when a run of it was last started, any rising number; 0: never */
 };
 
 /* One trial that wants slots; those of one experiment stand in the order they should start. */
