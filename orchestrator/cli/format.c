@@ -27,7 +27,7 @@ static char *plain(double value, int digits)
     if (isnan(value))
         return strdup("NaN");
     if (isinf(value))
-        return strdup(value > 0 ? "inf" : "-inf");
+        return strdup(value > 0 ? "Infinity" : "-Infinity");
     if (value == floor(value) && fabs(value) < 1e9)
         return format_text("%.0f", value);
     return format_text("%.*g", digits, value);
@@ -128,14 +128,15 @@ char *format_seconds(double seconds)
 char *format_time(const json_t *value)
 {
     char text[64];
-    struct tm local;
+    struct tm local, utc = {0};
     time_t seconds;
 
-    if (json_is_string(value))
-        return strdup(json_string_value(value));
-    if (!json_is_number(value))
+    if (json_is_string(value) && strptime(json_string_value(value), "%Y-%m-%dT%H:%M:%S", &utc))
+        seconds = timegm(&utc);
+    else if (json_is_number(value))
+        seconds = (time_t)(json_number_value(value) / 1e6);
+    else
         return strdup("-");
-    seconds = (time_t)(json_number_value(value) / 1e6);
     localtime_r(&seconds, &local);
     strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &local);
     return strdup(text);

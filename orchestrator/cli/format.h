@@ -21,7 +21,7 @@ char *format_hyperparameters(const json_t *object);
 char *format_units(double units);
 /* Seconds: 0.4s, 12s, 3m05s, 2h07m, 3d04h. */
 char *format_seconds(double seconds);
-/* Microseconds since 1970 or an ISO text, in local time: "2026-11-21 01:02:03"; null: "-". */
+/* An ISO text in UTC, or microseconds since 1970, in local time: "2026-11-21 01:02:03"; null: "-". */
 char *format_time(const json_t *value);
 /* Bytes: 812 B, 3.1 MB. */
 char *format_bytes(double bytes);

@@ -18,7 +18,7 @@ const struct option_row OPTION_ROWS[OPT_COUNT] = {
     [OPT_FOLLOW] = {"follow", 'f', NULL, "show live progress until the end"},
     [OPT_CONFIG] = {"config", 0, "KEY=VALUE", "set a key of the file, as searcher.max_trials=8 (may be repeated)"},
     [OPT_PAUSED] = {"paused", 0, NULL, "create it paused; `flexp activate` starts it"},
-    [OPT_ALL] = {"all", 'a', NULL, "also those that have ended"},
+    [OPT_ALL] = {"all", 'a', NULL, "every experiment, however old"},
     [OPT_TIMEOUT] = {"timeout", 0, "SECONDS", "give up waiting after this long"},
     [OPT_SLOTS] = {"slots", 0, "cpu|gpu|N", "which slots to lease, or how many (default: all that are free)"},
     [OPT_FOREGROUND] = {"foreground", 0, NULL, "stay in this terminal and log to it"},

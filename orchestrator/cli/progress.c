@@ -15,17 +15,13 @@
 #define BAR_MAX 40
 #define RUNNING_MAX 16    /* lines of running trials */
 
-static const char *const COUNTS[] = {"trials", "trials_by_state", NULL};
-
 void progress_init(struct progress *progress, const json_t *describe, double now)
 {
-    const json_t *searcher = json_at(describe, "config.searcher");
-
     memset(progress, 0, sizeof *progress);
     progress->describe = json_incref((json_t *)describe);
     progress->summary = json_incref((json_t *)describe);
-    progress->metric = json_string_or(searcher, "metric", "value");
-    progress->unit = json_string_or(searcher, "time_metric", "units");
+    progress->metric = json_string_or(describe, "metric", "value");
+    progress->unit = json_string_or(describe, "time_metric", "units");
     progress->started = now;
     rate_init(&progress->units, RATE_WINDOW);
     rate_init(&progress->done, ETA_WINDOW);
@@ -84,7 +80,7 @@ static char *best_value(const struct progress *progress)
     if (!best_trial(progress))
         return NULL;
     if (!value)
-        value = json_object_get(progress->summary, "best_value");
+        value = json_object_get(progress->summary, "best_metric");
     return value ? format_metric(progress->metric, value) : NULL;
 }
 
@@ -96,8 +92,7 @@ static char *best_at(const struct progress *progress)
     double at;
     char *number, *text;
 
-    if (!json_to_double(json_object_get(metrics, unit), &at) && !json_to_double(json_object_get(metrics, "unit"), &at) &&
-        !json_to_double(json_object_get(metrics, "round"), &at))
+    if (!json_to_double(json_object_get(metrics, "unit"), &at))
         return strdup("");
     number = format_units(at);
     text = format_text(" at %s %s", unit, number ? number : "");
@@ -216,7 +211,7 @@ static void frame_running(const struct progress *progress, FILE *out, const stru
 char *progress_frame(const struct progress *progress, const struct term *term, double now)
 {
     const char *state = progress_state(progress);
-    char *text = NULL, *counts = render_counts(term, first_of(progress->summary, COUNTS));
+    char *text = NULL, *counts = render_counts(term, json_object_get(progress->summary, "trials"));
     size_t length = 0;
     FILE *out = open_memstream(&text, &length);
 
@@ -241,7 +236,7 @@ char *progress_frame(const struct progress *progress, const struct term *term, d
 char *progress_line(const struct progress *progress)
 {
     struct term plain = {0};
-    char *counts = render_counts(&plain, first_of(progress->summary, COUNTS)), *value = best_value(progress);
+    char *counts = render_counts(&plain, json_object_get(progress->summary, "trials")), *value = best_value(progress);
     char *at = best_at(progress), *text, *best = NULL;
 
     if (value)

@@ -24,7 +24,4 @@ char *render_bar(const struct term *term, double share, int columns);
 /* The name of one unit: "round" for "rounds". Static text. */
 const char *unit_singular(const char *unit);
 
-/* The first of a NULL-terminated list of members that is there and not null. Borrowed. */
-const json_t *first_of(const json_t *object, const char *const *names);
-
 #endif

@@ -20,7 +20,6 @@ static void line(FILE *out, const struct term *term, const char *name, const cha
 
 static void head(FILE *out, const struct term *term, const json_t *answer)
 {
-    static const char *const COUNTS[] = {"trials", "trials_by_state", NULL};
     const char *state = json_string_or(answer, "state", "?");
     const json_t *timings = json_object_get(answer, "timings");
     char *name = text_clean(json_string_or(answer, "name", "")), *text, *bar;
@@ -36,14 +35,14 @@ static void head(FILE *out, const struct term *term, const json_t *answer)
         fprintf(out, "  %-10s %s %.0f%%\n", "progress", bar ? bar : "", progress * 100);
         free(bar);
     }
-    text = render_counts(term, first_of(answer, COUNTS));
+    text = render_counts(term, json_object_get(answer, "trials"));
     line(out, term, "trials", text);
     free(text);
-    text = format_time(first_of(timings, (const char *const[]){"created", "created_us", "started", NULL}));
+    text = format_time(json_object_get(timings, "created"));
     if (text && strcmp(text, "-") != 0)
         line(out, term, "created", text);
     free(text);
-    elapsed = json_double_or(timings, "elapsed_seconds", json_double_or(timings, "elapsed_s", -1));
+    elapsed = json_double_or(timings, "elapsed_seconds", -1);
     if (elapsed >= 0) {
         text = format_seconds(elapsed);
         line(out, term, "took", text);
@@ -54,8 +53,8 @@ static void head(FILE *out, const struct term *term, const json_t *answer)
 static void top(FILE *out, const struct term *term, const json_t *answer)
 {
     const json_t *rows = json_object_get(answer, "top");
-    const char *metric = json_string_or(json_at(answer, "config.searcher"), "metric", "value");
-    const char *unit = json_string_or(json_at(answer, "config.searcher"), "time_metric", "units");
+    const char *metric = json_string_or(answer, "metric", "value");
+    const char *unit = json_string_or(answer, "time_metric", "units");
     struct table *table;
     char title[32];
     json_t *row;
@@ -76,11 +75,11 @@ static void top(FILE *out, const struct term *term, const json_t *answer)
     table_column(table, "HYPERPARAMETERS", TABLE_SHRINK);
     json_array_foreach((json_t *)rows, i, row) {
         const char *state = json_string_or(row, "state", "-");
-        char *value = format_metric(metric, first_of(row, (const char *const[]){"value", "best_value", metric, NULL}));
+        char *value = format_metric(metric, json_object_get(row, "best_metric"));
         char *hyperparameters = format_hyperparameters(json_object_get(row, "hyperparameters"));
-        const json_t *at = first_of(row, (const char *const[]){"unit", "best_unit", NULL});
+        const json_t *at = json_object_get(row, "best_unit");
         char *units = json_is_number(at) ? format_units(json_number_value(at)) : NULL;
-        table_cell(table, STYLE_NONE, "%lld", (long long)json_int_or(row, "trial", json_int_or(row, "trial_id", 0)));
+        table_cell(table, STYLE_NONE, "%lld", (long long)json_int_or(row, "id", 0));
         table_cell(table, STYLE_BOLD, "%s", value ? value : "");
         table_cell(table, STYLE_NONE, "%s", units ? units : "-");
         table_cell(table, state_style(state), "%s", state);
@@ -95,7 +94,7 @@ static void top(FILE *out, const struct term *term, const json_t *answer)
 
 static void failures(FILE *out, const struct term *term, const json_t *answer)
 {
-    const json_t *map = first_of(answer, (const char *const[]){"failures", "failures_by_reason", NULL});
+    const json_t *map = json_object_get(answer, "failures");
     const char *reason;
     json_t *n;
 

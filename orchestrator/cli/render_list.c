@@ -7,8 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define NAMES(...) (const char *const[]){__VA_ARGS__, NULL}
+#include <time.h>
 
 static void text_cell(struct table *table, enum style style, char *text)
 {
@@ -31,8 +30,7 @@ void render_list(FILE *out, const struct term *term, const json_t *answer, bool 
     size_t i;
 
     if (!json_array_size(rows)) {
-        fputs(all ? "No experiments yet: flexp create FILE\n"
-                  : "No experiment is going on; `flexp list --all` shows those that have ended\n", out);
+        fputs("No experiments yet: flexp create FILE\n", out);
         table_free(table);
         return;
     }
@@ -46,13 +44,10 @@ void render_list(FILE *out, const struct term *term, const json_t *answer, bool 
     table_column(table, "CREATED", TABLE_OPTIONAL);
     json_array_foreach((json_t *)rows, i, row) {
         const char *state = json_string_or(row, "state", "?"), *metric = json_string_or(row, "metric", NULL);
-        const json_t *counts = first_of(row, NAMES("trials", "trials_by_state"));
+        const json_t *counts = json_object_get(row, "trials");
         double progress = json_double_or(row, "progress", NAN);
         int64_t n = 0, ended = 0;
-        if (json_is_object(counts))
-            count_trials(counts, &n, &ended);
-        else
-            n = json_is_integer(counts) ? json_integer_value(counts) : 0;
+        count_trials(counts, &n, &ended);
         table_cell(table, STYLE_NONE, "%lld", (long long)json_int_or(row, "id", 0));
         table_cell(table, STYLE_NONE, "%s", json_string_or(row, "name", ""));
         table_cell(table, state_style(state), "%s", state);
@@ -61,11 +56,14 @@ void render_list(FILE *out, const struct term *term, const json_t *answer, bool 
         else
             table_cell(table, STYLE_NONE, "%.0f%%", progress * 100);
         table_cell(table, STYLE_NONE, "%lld", (long long)n);
-        text_cell(table, STYLE_BOLD, format_metric(metric, first_of(row, NAMES("best_value", "best", "value"))));
+        text_cell(table, STYLE_BOLD, format_metric(metric, json_object_get(row, "best_metric")));
         table_cell(table, STYLE_NONE, "%s", metric ? metric : "-");
-        text_cell(table, STYLE_DIM, format_time(first_of(row, NAMES("created", "created_us"))));
+        text_cell(table, STYLE_DIM, format_time(json_object_get(row, "created")));
     }
     table_write(table, out, term, 0);
+    if (!all && json_int_or(answer, "total", 0) > (json_int_t)table_rows(table))
+        fprintf(out, "%lld older: flexp list --all\n",
+                (long long)(json_int_or(answer, "total", 0) - (json_int_t)table_rows(table)));
     table_free(table);
 }
 
@@ -101,9 +99,9 @@ void render_trials(FILE *out, const struct term *term, const json_t *answer)
     for (size_t i = 0; list && i < n; i++) {
         const json_t *row = json_array_get(rows, i);
         list[i].row = row;
-        list[i].has = json_to_double(first_of(row, NAMES("best_value", "best", "value")), &list[i].value) &&
+        list[i].has = json_to_double(json_object_get(row, "best_metric"), &list[i].value) &&
                       isfinite(list[i].value);
-        list[i].number = json_int_or(row, "trial", json_int_or(row, "id", 0));
+        list[i].number = json_int_or(row, "id", 0);
         list[i].smaller_is_better = json_bool_or(answer, "smaller_is_better", false);
     }
     if (list)
@@ -121,10 +119,10 @@ void render_trials(FILE *out, const struct term *term, const json_t *answer)
         const char *state = json_string_or(row, "state", "?");
         table_cell(table, STYLE_NONE, "%lld", (long long)list[i].number);
         table_cell(table, state_style(state), "%s", state);
-        text_cell(table, STYLE_BOLD, format_metric(metric, first_of(row, NAMES("best_value", "best", "value"))));
-        number_cell(table, first_of(row, NAMES("best_unit")));
-        number_cell(table, first_of(row, NAMES("unit", "units", "last_unit", "trained")));
-        number_cell(table, first_of(row, NAMES("restarts")));
+        text_cell(table, STYLE_BOLD, format_metric(metric, json_object_get(row, "best_metric")));
+        number_cell(table, json_object_get(row, "best_unit"));
+        number_cell(table, json_object_get(row, "units"));
+        number_cell(table, json_object_get(row, "restarts"));
         table_cell(table, STYLE_NONE, "%s", json_string_or(row, "reason", "-"));
         text_cell(table, STYLE_NONE, format_hyperparameters(json_object_get(row, "hyperparameters")));
     }
@@ -141,6 +139,17 @@ static void leaf_line(void *arg, const char *name, const json_t *value)
     fprintf(arg, "  %-24s %s\n", name, clean ? clean : "");
     free(shown);
     free(clean);
+}
+
+/* NaN where there is none. */
+static double time_seconds(const json_t *value)
+{
+    const char *text = json_string_value(value), *rest;
+    struct tm utc = {0};
+
+    if (!text || !(rest = strptime(text, "%Y-%m-%dT%H:%M:%S", &utc)))
+        return NAN;
+    return (double)timegm(&utc) + (*rest == '.' ? strtod(rest, NULL) : 0);
 }
 
 static void runs_table(FILE *out, const struct term *term, const json_t *rows)
@@ -161,24 +170,20 @@ static void runs_table(FILE *out, const struct term *term, const json_t *rows)
     table_column(table, "END", TABLE_LEFT);
     table_column(table, "TEXT", TABLE_SHRINK);
     json_array_foreach((json_t *)rows, i, row) {
-        const json_t *started = first_of(row, NAMES("started", "started_us", "start"));
-        const json_t *ended = first_of(row, NAMES("ended", "ended_us", "end"));
-        double took = json_is_number(started) && json_is_number(ended)
-                          ? (json_number_value(ended) - json_number_value(started)) / 1e6
-                          : json_double_or(row, "seconds", NAN);
-        table_cell(table, STYLE_NONE, "%lld", (long long)json_int_or(row, "run", json_int_or(row, "id", 0)));
+        double started = time_seconds(json_object_get(row, "started")), ended = time_seconds(json_object_get(row, "ended"));
+        table_cell(table, STYLE_NONE, "%lld", (long long)json_int_or(row, "run", 0));
         table_cell(table, STYLE_NONE, "%lld", (long long)json_int_or(row, "attempt", 0));
-        text_cell(table, STYLE_DIM, format_time(started));
-        text_cell(table, STYLE_NONE, format_seconds(took));
+        text_cell(table, STYLE_DIM, format_time(json_object_get(row, "started")));
+        text_cell(table, STYLE_NONE, format_seconds(ended - started));
         text_cell(table, STYLE_NONE, format_value(json_object_get(row, "slots")));
-        table_cell(table, STYLE_NONE, "%s", json_string_or(row, "reason", ended ? "-" : "running"));
+        table_cell(table, STYLE_NONE, "%s", json_string_or(row, "reason", isnan(ended) ? "running" : "-"));
         table_cell(table, STYLE_NONE, "%s", json_string_or(row, "text", ""));
     }
     table_write(table, out, term, 2);
     table_free(table);
 }
 
-static void checkpoints_table(FILE *out, const struct term *term, const json_t *rows)
+static void checkpoints_table(FILE *out, const struct term *term, const json_t *rows, const char *home)
 {
     struct table *table;
     json_t *row;
@@ -187,68 +192,112 @@ static void checkpoints_table(FILE *out, const struct term *term, const json_t *
     if (!json_array_size(rows))
         return;
     table = table_new();
-    fprintf(out, "\n%sCheckpoints%s\n", term_on(term, STYLE_BOLD), term_off(term, STYLE_BOLD));
     table_column(table, "AT", TABLE_RIGHT);
     table_column(table, "SIZE", TABLE_RIGHT);
     table_column(table, "FILE", TABLE_SHRINK);
     json_array_foreach((json_t *)rows, i, row) {
+        if (json_is_string(json_object_get(row, "deleted")))
+            continue;
         number_cell(table, json_object_get(row, "unit"));
         text_cell(table, STYLE_NONE, format_bytes(json_double_or(row, "bytes", 0)));
         table_cell(table, STYLE_NONE, "%s", json_string_or(row, "path", "-"));
     }
-    table_write(table, out, term, 2);
+    if (table_rows(table)) {
+        fprintf(out, "\n%sCheckpoints%s, below %s\n", term_on(term, STYLE_BOLD), term_off(term, STYLE_BOLD), home);
+        table_write(table, out, term, 2);
+    }
     table_free(table);
 }
 
+/* {name: {value, unit}} or {name: value}. */
 static void metrics_section(FILE *out, const struct term *term, const char *title, const json_t *metrics)
 {
+    struct table *table = table_new();
     const char *name;
     json_t *value;
 
-    if (!json_object_size(metrics))
-        return;
-    fprintf(out, "\n%s%s%s\n", term_on(term, STYLE_BOLD), title, term_off(term, STYLE_BOLD));
+    table_column(table, "METRIC", TABLE_LEFT);
+    table_column(table, "VALUE", TABLE_RIGHT);
+    table_column(table, "AT", TABLE_RIGHT);
     json_object_foreach((json_t *)metrics, name, value) {
-        char *shown = format_metric(name, value);
-        if (!json_is_object(value) && !json_is_array(value))
-            fprintf(out, "  %-24s %s\n", name, shown ? shown : "");
-        free(shown);
+        table_cell(table, STYLE_NONE, "%s", name);
+        text_cell(table, STYLE_NONE, format_metric(name, json_is_object(value) ? json_object_get(value, "value") : value));
+        number_cell(table, json_object_get(value, "unit"));
     }
+    if (table_rows(table)) {
+        fprintf(out, "\n%s%s%s\n", term_on(term, STYLE_BOLD), title, term_off(term, STYLE_BOLD));
+        table_write(table, out, term, 2);
+    }
+    table_free(table);
+}
+
+static void tests(FILE *out, const struct term *term, const json_t *rows)
+{
+    char title[80];
+    json_t *row;
+    size_t i;
+
+    json_array_foreach((json_t *)rows, i, row) {
+        char *unit = format_value(json_object_get(row, "unit"));
+        snprintf(title, sizeof title, "Test split, at %s%s", unit ? unit : "",
+                 !strcmp(json_string_or(row, "by", ""), "request") ? ", on request" : "");
+        metrics_section(out, term, title, json_object_get(row, "metrics"));
+        free(unit);
+    }
+}
+
+static void trial_head(FILE *out, const struct term *term, const json_t *answer)
+{
+    const char *state = json_string_or(answer, "state", "?"), *reason = json_string_or(answer, "reason", NULL);
+    const char *metric = json_string_or(answer, "metric", "value"), *on = term_on(term, STYLE_BOLD);
+    const char *raw = json_string_or(answer, "text", "");
+    char *value, *at;
+
+    fprintf(out, "%sTrial %lld/%lld%s  %s%s%s%s%s\n", on, (long long)json_int_or(answer, "experiment", 0),
+            (long long)json_int_or(answer, "id", 0), term_off(term, STYLE_BOLD), term_on(term, state_style(state)), state,
+            term_off(term, state_style(state)), reason ? "  " : "", reason ? reason : "");
+    while (*raw) { /* the last lines of a worker's output may be in it */
+        size_t n = strcspn(raw, "\n");
+        char *line = strndup(raw, n), *clean = line ? text_clean(line) : NULL;
+        fprintf(out, "  %s\n", clean ? clean : "");
+        free(line);
+        free(clean);
+        raw += n + (raw[n] == '\n');
+    }
+    if (json_object_get(answer, "best_metric") && !json_is_null(json_object_get(answer, "best_metric"))) {
+        value = format_metric(metric, json_object_get(answer, "best_metric"));
+        at = format_value(json_object_get(answer, "best_unit"));
+        fprintf(out, "  best      %s %s at %s\n", value ? value : "", metric, at ? at : "");
+        free(value);
+        free(at);
+    }
+    at = format_value(json_object_get(answer, "units"));
+    value = format_seconds(json_double_or(answer, "trained_seconds", NAN));
+    fprintf(out, "  trained   to %s, in %s of %lld run%s\n", at ? at : "0", value ? value : "-",
+            (long long)json_int_or(answer, "runs", 0), json_int_or(answer, "runs", 0) == 1 ? "" : "s");
+    if (json_int_or(answer, "restarts", 0))
+        fprintf(out, "  restarts  %lld\n", (long long)json_int_or(answer, "restarts", 0));
+    free(value);
+    free(at);
 }
 
 void render_trial(FILE *out, const struct term *term, const json_t *answer, const char *home)
 {
-    const char *state = json_string_or(answer, "state", "?"), *reason = json_string_or(answer, "reason", NULL);
-    long long id = json_int_or(answer, "experiment", json_int_or(answer, "experiment_id", 0));
-    long long number = json_int_or(answer, "trial", json_int_or(answer, "id", 0));
-    const char *metric = json_string_or(answer, "metric", NULL);
-    const json_t *best = first_of(answer, NAMES("best_value"));
-    char *text = text_clean(json_string_or(answer, "text", "")), *value, *at;
+    const json_t *hyperparameters = json_object_get(answer, "hyperparameters");
+    const char *best = json_string_or(json_object_get(answer, "best_checkpoint"), "path", NULL);
 
-    fprintf(out, "%sTrial %lld/%lld%s  %s%s%s%s%s\n", term_on(term, STYLE_BOLD), id, number,
-            term_off(term, STYLE_BOLD), term_on(term, state_style(state)), state, term_off(term, state_style(state)),
-            reason ? "  " : "", reason ? reason : "");
-    if (text && *text)
-        fprintf(out, "  %s\n", text);
-    free(text);
-    if (best) {
-        value = format_metric(metric, best);
-        at = format_value(first_of(answer, NAMES("best_unit")));
-        fprintf(out, "  best %s %s at %s\n", metric ? metric : "value", value ? value : "", at ? at : "");
-        free(value);
-        free(at);
-    }
-    if (json_int_or(answer, "restarts", 0))
-        fprintf(out, "  restarts %lld\n", (long long)json_int_or(answer, "restarts", 0));
-    if (json_object_size(json_object_get(answer, "hyperparameters"))) {
+    trial_head(out, term, answer);
+    if (json_object_size(hyperparameters)) {
         fprintf(out, "\n%sHyperparameters%s\n", term_on(term, STYLE_BOLD), term_off(term, STYLE_BOLD));
-        each_leaf(json_object_get(answer, "hyperparameters"), "", leaf_line, out);
+        each_leaf(hyperparameters, "", leaf_line, out);
     }
-    metrics_section(out, term, "Validation", first_of(answer, NAMES("best_validation_metrics", "validation_metrics",
-                                                                      "metrics")));
-    metrics_section(out, term, "Test", first_of(answer, NAMES("test_metrics", "test")));
-    runs_table(out, term, json_object_get(answer, "runs"));
-    checkpoints_table(out, term, json_object_get(answer, "checkpoints"));
-    fprintf(out, "\n%sFiles%s  %s/experiments/%lld/trials/%lld\n", term_on(term, STYLE_BOLD),
-            term_off(term, STYLE_BOLD), home, id, number);
+    metrics_section(out, term, "Latest metrics", json_object_get(answer, "metrics"));
+    tests(out, term, json_object_get(answer, "tests"));
+    runs_table(out, term, json_object_get(answer, "run_list"));
+    checkpoints_table(out, term, json_object_get(answer, "checkpoints"), home);
+    if (best)
+        fprintf(out, "\n%sBest checkpoint%s  %s/%s\n", term_on(term, STYLE_BOLD), term_off(term, STYLE_BOLD), home, best);
+    fprintf(out, "%s%sFiles%s  %s/experiments/%lld/trials/%lld\n", best ? "" : "\n", term_on(term, STYLE_BOLD),
+            term_off(term, STYLE_BOLD), home, (long long)json_int_or(answer, "experiment", 0),
+            (long long)json_int_or(answer, "id", 0));
 }

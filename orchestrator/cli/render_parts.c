@@ -13,16 +13,6 @@ static const char *const STATES[] = {"running", "queued", "waiting", "paused", "
                                      "error", NULL};
 #define STATES_GOING_ON 4 /* the first of STATES */
 
-const json_t *first_of(const json_t *object, const char *const *names)
-{
-    for (; *names; names++) {
-        const json_t *value = json_object_get(object, *names);
-        if (value && !json_is_null(value))
-            return value;
-    }
-    return NULL;
-}
-
 char *render_counts(const struct term *term, const json_t *counts)
 {
     char *text = strdup("");
@@ -127,8 +117,7 @@ static void metric_line(void *arg, const char *name, const json_t *value)
     char *shown;
 
     /* Said in the heading. */
-    if (!strcmp(name, "trial_id") || !strcmp(name, "trial") || !strcmp(name, "unit") || !strcmp(name, "round") ||
-        !strcmp(name, "rounds") || !strcmp(name, "epoch") || !strcmp(name, "batch"))
+    if (!strcmp(name, "trial_id") || !strcmp(name, "unit") || !strcmp(name, "round") || !strcmp(name, "by"))
         return;
     shown = format_metric(name, value);
     one_line(arg, name, shown ? shown : "");
@@ -147,47 +136,33 @@ static void section(FILE *out, const struct term *term, const char *title, const
     each_leaf(map, "", line, &lines);
 }
 
+/* The name of its unit, NULL where it is not known. */
 static const char *best_unit(const json_t *answer, const json_t *metrics, double *ret)
 {
-    static const char *const NAMES[] = {"round", "epoch", "batch", "sample", "second", "unit", NULL};
+    static const char *const NAMES[] = {"unit", "round", NULL};
 
     for (size_t i = 0; NAMES[i]; i++) {
         const json_t *value = json_object_get(metrics, NAMES[i]);
         if (!json_to_double(value, ret))
             continue;
-        if (!strcmp(NAMES[i], "unit"))
-            return unit_singular(json_string_or(json_at(answer, "config.searcher"), "time_metric", "rounds"));
-        return NAMES[i];
+        return unit_singular(json_string_or(answer, "time_metric", "rounds"));
     }
     return NULL;
 }
 
-static void where_line(FILE *out, const struct term *term, const json_t *answer, int64_t trial, const char *home)
+/* Never cut: a path is there to be copied. */
+static void where_line(FILE *out, const struct term *term, const char *title, const char *home, const char *path)
 {
-    const json_t *checkpoint = json_object_get(answer, "best_checkpoint");
-    const char *path = json_is_string(checkpoint) ? json_string_value(checkpoint)
-                                                  : json_string_or(checkpoint, "path", NULL);
-    char *folder = format_text("%s/experiments/%lld/trials/%lld", home, (long long)json_int_or(answer, "id", 0),
-                               (long long)trial);
-    char *model = format_text("%s/model.safetensors", folder ? folder : ""), *whole = NULL;
+    char *whole = format_text(path[0] == '/' ? "%.0s%s" : "%s/%s", home, path);
 
-    if (path && *path != '/')
-        whole = format_text("%s/%s", folder ? folder : "", path);
-    else if (path)
-        whole = strdup(path);
-    /* Never cut: a path is there to be copied. */
-    if (model && file_exists(model))
-        fprintf(out, "%sModel%s       %s\n", term_on(term, STYLE_BOLD), term_off(term, STYLE_BOLD), model);
-    if (whole)
-        fprintf(out, "%sCheckpoint%s  %s\n", term_on(term, STYLE_BOLD), term_off(term, STYLE_BOLD), whole);
-    free(folder);
-    free(model);
+    if (*path && whole && file_exists(whole))
+        fprintf(out, "%s%-11s%s %s\n", term_on(term, STYLE_BOLD), title, term_off(term, STYLE_BOLD), whole);
     free(whole);
 }
 
 void render_best(FILE *out, const struct term *term, const json_t *answer, const char *home)
 {
-    const json_t *metrics = json_object_get(answer, "best_validation_metrics"), *test;
+    const json_t *metrics = json_object_get(answer, "best_validation_metrics");
     int64_t trial = json_int_or(answer, "best_trial_id", json_int_or(metrics, "trial_id", 0));
     const char *unit_name;
     double unit = 0;
@@ -208,7 +183,7 @@ void render_best(FILE *out, const struct term *term, const json_t *answer, const
     fputc('\n', out);
     section(out, term, "Validation", metrics, metric_line);
     section(out, term, "Hyperparameters", json_object_get(answer, "best_hyperparameters"), value_line);
-    test = json_object_get(answer, "test_metrics");
-    section(out, term, "Test", test, metric_line);
-    where_line(out, term, answer, trial, home);
+    section(out, term, "Test", json_object_get(answer, "test_metrics"), metric_line);
+    where_line(out, term, "Model", home, json_string_or(answer, "best_model", ""));
+    where_line(out, term, "Checkpoint", home, json_string_or(json_object_get(answer, "best_checkpoint"), "path", ""));
 }

@@ -21,10 +21,6 @@ int verb_trial_describe(struct cli *cli)
         return cli_fail_error(&err);
     if (cli_json(cli))
         return cli_print_json(cli, answer);
-    if (!json_object_get(answer, "experiment"))
-        json_object_set_new(answer, "experiment", json_integer(id));
-    if (!json_object_get(answer, "trial"))
-        json_object_set_new(answer, "trial", json_integer(trial));
     render_trial(stdout, &cli->out, answer, cli->home);
     json_decref(answer);
     return CLI_OK;

@@ -3,18 +3,15 @@
 #include "orchestrator/cli/cli_private.h"
 #include "orchestrator/cli/render.h"
 
-/* The table is sorted and its values formatted by the metric, which stands in the experiment's file. */
-static void add_metric(struct cli *cli, int64_t id, json_t *answer)
+/* The table is sorted as the metric points, which the experiment knows. */
+static void add_direction(struct cli *cli, int64_t id, json_t *answer)
 {
     json_t *describe = NULL;
-    const json_t *searcher;
 
-    if (json_object_get(answer, "metric") ||
+    if (json_object_get(answer, "smaller_is_better") ||
         cli_read(cli, "describe", json_pack("{s:I}", "experiment", (json_int_t)id), &describe, NULL))
         return;
-    searcher = json_at(describe, "config.searcher");
-    json_object_set_new(answer, "metric", json_string(json_string_or(searcher, "metric", "value")));
-    json_object_set_new(answer, "smaller_is_better", json_boolean(json_bool_or(searcher, "smaller_is_better", false)));
+    json_object_set_new(answer, "smaller_is_better", json_boolean(json_bool_or(describe, "smaller_is_better", false)));
     json_decref(describe);
 }
 
@@ -31,7 +28,7 @@ int verb_trials(struct cli *cli)
         return cli_fail_error(&err);
     if (cli_json(cli))
         return cli_print_json(cli, answer);
-    add_metric(cli, id, answer);
+    add_direction(cli, id, answer);
     render_trials(stdout, &cli->out, answer);
     json_decref(answer);
     return CLI_OK;

@@ -18,7 +18,7 @@ const struct verb VERBS[] = {
      "An orchestrator is started where none runs. Ctrl-C while following leaves the experiment running (exit code 130).",
      "flexp create -f configs/quickstart.yaml\n"
      "flexp create night.yaml --config searcher.max_trials=64 --data /data", verb_create, false},
-    {"list", "", 0, 0, O(OPT_ALL), "List experiments that have not ended; with --all every one", NULL,
+    {"list", "", 0, 0, O(OPT_ALL), "List experiments: the newest 50 and all that go on; with --all every one", NULL,
      "flexp list --all", verb_list, false},
     {"describe", "[ID]", 0, 1, 0, "Show the best trial, its hyperparameters, the top 5, failures and timings",
      "ID is a number or a name that only one experiment has; without it the latest experiment is shown.",
