@@ -126,8 +126,8 @@ const struct key MODEL_KEYS[] = {
      .doc = "A network by name, in place of layers.", .example = "preset: seed_cnn"},
     {"layers", KEY_LIST, .sub = LAYER_LIST, .doc = "The network, layer by layer.",
      .example = "layers: [flatten, {dense: {units: classes}}]"},
-    {"init", KEY_CHOICE, .def = "\"he_uniform\"", .choices = "he_uniform glorot_uniform pytorch",
-     .doc = "How weights start.", .example = "init: he_uniform"},
+    {"init", KEY_CHOICE, .choices = "he_uniform glorot_uniform pytorch",
+     .doc = "How weights start; he_uniform where absent (preset pfl_cnn: glorot_uniform).", .example = "init: he_uniform"},
     END};
 
 static const struct key SCHEDULE[] = {
