@@ -1,7 +1,8 @@
 /* keys.h - tables of keys: what an experiment file may say, checked in one place.
- * config/ has such a table for the whole file; the four trainer sections (data, model, training, federation) are here in
- * sections.c because the trainer reads them too. From the same rows come errors, defaults, `flexp explain` and
- * docs/config.md. A value anywhere below a section marked so may be a reference, the string "$name" of a hyperparameter.
+ * config/ has such a table for the whole file; the four trainer sections (data, model, training, federation) are here
+ * in sections.c because the trainer reads them too. From the same rows come errors, defaults, `flexp explain` and
+ * docs/config.md. A value anywhere below a section marked so may be a reference, the string "$name" of a
+ * hyperparameter.
  * Threads: any (tables are const).
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_COMMON_KEYS_H
@@ -39,16 +40,16 @@ struct key {
 /* Calls back once for each thing that is wrong or, with warning set, odd. path is as json_at takes it. */
 typedef void keys_report_fn(void *arg, bool warning, const char *path, const char *text);
 
-/* Checks value against a table (value is a map). references: "$name" is accepted in place of any scalar (also below a row
- * marked so), and name must be a key (dotted for nested groups) of hyperparameters (NULL: any name), either values or an
- * experiment file's descriptions of them: then all that the hyperparameter can be must fit the key. Returns the number of
- * errors. A text goes on the sentence that the path begins ("must be at least 1, got 0"). */
+/* Checks value against a table (value is a map). references: "$name" is accepted in place of any scalar (also below a
+ * row marked so), and name must be a key (dotted for nested groups) of hyperparameters (NULL: any name), either values
+ * or an experiment file's descriptions of them: then all that the hyperparameter can be must fit the key. Returns the
+ * number of errors. A text goes on the sentence that the path begins ("must be at least 1, got 0"). */
 int keys_check(const struct key *table, const json_t *value, const char *path, bool references,
                const json_t *hyperparameters, keys_report_fn *report, void *arg);
 
-/* A deep copy with defaults filled in, shorthands and bare names spelled out, in the order of the table. What keys_check
- * would refuse is copied as it is. Resolving twice changes nothing, except that a bare name which was a reference (a layer
- * "$norm") is only spelled out once it has been substituted. New reference. */
+/* A deep copy with defaults filled in, shorthands and bare names spelled out, in the order of the table. What
+ * keys_check would refuse is copied as it is. Resolving twice changes nothing, except that a bare name which was a
+ * reference (a layer "$norm") is only spelled out once it has been substituted. New reference. */
 json_t *keys_resolve(const struct key *table, const json_t *value);
 
 /* The known key nearest to name (edit distance up to a third of its length, and a list of synonyms of Determined's,

@@ -30,8 +30,8 @@ static void report_problem(void *arg, bool warning, const char *path, const char
 
 static const char *const SECTIONS[] = {"data", "model", "training", "federation"};
 
-/* Without federation only `enabled` and `convergence` say anything; what else the file has there is for the day when it is
- * enabled again. */
+/* Without federation only `enabled` and `convergence` say anything; what else the file has there is for the day when
+ * it is enabled again. */
 static void strip_federation(json_t *resolved)
 {
     json_t *federation = json_object_get(resolved, "federation"), *convergence, *stripped;
@@ -136,7 +136,8 @@ static int build(struct experiment_config *config, struct error *err)
     config->experiment_seed = (uint64_t)json_integer_value(seed);
     config->data_seed = config->experiment_seed;
     if (!config->entrypoint)
-        config->data_seed = (uint64_t)json_int_or(json_object_get(resolved, "data"), "seed", (int64_t)config->experiment_seed);
+        config->data_seed =
+            (uint64_t)json_int_or(json_object_get(resolved, "data"), "seed", (int64_t)config->experiment_seed);
     if (unit_kind_parse(json_string_or(searcher, "time_metric", ""), &config->time_metric))
         return fail(err, -EINVAL, "searcher.time_metric is missing from a stored file");
 

@@ -1,8 +1,9 @@
 /* config.h - the experiment file: YAML text to struct experiment_config, all errors at once, each with its place.
- * Vocabulary and meaning: DESIGN.md's section "Experiment files" and docs/config.md, which is made from the tables of keys.
- * How: yaml_json.c turns the text into a JSON tree plus a map from key path to line and column (aliases expanded, bounded
- * in number, depth and total size; 1e-5 is a number; a key given twice is an error); keys_check holds the tree against
- * the tables; config.c then builds the structs and checks what no table can (references, searcher pairs, metrics, grids).
+ * Vocabulary and meaning: DESIGN.md's section "Experiment files" and docs/config.md, which is made from the tables of
+ * keys. How: yaml_json.c turns the text into a JSON tree plus a map from key path to line and column (aliases
+ * expanded, bounded in number, depth and total size; 1e-5 is a number; a key given twice is an error); keys_check
+ * holds the tree against the tables; config.c then builds the structs and checks what no table can (references,
+ * searcher pairs, metrics, grids).
  * Owns everything it returns. Threads: any.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_CONFIG_H
@@ -39,7 +40,7 @@ struct experiment_config {
     double min_checkpoint_period;  /* in time_metric units; 0: on improvement and at decisions only */
     const json_t *entrypoint;      /* list of strings; NULL: the built-in trainer */
     int64_t *bracket_rungs;
-    struct config_marks *marks; /* places of keys in text, for config_add_problem; NULL when made by config_from_resolved */
+    struct config_marks *marks; /* places of keys, for config_add_problem; NULL when made by config_from_resolved */
 };
 
 struct config_problem {
@@ -58,9 +59,9 @@ void config_problems_done(struct config_problems *problems);
 char *config_problems_text(const struct config_problems *problems, const char *file);
 
 /* overrides: "key.path=value" strings (value is YAML), applied before checks; n may be 0. data_root (--data or
- * FLEXP_DATA; may be NULL) is the folder in which a relative data.path is looked for, else the working directory; resolved
- * has it absolute. A random experiment_seed is drawn and written into resolved when the file has none.
- * 0 and *ret when there are no errors (warnings may be in *ret_problems); -EINVAL otherwise. */
+ * FLEXP_DATA; may be NULL) is the folder in which a relative data.path is looked for, else the working directory;
+ * resolved has it absolute. A random experiment_seed is drawn and written into resolved when the file has none. 0 and
+ * *ret when there are no errors (warnings may be in *ret_problems); -EINVAL otherwise. */
 int config_read(const char *text, size_t length, const char *const *overrides, size_t n, const char *data_root,
                 struct experiment_config **ret, struct config_problems *ret_problems);
 /* From what was stored; -EINVAL only when the store was tampered with or is of a newer version. */

@@ -34,8 +34,8 @@ void config_problems_add(struct config_problems *problems, bool warning, const c
 /* By place, then as they came; the same text at the same path only once. */
 void config_problems_sort(struct config_problems *problems);
 
-/* YAML to JSON with marks. Problems that leave a tree (a key given twice) are reported and the tree is returned; -EINVAL
- * with a problem where there is none; -ENOMEM. The tree of a whole file is a map. */
+/* YAML to JSON with marks. Problems that leave a tree (a key given twice) are reported and the tree is returned;
+ * -EINVAL with a problem where there is none; -ENOMEM. The tree of a whole file is a map. */
 int yaml_json(const char *text, size_t length, bool whole_file, json_t **ret, struct config_marks *marks,
               struct config_problems *problems);
 
@@ -54,8 +54,8 @@ struct config_check {
 void config_say(struct config_check *check, bool warning, const char *path, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* The rows of CONFIG_KEYS as they are for this tree: with an entrypoint, data is free and the other sections mean nothing.
- * ret has room for CONFIG_KEYS_ROOM rows. */
+/* The rows of CONFIG_KEYS as they are for this tree: with an entrypoint, data is free and the other sections mean
+ * nothing. ret has room for CONFIG_KEYS_ROOM rows. */
 #define CONFIG_KEYS_ROOM 96
 void config_keys_for(bool own_program, struct key *ret);
 
@@ -65,8 +65,8 @@ void config_check_searcher(struct config_check *check);
 void config_check_sections(struct config_check *check);
 void config_check_rest(struct config_check *check);
 
-/* A length: a whole number of at least `least`, or a map such as {rounds: 64}. *ret_unit is NULL or a UNIT_NAMES; false: it
- * was reported. */
+/* A length: a whole number of at least `least`, or a map such as {rounds: 64}. *ret_unit is NULL or a UNIT_NAMES;
+ * false: it was reported. */
 bool config_length(struct config_check *check, const char *path, const json_t *value, double least, double *ret,
                    const char **ret_unit);
 

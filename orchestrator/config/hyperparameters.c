@@ -15,7 +15,9 @@
 
 #define RANGE_KEYS                                                                                                     \
     {"type", KEY_STRING, .doc = ""}, {"minval", KEY_FREE, .doc = ""}, {"maxval", KEY_FREE, .doc = ""},                 \
-        {"count", KEY_FREE, .doc = ""}
+    {                                                                                                                  \
+        "count", KEY_FREE, .doc = ""                                                                                   \
+    }
 
 static const struct key CONST_KEYS[] = {{"type", KEY_STRING, .doc = ""}, {"val", KEY_FREE, .doc = ""}, {.name = NULL}};
 static const struct key RANGE[] = {RANGE_KEYS, {.name = NULL}};
@@ -32,8 +34,10 @@ static const struct {
     const struct key *keys;
     void (*check)(struct config_check *check, const json_t *description, const char *path);
 } TYPES[] = {
-    {"const", CONST_KEYS, check_const},   {"int", RANGE, check_range},
-    {"double", RANGE, check_range},       {"log", LOG_KEYS, check_range},
+    {"const", CONST_KEYS, check_const},
+    {"int", RANGE, check_range},
+    {"double", RANGE, check_range},
+    {"log", LOG_KEYS, check_range},
     {"categorical", CATEGORICAL_KEYS, check_categorical},
 };
 #define TYPES_N (sizeof TYPES / sizeof *TYPES)
@@ -42,10 +46,22 @@ static const struct {
 static const struct {
     const char *theirs, *ours;
 } TYPE_SYNONYMS[] = {
-    {"float", "double"},     {"real", "double"},      {"uniform", "double"},      {"number", "double"},
-    {"loguniform", "log"},   {"log_uniform", "log"},  {"integer", "int"},         {"randint", "int"},
-    {"suggest_int", "int"},  {"suggest_float", "double"}, {"choice", "categorical"}, {"grid", "categorical"},
-    {"list", "categorical"}, {"grid_search", "categorical"}, {"constant", "const"}, {"fixed", "const"},
+    {"float", "double"},
+    {"real", "double"},
+    {"uniform", "double"},
+    {"number", "double"},
+    {"loguniform", "log"},
+    {"log_uniform", "log"},
+    {"integer", "int"},
+    {"randint", "int"},
+    {"suggest_int", "int"},
+    {"suggest_float", "double"},
+    {"choice", "categorical"},
+    {"grid", "categorical"},
+    {"list", "categorical"},
+    {"grid_search", "categorical"},
+    {"constant", "const"},
+    {"fixed", "const"},
     {"suggest_categorical", "categorical"},
 };
 
@@ -137,11 +153,13 @@ static void check_log(struct config_check *check, const json_t *description, con
     }
     child(at, path, "minval");
     if (!isfinite(pow(base, min)) || pow(base, min) <= 0 || !isfinite(pow(base, max)) || pow(base, max) <= 0)
-        config_say(check, false, at, "and maxval are exponents: %g to the power of %g and of %g is out of range", base, min, max);
+        config_say(check, false, at, "and maxval are exponents: %g to the power of %g and of %g is out of range", base,
+                   min, max);
     else if (min > 0 && max <= 1 && base > 1 && max / min >= 2)
-        config_say(check, true, at,
-                   "and maxval are exponents: this draws from %.6g to %.6g; for %g to %g write minval: %.6g, maxval: %.6g",
-                   pow(base, min), pow(base, max), min, max, log(min) / log(base), log(max) / log(base));
+        config_say(
+            check, true, at,
+            "and maxval are exponents: this draws from %.6g to %.6g; for %g to %g write minval: %.6g, maxval: %.6g",
+            pow(base, min), pow(base, max), min, max, log(min) / log(base), log(max) / log(base));
 }
 
 static void check_range(struct config_check *check, const json_t *description, const char *path)
@@ -227,13 +245,16 @@ static void check_group(struct config_check *check, const json_t *group, const c
         char at[PATH_ROOM];
         child(at, path, name);
         if (!name_is_good(name))
-            config_say(check, false, at, "must be named by a letter or _ and then letters, digits, _ or -, so that $%.60s can stand for it",
-                       name);
+            config_say(
+                check, false, at,
+                "must be named by a letter or _ and then letters, digits, _ or -, so that $%.60s can stand for it",
+                name);
         if (json_is_object(value) && json_object_get(value, "type"))
             check_description(check, value, at);
         else if (json_is_object(value) && lacks_type(value))
-            config_say(check, false, at, "needs a type: %s", json_object_get(value, "minval") || json_object_get(value, "min")
-                       ? "int, double or log" : "categorical");
+            config_say(check, false, at, "needs a type: %s",
+                       json_object_get(value, "minval") || json_object_get(value, "min") ? "int, double or log"
+                                                                                         : "categorical");
         else if (json_is_object(value) && !json_object_size(value))
             config_say(check, false, at, "is an empty group");
         else if (json_is_object(value) && depth == MAX_GROUPS)
@@ -241,9 +262,10 @@ static void check_group(struct config_check *check, const json_t *group, const c
         else if (json_is_object(value))
             check_group(check, value, at, depth + 1);
         else if (json_is_array(value))
-            config_say(check, false, at,
-                       "is a bare list; to try each element write {type: categorical, vals: [...]}, for a constant list "
-                       "{type: const, val: [...]}");
+            config_say(
+                check, false, at,
+                "is a bare list; to try each element write {type: categorical, vals: [...]}, for a constant list "
+                "{type: const, val: [...]}");
         else if (json_is_null(value))
             config_say(check, false, at, "has no value; for example {type: log, minval: -4, maxval: -1}");
     }
@@ -279,7 +301,8 @@ bool config_range(const json_t *value, const json_t *hyperparameters, double *re
         return json_is_number(value) && config_range(value, NULL, ret_lowest, ret_highest);
     type = json_string_or(value, "type", "");
     if (!strcmp(type, "const"))
-        return config_range(json_object_get(value, "val"), NULL, ret_lowest, ret_highest) && !keys_reference(json_object_get(value, "val"));
+        return config_range(json_object_get(value, "val"), NULL, ret_lowest, ret_highest) &&
+               !keys_reference(json_object_get(value, "val"));
     if (!strcmp(type, "int") || !strcmp(type, "double")) {
         *ret_lowest = json_number_value(json_object_get(value, "minval"));
         *ret_highest = json_number_value(json_object_get(value, "maxval"));

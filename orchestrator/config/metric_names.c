@@ -10,8 +10,8 @@ static const struct {
     const char *name, *hint; /* hint: enough to recognise it by */
     bool smaller_is_better;
 } METRICS[] = {
-    {"loss", "loss", true},         {"accuracy", "acc", false}, {"f1", "f1", false},
-    {"precision", "prec", false},   {"recall", "rec", false},   {"accuracy", "err", false},
+    {"loss", "loss", true},       {"accuracy", "acc", false}, {"f1", "f1", false},
+    {"precision", "prec", false}, {"recall", "rec", false},   {"accuracy", "err", false},
 };
 #define METRICS_N (sizeof METRICS / sizeof *METRICS)
 
@@ -43,11 +43,13 @@ void config_say_unknown_metric(struct config_check *check, const char *path, con
 
     for (size_t m = 0; m < METRICS_N; m++)
         if (strcasestr(name, METRICS[m].hint)) {
-            config_say(check, false, path, "cannot be \"%.60s\"; did you mean %s%s%s?", name, prefix, METRICS[m].name, suffix);
+            config_say(check, false, path, "cannot be \"%.60s\"; did you mean %s%s%s?", name, prefix, METRICS[m].name,
+                       suffix);
             return;
         }
-    config_say(check, false, path,
-               "cannot be \"%.60s\": a metric is validation_ or client_validation_ and loss, accuracy, f1, precision or "
-               "recall, as in validation_accuracy",
-               name);
+    config_say(
+        check, false, path,
+        "cannot be \"%.60s\": a metric is validation_ or client_validation_ and loss, accuracy, f1, precision or "
+        "recall, as in validation_accuracy",
+        name);
 }

@@ -1,6 +1,7 @@
 /* overrides.c - `--config key.path=value`: changes to the tree before it is checked.
- * The value is YAML; missing maps are made; `null` removes the key; a shorthand such as `strategy: fedavg` becomes a map
- * when one of its other keys is set. What is set here has no place in the file: its problems are shown with --config.
+ * The value is YAML; missing maps are made; `null` removes the key; a shorthand such as `strategy: fedavg` becomes a
+ * map when one of its other keys is set. What is set here has no place in the file: its problems are shown with
+ * --config.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/config/config_private.h"
 
@@ -115,8 +116,8 @@ static bool apply(json_t *tree, const char *path, json_t *value, const char *ove
     while (take_part(&rest, rest == path, &part)) {
         size_t used = strlen(at_path);
         if (!fits(at, &part)) {
-            refuse(problems, override, *part.name ? "cannot be set: %s is not a map" : "cannot be set: %s has no such element",
-                   at_path);
+            refuse(problems, override,
+                   *part.name ? "cannot be set: %s is not a map" : "cannot be set: %s has no such element", at_path);
             return false;
         }
         if (*part.name)
@@ -135,7 +136,8 @@ static bool apply(json_t *tree, const char *path, json_t *value, const char *ove
     return false;
 }
 
-static void override_one(json_t *tree, struct config_marks *marks, const char *override, struct config_problems *problems)
+static void override_one(json_t *tree, struct config_marks *marks, const char *override,
+                         struct config_problems *problems)
 {
     const char *equals = strchr(override, '=');
     struct config_marks *ignored = calloc(1, sizeof *ignored);

@@ -1,6 +1,7 @@
-/* searcher_section.c - the `searcher` section: names to scheduler and sampler, lengths, the metric, and what goes together.
- * What follows from other keys (sampler, time_metric, smaller_is_better, stop_once) is written into the resolved tree, so
- * that a stored file says all of it.
+/* searcher_section.c - the `searcher` section: names to scheduler and sampler, lengths, the metric, and what goes
+ * together.
+ * What follows from other keys (sampler, time_metric, smaller_is_better, stop_once) is written into the resolved tree,
+ * so that a stored file says all of it.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/config/config_private.h"
 
@@ -15,9 +16,12 @@
 static const struct {
     const char *key, *schedulers;
 } USED_BY[] = {
-    {"divisor", "async_halving adaptive_asha"}, {"stop_once", "async_halving adaptive_asha"},
-    {"num_rungs", "async_halving"},             {"max_rungs", "adaptive_asha"},
-    {"mode", "adaptive_asha"},                  {"bracket_rungs", "adaptive_asha"},
+    {"divisor", "async_halving adaptive_asha"},
+    {"stop_once", "async_halving adaptive_asha"},
+    {"num_rungs", "async_halving"},
+    {"max_rungs", "adaptive_asha"},
+    {"mode", "adaptive_asha"},
+    {"bracket_rungs", "adaptive_asha"},
 };
 
 static const char *find_name(const char *const *names, const char *name)
@@ -61,11 +65,21 @@ static void say_unknown_name(struct config_check *check, const char *path, const
 {
     static const struct {
         const char *theirs, *ours;
-    } SYNONYMS[] = {{"asha", "adaptive_asha"}, {"async_adaptive", "adaptive_asha"}, {"adaptive", "adaptive_asha"},
-                    {"adaptive_simple", "adaptive_asha"}, {"sync_halving", "async_halving"}, {"sha", "async_halving"},
-                    {"successive_halving", "async_halving"}, {"hyperband", "adaptive_asha"}, {"bohb", "adaptive_asha"},
-                    {"ASHAScheduler", "adaptive_asha"}, {"AsyncHyperBandScheduler", "adaptive_asha"},
-                    {"fifo", "random"}, {"GridSampler", "grid"}, {"RandomSampler", "random"}, {"tpe", "random"}};
+    } SYNONYMS[] = {{"asha", "adaptive_asha"},
+                    {"async_adaptive", "adaptive_asha"},
+                    {"adaptive", "adaptive_asha"},
+                    {"adaptive_simple", "adaptive_asha"},
+                    {"sync_halving", "async_halving"},
+                    {"sha", "async_halving"},
+                    {"successive_halving", "async_halving"},
+                    {"hyperband", "adaptive_asha"},
+                    {"bohb", "adaptive_asha"},
+                    {"ASHAScheduler", "adaptive_asha"},
+                    {"AsyncHyperBandScheduler", "adaptive_asha"},
+                    {"fifo", "random"},
+                    {"GridSampler", "grid"},
+                    {"RandomSampler", "random"},
+                    {"tpe", "random"}};
     char known[300], near[64] = "";
 
     list_names(known, sizeof known);
@@ -82,7 +96,8 @@ static void say_unknown_name(struct config_check *check, const char *path, const
 }
 
 /* True when scheduler and sampler are known and go together. */
-static bool check_names(struct config_check *check, json_t *searcher, const char **ret_scheduler, const char **ret_sampler)
+static bool check_names(struct config_check *check, json_t *searcher, const char **ret_scheduler,
+                        const char **ret_sampler)
 {
     const char *name = json_string_or(searcher, "name", NULL), *sampler = json_string_or(searcher, "sampler", NULL);
 
@@ -92,8 +107,8 @@ static bool check_names(struct config_check *check, json_t *searcher, const char
     if (sampler && !find_name(searcher_samplers(), sampler))
         say_unknown_name(check, "searcher.sampler", sampler);
     else if (sampler && *ret_sampler && strcmp(sampler, *ret_sampler)) {
-        config_say(check, false, "searcher.sampler", "is %s, but the name %s is a sampler already; give one of them", sampler,
-                   name);
+        config_say(check, false, "searcher.sampler", "is %s, but the name %s is a sampler already; give one of them",
+                   sampler, name);
         return false;
     }
     if (!name || !*ret_scheduler || !*ret_sampler)
@@ -144,7 +159,8 @@ bool config_length(struct config_check *check, const char *path, const json_t *v
             if (keys_nearest_word("rounds epochs batches samples seconds", name, near, sizeof near))
                 config_say(check, false, at, "is not a known unit; did you mean %s?", near);
             else
-                config_say(check, false, at, "is not a known unit; known are rounds, epochs, batches, samples and seconds");
+                config_say(check, false, at,
+                           "is not a known unit; known are rounds, epochs, batches, samples and seconds");
             return false;
         }
         unit = UNIT_NAMES[kind];
@@ -171,14 +187,16 @@ bool config_length(struct config_check *check, const char *path, const json_t *v
 static void check_length(struct config_check *check, json_t *searcher, const char *scheduler)
 {
     const json_t *time = json_object_get(searcher, "max_time"), *length = json_object_get(searcher, "max_length");
-    const char *given = json_string_or(searcher, "time_metric", NULL), *unit = NULL, *key = length ? "max_length" : "max_time";
+    const char *given = json_string_or(searcher, "time_metric", NULL), *unit = NULL,
+               *key = length ? "max_length" : "max_time";
     char path[40];
     double units;
 
     if (time && length)
-        config_say(check, false, "searcher.max_length",
-                   "and max_time exclude each other: max_time with absolute rung lengths, or the older max_length, whose "
-                   "rung lengths add up");
+        config_say(
+            check, false, "searcher.max_length",
+            "and max_time exclude each other: max_time with absolute rung lengths, or the older max_length, whose "
+            "rung lengths add up");
     if (!time && !length)
         config_say(check, false, "searcher.max_time", "is missing: the length of a whole trial, as in max_time: 64");
     if (!time == !length)
@@ -192,7 +210,8 @@ static void check_length(struct config_check *check, json_t *searcher, const cha
     }
     if (!given && !unit && check->own_program) {
         config_say(check, false, "searcher.time_metric",
-                   "is missing: with an entrypoint, say what %s counts (rounds, epochs, batches, samples or seconds)", key);
+                   "is missing: with an entrypoint, say what %s counts (rounds, epochs, batches, samples or seconds)",
+                   key);
         return;
     }
     json_object_set_new(searcher, key, json_integer((json_int_t)units));
@@ -216,8 +235,8 @@ static void check_metric(struct config_check *check, json_t *searcher)
     }
     if (!check->own_program && !strncmp(metric, "train_", 6)) {
         config_say(check, false, "searcher.metric",
-                   "cannot be %s: trials are compared on data they were not trained on; did you mean validation_%s?", metric,
-                   metric + 6);
+                   "cannot be %s: trials are compared on data they were not trained on; did you mean validation_%s?",
+                   metric, metric + 6);
         return;
     }
     if (!check->own_program && !strncmp(metric, "test_", 5)) {
@@ -232,7 +251,8 @@ static void check_metric(struct config_check *check, json_t *searcher)
         return;
     }
     if (json_is_boolean(given) && known && json_is_true(given) != smaller)
-        config_say(check, true, "searcher.smaller_is_better", "is %s, but a %s %s is better by its name; the file is obeyed",
+        config_say(check, true, "searcher.smaller_is_better",
+                   "is %s, but a %s %s is better by its name; the file is obeyed",
                    json_is_true(given) ? "true" : "false", smaller ? "smaller" : "greater", metric);
     if (!given)
         json_object_set_new(searcher, "smaller_is_better", json_boolean(smaller));
@@ -270,7 +290,8 @@ static void check_trials(struct config_check *check, json_t *searcher, const cha
     else if (trials > 1 && json_is_object(json_object_get(check->resolved, "hyperparameters")) &&
              !json_object_size(json_object_get(check->resolved, "hyperparameters")))
         config_say(check, true, "searcher.max_trials",
-                   "is %lld, but there are no hyperparameters: the trials differ by their random draws alone", (long long)trials);
+                   "is %lld, but there are no hyperparameters: the trials differ by their random draws alone",
+                   (long long)trials);
     if (!strcmp(scheduler, "async_halving") && !json_object_get(searcher, "num_rungs"))
         config_say(check, false, "searcher.num_rungs", "is missing; for example num_rungs: 3");
 }
@@ -294,8 +315,8 @@ void config_check_searcher(struct config_check *check)
 
 int config_searcher_from(const json_t *searcher, uint64_t seed, struct searcher_config *ret, int64_t **ret_rungs)
 {
-    static const char *const MODES[] = {[MODE_AGGRESSIVE] = "aggressive", [MODE_STANDARD] = "standard",
-                                        [MODE_CONSERVATIVE] = "conservative"};
+    static const char *const MODES[] = {
+        [MODE_AGGRESSIVE] = "aggressive", [MODE_STANDARD] = "standard", [MODE_CONSERVATIVE] = "conservative"};
     const json_t *rungs = json_object_get(searcher, "bracket_rungs"), *length = json_object_get(searcher, "max_length");
     const char *mode = json_string_or(searcher, "mode", "standard");
     size_t n = json_array_size(rungs);

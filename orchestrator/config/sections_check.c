@@ -23,7 +23,8 @@ static void collect_references(const json_t *value, json_t *names)
         collect_references(member, names);
 }
 
-static void say_unused(struct config_check *check, const json_t *group, const char *prefix, const json_t *names, int depth)
+static void say_unused(struct config_check *check, const json_t *group, const char *prefix, const json_t *names,
+                       int depth)
 {
     const char *key;
     json_t *value;
@@ -76,7 +77,8 @@ static void check_data(struct config_check *check)
     bool made = is_text(check, "data.source", "synthetic");
 
     if (keys_reference(at(check, "data.seed")))
-        config_say(check, false, "data.seed", "must be the same for all trials, not a hyperparameter: they are compared on the same data");
+        config_say(check, false, "data.seed",
+                   "must be the same for all trials, not a hyperparameter: they are compared on the same data");
     if (!source || keys_reference(at(check, "data.source")))
         return;
     if (!made && !given(check, "data.path"))
@@ -103,7 +105,8 @@ static void check_model(struct config_check *check)
 
 static const struct {
     const char *key, *optimizers;
-} OPTIMIZER_KEYS[] = {{"momentum", "sgd"}, {"nesterov", "sgd"}, {"beta1", "adam adamw"}, {"beta2", "adam adamw"}, {"eps", "adam adamw"}};
+} OPTIMIZER_KEYS[] = {
+    {"momentum", "sgd"}, {"nesterov", "sgd"}, {"beta1", "adam adamw"}, {"beta2", "adam adamw"}, {"eps", "adam adamw"}};
 
 static void check_training(struct config_check *check)
 {
@@ -152,7 +155,8 @@ static void check_convergence(struct config_check *check)
         config_say_unknown_metric(check, "federation.convergence.metric", metric);
     else if (!strncmp(metric, "test_", 5))
         config_say(check, false, "federation.convergence.metric",
-                   "cannot be %s: the test split is read once, for the best trial; did you mean validation_%s?", metric, metric + 5);
+                   "cannot be %s: the test split is read once, for the best trial; did you mean validation_%s?", metric,
+                   metric + 5);
     else
         check_metric_needs(check, "federation.convergence.metric");
 }
@@ -165,10 +169,11 @@ static void check_local_epochs(struct config_check *check)
 
     if (name && config_range(at(check, "federation.local_epochs"), at(check, "hyperparameters"), &lowest, &highest) &&
         lowest < highest && lowest > 0 && is_text(check, "searcher.time_metric", "rounds"))
-        config_say(check, true, "federation.local_epochs",
-                   "takes $%s under time_metric: rounds: a trial with %g epochs has had %g times the steps of one with %g at "
-                   "each rung; time_metric: batches compares equal work",
-                   name, highest, highest / lowest, lowest);
+        config_say(
+            check, true, "federation.local_epochs",
+            "takes $%s under time_metric: rounds: a trial with %g epochs has had %g times the steps of one with %g at "
+            "each rung; time_metric: batches compares equal work",
+            name, highest, highest / lowest, lowest);
 }
 
 static void check_federation(struct config_check *check)
@@ -181,8 +186,8 @@ static void check_federation(struct config_check *check)
     if (config_range(at(check, "federation.clients"), hyperparameters, &clients[0], &clients[1]) &&
         config_range(at(check, "federation.clients_per_round"), hyperparameters, &cohort[0], &cohort[1]) &&
         cohort[1] > clients[0])
-        config_say(check, false, "federation.clients_per_round", "must not be greater than clients, got %g of %g", cohort[1],
-                   clients[0]);
+        config_say(check, false, "federation.clients_per_round", "must not be greater than clients, got %g of %g",
+                   cohort[1], clients[0]);
     if (is_text(check, "federation.partition.scheme", "iid") && given(check, "federation.partition.alpha"))
         config_say(check, true, "federation.partition.alpha", "means nothing to scheme: iid and is ignored");
     check_local_epochs(check);
@@ -223,11 +228,18 @@ static void check_entrypoint(struct config_check *check)
 
     if (!entrypoint)
         return;
+    if (json_is_null(entrypoint)) {
+        config_say(check, false, "entrypoint",
+                   "has no value; give it one, for example [python3, train.py], or remove the key");
+        return;
+    }
     if (text && is_trial_class(text))
         config_say(check, false, "entrypoint",
-                   "is a trial class; flexp runs a program that speaks the trial protocol (docs/protocol.md), as in [python3, train.py]");
+                   "is a trial class; flexp runs a program that speaks the trial protocol (docs/protocol.md), as in "
+                   "[python3, train.py]");
     else if ((text && !*text) || (!text && (!json_is_array(entrypoint) || !json_array_size(entrypoint))))
-        config_say(check, false, "entrypoint", "must be a command: a string, or a list of words as in [python3, train.py]");
+        config_say(check, false, "entrypoint",
+                   "must be a command: a string, or a list of words as in [python3, train.py]");
     else if (text)
         json_object_set_new(check->resolved, "entrypoint", json_pack("[sss]", "/bin/sh", "-c", text));
     if (text)
@@ -264,6 +276,7 @@ void config_check_rest(struct config_check *check)
     check_entrypoint(check);
     check_checkpoint_period(check);
     if (most > 0 && most < slots)
-        config_say(check, false, "resources.max_slots", "must be at least slots_per_trial, got %lld of %lld: no trial could ever start",
-                   (long long)most, (long long)slots);
+        config_say(check, false, "resources.max_slots",
+                   "must be at least slots_per_trial, got %lld of %lld: no trial could ever start", (long long)most,
+                   (long long)slots);
 }

@@ -1,8 +1,8 @@
 /* yaml_json.c - YAML text to a JSON tree, and the place of every key and value.
- * libyaml's events become nodes; aliases stay references among the nodes. Then the nodes are copied out as JSON under a
- * budget of values, bytes and depth, so that nested aliases (a billion laughs) end in one error instead of a full machine.
- * Plain scalars follow YAML 1.2's core schema (true and false alone are booleans, 1e-5 is a number); .inf and .nan become
- * the strings that flexp uses for them everywhere.
+ * libyaml's events become nodes; aliases stay references among the nodes. Then the nodes are copied out as JSON under
+ * a budget of values, bytes and depth, so that nested aliases (a billion laughs) end in one error instead of a full
+ * machine. Plain scalars follow YAML 1.2's core schema (true and false alone are booleans, 1e-5 is a number); .inf and
+ * .nan become the strings that flexp uses for them everywhere.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/config/config_private.h"
 
@@ -73,7 +73,8 @@ static const struct {
 } SYNTAX[] = {
     {"mapping values are not allowed in this context",
      "a \": \" where no key can stand: check the indentation, or put the value in quotes"},
-    {"did not find expected key", "this line does not fit its surroundings: check the indentation and that quotes are closed"},
+    {"did not find expected key",
+     "this line does not fit its surroundings: check the indentation and that quotes are closed"},
     {"could not find expected ':'", "a key without \": \" behind it"},
     {"did not find expected ',' or '}'", "a { that is not closed, or a missing comma"},
     {"did not find expected ',' or ']'", "a [ that is not closed, or a missing comma"},
@@ -83,7 +84,8 @@ static const struct {
     {"found undefined tag handle", "a tag with an unknown handle; flexp needs no tags: remove it"},
     {"found unknown escape character", "an unknown escape; inside double quotes write \\\\ for a backslash"},
     {"did not find expected <document start>", "more than one thing at the top of the file: a file is one map of keys"},
-    {"block sequence entries are not allowed in this context", "a \"- \" where no list can stand: put it on a line of its own"},
+    {"block sequence entries are not allowed in this context",
+     "a \"- \" where no list can stand: put it on a line of its own"},
     {"found duplicate %YAML directive", "two %YAML directives"},
 };
 
@@ -201,7 +203,8 @@ static int compose_alias(struct reader *r, const yaml_event_t *event, struct nod
         if (!strcmp(r->anchors[i]->anchor, name))
             node->target = r->anchors[i];
     if (!node->target)
-        return say(r, node->line, node->column, "", "*%.60s names no anchor above it; an anchor is written &%.60s", name, name);
+        return say(r, node->line, node->column, "", "*%.60s names no anchor above it; an anchor is written &%.60s",
+                   name, name);
     if (node->target->open)
         return say(r, node->line, node->column, "", "*%.60s contains itself", name);
     *ret = node;
@@ -216,7 +219,9 @@ static int check_tag(struct reader *r, const struct node *node, const yaml_char_
     for (size_t i = 0; tag && i < sizeof KNOWN / sizeof *KNOWN; i++)
         if (!strcmp((const char *)tag, KNOWN[i]))
             return 0;
-    return !tag ? 0 : say(r, node->line, node->column, "", "the tag %.60s means nothing here; remove it", (const char *)tag);
+    if (!tag)
+        return 0;
+    return say(r, node->line, node->column, "", "the tag %.60s means nothing here; remove it", (const char *)tag);
 }
 
 static int compose_scalar(struct reader *r, const yaml_event_t *event, struct node **ret)
@@ -343,12 +348,14 @@ static int compose_document(struct reader *r, struct node **ret)
 
 /* --- nodes to JSON --------------------------------------------------------------------------------------------- */
 
-static const char *const WORDS[][4] = {{"", "~", "null", "Null"}, {"true", "True", "TRUE"}, {"false", "False", "FALSE"}};
+static const char *const NULLS[] = {"", "~", "null", "Null", "NULL", NULL};
+static const char *const TRUES[] = {"true", "True", "TRUE", NULL};
+static const char *const FALSES[] = {"false", "False", "FALSE", NULL};
 
-static bool is_one_of(const char *const words[4], const char *text)
+static bool is_one_of(const char *const *words, const char *text)
 {
-    for (int i = 0; i < 4 && words[i]; i++)
-        if (!strcmp(words[i], text))
+    for (; *words; words++)
+        if (!strcmp(*words, text))
             return true;
     return false;
 }
@@ -406,15 +413,13 @@ static json_t *scalar_json(const struct node *node)
     json_int_t integer;
     double real;
 
-    if (!node->plain ? !node->tag || !strcmp(node->tag, "!") : node->tag && !strcmp(node->tag, YAML_STR_TAG))
+    if (node->tag ? !strcmp(node->tag, YAML_STR_TAG) || !strcmp(node->tag, "!") : !node->plain)
         return json_stringn(text, node->length);
-    if (node->tag && !strcmp(node->tag, YAML_STR_TAG))
-        return json_stringn(text, node->length);
-    if (is_one_of(WORDS[0], text) || !strcmp(text, "NULL"))
+    if (is_one_of(NULLS, text))
         return json_null();
-    if (is_one_of(WORDS[1], text))
+    if (is_one_of(TRUES, text))
         return json_true();
-    if (is_one_of(WORDS[2], text))
+    if (is_one_of(FALSES, text))
         return json_false();
     if (parse_integer(text, &integer))
         return node->tag && !strcmp(node->tag, YAML_FLOAT_TAG) ? json_real((double)integer) : json_integer(integer);
@@ -436,8 +441,8 @@ static int spend(struct reader *r, const struct node *node, int depth)
     if (depth > MAX_DEPTH)
         return say(r, at->line, at->column, "", "nested more than %d deep once its aliases are expanded", MAX_DEPTH);
     if (r->values > MAX_VALUES || r->bytes > MAX_BYTES)
-        return say(r, at->line, at->column, "", "the file's aliases expand to more than %d values or %u MiB", MAX_VALUES,
-                   MAX_BYTES >> 20);
+        return say(r, at->line, at->column, "", "the file's aliases expand to more than %d values or %u MiB",
+                   MAX_VALUES, MAX_BYTES >> 20);
     return 0;
 }
 
@@ -473,7 +478,7 @@ static int convert_pair(struct reader *r, const struct node *key, const struct n
     int rc;
 
     snprintf(r->path + cut, sizeof r->path - cut, "%s%s", cut ? "." : "", key->text);
-    if (mark.scalar && !follow(value)->length && follow(value)->plain) { /* nothing stands there: the key is the place */
+    if (mark.scalar && !follow(value)->length && follow(value)->plain) { /* nothing there: the key is the place */
         mark.line = mark.key_line;
         mark.column = mark.key_column;
     }
