@@ -193,9 +193,13 @@ bool connection_next(struct connection *connection, bool wait, struct message *r
 
 const volatile int *connection_watch(struct connection *connection, int64_t run)
 {
+    int released = 0;
+
     pthread_mutex_lock(&connection->lock);
     connection->watched_run = run;
-    __atomic_store_n(&connection->released, 0, __ATOMIC_RELEASE);
+    for (const struct queued *queued = connection->first; queued; queued = queued->next)
+        released |= queued->message.op == MSG_RELEASE && queued->message.run == run;
+    __atomic_store_n(&connection->released, released, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&connection->lock);
     return &connection->released;
 }

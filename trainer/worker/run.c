@@ -7,6 +7,7 @@
 #include "common/log.h"
 #include "trainer/artifact/checkpoint.h"
 #include "trainer/artifact/result.h"
+#include "trainer/federation/cohort.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -144,6 +145,8 @@ static int set_up(struct run *run, struct error *err)
         return rc;
     if (json_is_object(resume)) {
         rc = run_resume(run, json_string_or(resume, "path", ""), err);
+        if (!rc) /* a validation right here is of that round's cohort */
+            cohort_draw(run->seed, run->trial, run->round, run->loan.split->clients_n, run->cohort_n, run->cohort);
         return rc == -EINVAL ? (err->code = -EIO) : rc; /* a torn file is not the configuration's fault */
     }
     model_init_weights(run->loan.model, run->seed, run->trial, run->weights);

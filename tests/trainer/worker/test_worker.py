@@ -1,0 +1,341 @@
+#!/usr/bin/env python3
+"""flexp-trainer held against docs/protocol.md: this test is its orchestrator, on one end of a socket pair. Prints TAP.
+SPDX-License-Identifier: Apache-2.0
+"""
+import json
+import math
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+TRAINER = os.environ.get("FLEXP_TRAINER", os.path.join(TOP, "build", "flexp-trainer"))
+SECTIONS = {
+    "data": {"source": "synthetic", "synthetic": {"samples": 300, "test_samples": 60, "classes": 3, "channels": 1, "size": 12}},
+    "model": {"layers": [{"conv2d": {"filters": 4, "kernel": 3, "padding": "same"}}, "batch_norm", "relu",
+                         {"max_pool2d": 2}, "flatten", {"dropout": 0.2}, {"dense": {"units": "classes"}}]},
+    "training": {"learning_rate": 0.05, "momentum": 0.9, "batch_size": 8},
+    "federation": {"clients": 4, "clients_per_round": 2, "local_epochs": 1,
+                   "partition": {"scheme": "dirichlet", "alpha": 1.0}},
+}
+
+
+class Worker:
+    """One flexp-trainer and the socket to it."""
+
+    def __init__(self, folder, **env):
+        ours, theirs = socket.socketpair()
+        self.folder = folder
+        self.process = subprocess.Popen([TRAINER], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+                                        env=dict(os.environ, FLEXP_FD=str(theirs.fileno()), **env),
+                                        stderr=subprocess.PIPE, text=True)
+        theirs.close()
+        ours.settimeout(120)
+        self.socket, self.lines = ours, ours.makefile("r", encoding="utf-8")
+        self.hello = self.hear()
+
+    def say(self, **message):
+        self.socket.sendall((json.dumps(message) + "\n").encode())
+
+    def hear(self):
+        while True:
+            line = self.lines.readline()
+            if not line:
+                raise AssertionError("the worker closed the socket: " + self.process.stderr.read())
+            message = json.loads(line)
+            if message["op"] != "heartbeat":
+                return message
+
+    def hear_until(self, *ops):
+        heard = [self.hear()]
+        while heard[-1]["op"] not in ops:
+            heard.append(self.hear())
+        return heard
+
+    def assign(self, run, trial=1, until=2, sections=None, op="assign", **more):
+        folder = os.path.join(self.folder, f"trial{trial}")
+        self.say(op=op, run=run, experiment=1, trial=trial, attempt=1, seed=7, data_seed=7, hyperparameters={"lr": 0.05},
+                 sections=sections or SECTIONS, time_metric="rounds", train_until=until, max_units=more.pop("max_units", 6),
+                 metric="validation_accuracy", smaller_is_better=False, min_checkpoint_period=0,
+                 resume=more.pop("resume", None), trial_dir=folder, run_dir=f"{folder}/runs/{run}",
+                 cache_dir=os.path.join(self.folder, "cache"), slots=["cpu:0"], **more)
+
+    def train_to_the_end(self, run, trial=1, until=6, **more):
+        self.assign(run, trial, until, **more)
+        heard = []
+        while not heard or heard[-1]["op"] != "checkpoint" or heard[-1]["units"]["rounds"] < until:
+            heard.append(self.hear())
+            if heard[-1]["op"] in ("failed", "done"):
+                return heard
+        self.say(op="stop", run=run)
+        return heard + self.hear_until("done", "failed")
+
+    def close(self):
+        self.lines.close()
+        self.socket.close()
+        code = self.process.wait(30)
+        self.process.stderr.close()
+        return code
+
+
+def with_worker(function):
+    def test():
+        with tempfile.TemporaryDirectory() as folder:
+            worker = Worker(folder)
+            try:
+                function(worker)
+            finally:
+                worker.close()
+    test.__name__ = function.__name__
+    return test
+
+
+def curve(heard):
+    """Reports without what is wall clock time."""
+    rows = []
+    for message in heard:
+        if message["op"] != "report":
+            continue
+        units = {key: value for key, value in message["units"].items() if key != "seconds"}
+        clients = [{key: value for key, value in row.items() if key != "seconds"} for row in message.get("clients", [])]
+        rows.append((message["kind"], units, message["metrics"], clients))
+    return rows
+
+
+def tensors(path):
+    with open(path, "rb") as file:
+        raw = file.read()
+    length, = struct.unpack("<Q", raw[:8])
+    head = json.loads(raw[8:8 + length])
+    head.pop("__metadata__", None)
+    return {name: raw[8 + length + entry["data_offsets"][0]:8 + length + entry["data_offsets"][1]]
+            for name, entry in head.items()}
+
+
+def check(condition, text):
+    if not condition:
+        raise AssertionError(text)
+
+
+@with_worker
+def says_hello_with_its_capabilities(worker):
+    check(worker.hello["op"] == "hello" and worker.hello["version"] == 1, worker.hello)
+    check(worker.hello["pid"] == worker.process.pid, "pid")
+    check(set(worker.hello["capabilities"]) == {"reuse", "plan", "evaluate"}, worker.hello)
+
+
+@with_worker
+def reports_before_its_checkpoint_and_waits_at_the_unit(worker):
+    worker.assign(1, until=2)
+    heard = worker.hear_until("checkpoint")
+    while heard[-1].get("units", {}).get("rounds") != 2 or heard[-1]["op"] != "checkpoint":
+        heard.append(worker.hear())
+    order = [(m["op"], m.get("kind"), m["units"]["rounds"]) for m in heard if m["units"]["rounds"] == 2]
+    check(order == [("report", "training", 2), ("report", "validation", 2), ("checkpoint", None, 2)], order)
+    check([m["seq"] for m in heard] == list(range(1, len(heard) + 1)), "seq without gaps")
+    worker.say(op="train_until", run=1, unit=3)
+    heard = worker.hear_until("checkpoint")
+    check(heard[0]["units"]["rounds"] == 3, heard[0])
+    worker.say(op="stop", run=1)
+    done = worker.hear_until("done")[-1]
+    check(done["reason"] == "stopped" and done["units"]["rounds"] == 3, done)
+
+
+@with_worker
+def takes_trial_after_trial_and_repeats_bit_for_bit(worker):
+    first = worker.train_to_the_end(1)
+    other = worker.train_to_the_end(2, trial=2)
+    again = worker.train_to_the_end(3)
+    check(first[-1]["reason"] == "length", first[-1])
+    check(curve(first) == curve(again), "the same trial gave another curve")
+    check(curve(first) != curve(other), "another trial gave the same curve")
+
+
+@with_worker
+def a_resumed_trial_goes_on_as_if_it_had_never_stopped(worker):
+    whole = worker.train_to_the_end(1)
+    reference = tensors(os.path.join(worker.folder, "trial1", "model.safetensors"))
+    worker.assign(2, trial=1, until=3)
+    part = worker.hear_until("checkpoint")
+    while part[-1]["op"] != "checkpoint" or part[-1]["units"]["rounds"] < 3:
+        part.append(worker.hear())
+    worker.say(op="preempt", run=2)
+    check(worker.hear_until("done")[-1]["reason"] == "preempted", "preempted")
+    path = os.path.join(worker.folder, "trial1", part[-1]["path"])
+    rest = worker.train_to_the_end(3, trial=1, resume={"path": path, "units": part[-1]["units"]})
+    check(curve(part) + curve(rest) == curve(whole), "curve of the two parts")
+    check(tensors(os.path.join(worker.folder, "trial1", "model.safetensors")) == reference, "weights of the best")
+
+
+@with_worker
+def a_run_resumed_at_its_unit_reports_the_value_again(worker):
+    heard = worker.train_to_the_end(1, until=6)
+    last = [m for m in heard if m["op"] == "checkpoint"][-1]
+    value = [m for m in heard if m["op"] == "report" and m["kind"] == "validation"][-1]["metrics"]
+    worker.assign(2, until=6, resume={"path": os.path.join(worker.folder, "trial1", last["path"]), "units": last["units"]})
+    report = worker.hear()
+    check(report["op"] == "report" and report["kind"] == "validation", report)
+    check(report["metrics"]["validation_accuracy"] == value["validation_accuracy"], report)
+    worker.say(op="stop", run=2)
+    check(worker.hear_until("done")[-1]["reason"] == "length", "length")
+
+
+@with_worker
+def leaves_result_and_model_of_the_best_validation(worker):
+    heard = worker.train_to_the_end(1)
+    best = max((m["metrics"]["validation_accuracy"], -m["units"]["rounds"]) for m in heard
+               if m["op"] == "report" and m["kind"] == "validation")
+    with open(os.path.join(worker.folder, "trial1", "result.json"), encoding="utf-8") as file:
+        result = json.load(file)
+    check(result["accuracy"] == best[0] and result["units"]["rounds"] == -best[1], result["units"])
+    check(result["split"] == "validation" and result["num_classes"] == 3, result["split"])
+    for key in ("loss", "avg_f1", "avg_precision", "avg_recall", "confusion", "model"):
+        check(key in result, key)
+    check(sum(map(sum, result["confusion"])) == len(result["prediction_scores"]) == result["num_samples"], "counts")
+    check(all(abs(sum(scores) - 1) < 1e-4 for scores in result["prediction_scores"]), "scores add up to 1")
+    hits = sum(scores.index(max(scores)) == label for scores, label in zip(result["prediction_scores"], result["labels"]))
+    check(abs(hits / result["num_samples"] - result["accuracy"]) < 0.02, "scores and accuracy belong together")
+    check(len(tensors(os.path.join(worker.folder, "trial1", "model.safetensors"))) >= 8, "tensors")
+
+
+@with_worker
+def evaluates_a_checkpoint_on_the_test_split(worker):
+    heard = worker.train_to_the_end(1)
+    last = [m for m in heard if m["op"] == "checkpoint"][-1]
+    worker.assign(2, op="evaluate", split="test", checkpoint=os.path.join(worker.folder, "trial1", last["path"]))
+    heard = worker.hear_until("done", "failed")
+    check([m["op"] for m in heard] == ["report", "done"], heard)
+    check(heard[0]["kind"] == "test" and 0 <= heard[0]["metrics"]["test_accuracy"] <= 1, heard[0])
+    check(heard[1]["reason"] == "evaluated", heard[1])
+
+
+@with_worker
+def diverged_training_fails_with_its_reason(worker):
+    sections = dict(SECTIONS, training={"learning_rate": 999.0, "batch_size": 8},
+                    model={"layers": ["flatten", {"dense": {"units": 32}}, {"dense": {"units": 32}}, {"dense": "classes"}]})
+    heard = worker.train_to_the_end(1, sections=sections)
+    check(heard[-1]["op"] == "failed" and heard[-1]["reason"] == "non_finite", heard[-1])
+    check("diverged" in heard[-1]["text"], heard[-1])
+
+
+@with_worker
+def a_wrong_configuration_fails_with_its_key_path(worker):
+    sections = dict(SECTIONS, model={"layers": [{"conv2d": {"filters": 4, "kernel": 50}}, "flatten", {"dense": "classes"}]})
+    worker.assign(1, sections=sections)
+    failed = worker.hear_until("failed")[-1]
+    check(failed["reason"] == "bad_configuration" and "model.layers[0]" in failed["text"], failed)
+    check(worker.train_to_the_end(2)[-1]["op"] == "done", "the next run goes on")
+
+
+@with_worker
+def plan_answers_yes_or_key_paths(worker):
+    worker.say(op="plan", id=5, hyperparameters={}, sections=SECTIONS, slots=1, cache_dir=worker.folder, data_seed=7)
+    answer = worker.hear()
+    check(answer["ok"] and answer["id"] == 5 and answer["mem_bytes"] > 0 and answer["pack_key"], answer)
+    wrong = dict(SECTIONS, training={"learning_rate": -1, "batch_size": "many"})
+    worker.say(op="plan", id=6, hyperparameters={}, sections=wrong, slots=1, cache_dir=worker.folder, data_seed=7)
+    answer = worker.hear()
+    paths = [error["path"] for error in answer["errors"]]
+    check(not answer["ok"] and set(paths) == {"training.learning_rate", "training.batch_size"}, answer)
+
+
+@with_worker
+def a_released_run_falls_silent_at_once(worker):
+    sections = dict(SECTIONS, federation={"clients": 1, "local_epochs": 10000})
+    worker.assign(1, until=6, sections=sections)
+    worker.say(op="release", run=1)
+    heard = worker.train_to_the_end(2)
+    check(all(m["run"] == 2 for m in heard), "a word about a released run")
+
+
+@with_worker
+def converges_by_its_own_rule(worker):
+    federation = dict(SECTIONS["federation"], convergence={"metric": "train_loss", "min_delta": 100.0, "patience": 2})
+    heard = worker.train_to_the_end(1, sections=dict(SECTIONS, federation=federation))
+    check(heard[-1]["reason"] == "converged" and heard[-1]["units"]["rounds"] == 3, heard[-1])
+    check([m["op"] for m in heard[-3:]] == ["report", "checkpoint", "done"], "validation and checkpoint come before done")
+
+
+@with_worker
+def centralised_training_keeps_its_momentum_over_a_restart(worker):
+    sections = {key: value for key, value in SECTIONS.items() if key != "federation"}
+    whole = worker.train_to_the_end(1, sections=sections)
+    checkpoint = [m for m in whole if m["op"] == "checkpoint" and m["units"]["rounds"] <= 5][0]
+    rest = worker.train_to_the_end(2, sections=sections, resume={
+        "path": os.path.join(worker.folder, "trial1", checkpoint["path"]), "units": checkpoint["units"]})
+    check(curve(whole)[-len(curve(rest)):] == curve(rest), "the rest of the curve")
+
+
+@with_worker
+def a_torn_checkpoint_is_named(worker):
+    heard = worker.train_to_the_end(1)
+    path = os.path.join(worker.folder, "trial1", [m for m in heard if m["op"] == "checkpoint"][-1]["path"])
+    os.truncate(path, os.path.getsize(path) - 5)
+    worker.assign(2, resume={"path": path, "units": {"rounds": 6}})
+    failed = worker.hear_until("failed")[-1]
+    check(failed["reason"] == "error" and path in failed["text"], failed)
+
+
+@with_worker
+def train_metrics_are_finite_numbers_between_their_bounds(worker):
+    for kind, _, metrics, clients in curve(worker.train_to_the_end(1)):
+        check(all(math.isfinite(value) for value in metrics.values()), metrics)
+        check(len(clients) <= 2, clients)
+        if kind == "validation":
+            names = {name for name in metrics if name.startswith("client_validation_")}
+            check({"client_validation_accuracy", "client_validation_accuracy_mean", "client_validation_accuracy_worst",
+                   "client_validation_loss_worst"} <= names, names)
+            check(metrics["client_validation_accuracy_worst"] <= metrics["client_validation_accuracy_mean"], metrics)
+
+
+def leaves_when_the_socket_ends():
+    with tempfile.TemporaryDirectory() as folder:
+        worker = Worker(folder)
+        worker.assign(1, until=6)
+        check(worker.close() == 0, "exit code")
+
+
+def a_line_that_is_no_message_ends_the_worker_with_its_reason():
+    with tempfile.TemporaryDirectory() as folder:
+        worker = Worker(folder)
+        worker.socket.sendall(b'{"op":"dance"}\n')
+        check(worker.process.wait(30) == 1, "exit code")
+        text = worker.process.stderr.read()
+        check('unknown operation "dance"' in text, text)
+        worker.close()
+
+
+def without_an_orchestrator_it_says_what_it_is():
+    env = {key: value for key, value in os.environ.items() if key != "FLEXP_FD"}
+    done = subprocess.run([TRAINER], env=env, capture_output=True, text=True, check=False)
+    check(done.returncode == 2 and "started by flexp" in done.stderr, done)
+
+
+TESTS = [says_hello_with_its_capabilities, reports_before_its_checkpoint_and_waits_at_the_unit,
+         takes_trial_after_trial_and_repeats_bit_for_bit, a_resumed_trial_goes_on_as_if_it_had_never_stopped,
+         a_run_resumed_at_its_unit_reports_the_value_again, leaves_result_and_model_of_the_best_validation,
+         evaluates_a_checkpoint_on_the_test_split, diverged_training_fails_with_its_reason,
+         a_wrong_configuration_fails_with_its_key_path, plan_answers_yes_or_key_paths, a_released_run_falls_silent_at_once,
+         converges_by_its_own_rule, centralised_training_keeps_its_momentum_over_a_restart, a_torn_checkpoint_is_named,
+         train_metrics_are_finite_numbers_between_their_bounds, leaves_when_the_socket_ends,
+         a_line_that_is_no_message_ends_the_worker_with_its_reason, without_an_orchestrator_it_says_what_it_is]
+
+
+def main():
+    failed = 0
+    print(f"1..{len(TESTS)}")
+    for number, test in enumerate(TESTS, 1):
+        try:
+            test()
+            print(f"ok {number} - {test.__name__}", flush=True)
+        except (AssertionError, OSError, ValueError, KeyError, IndexError, subprocess.SubprocessError) as why:
+            failed += 1
+            print(f"# {type(why).__name__}: {str(why)[:2000]}")
+            print(f"not ok {number} - {test.__name__}", flush=True)
+    return 1 if failed else 0
+
+
+sys.exit(main())
