@@ -82,6 +82,7 @@ int run_statement(sqlite3 *db, sqlite3_stmt *statement, struct error *err, const
 {
     int result, rc = 0;
 
+    errno = 0;
     do
         result = sqlite3_step(statement);
     while (result == SQLITE_ROW);

@@ -76,9 +76,10 @@ static int out_of_memory(struct error *err)
     return fail(err, -ENOMEM, "out of memory while experiments are loaded");
 }
 
-static int load_checkpoints(struct store *store, int64_t trial, struct stored_trial *ret, struct error *err)
+static int load_checkpoints(struct store *store, int64_t experiment, int64_t trial, struct stored_trial *ret,
+                            struct error *err)
 {
-    sqlite3_stmt *statement = read_bound(store, READ_LOAD_CHECKPOINTS, INTS(trial), err);
+    sqlite3_stmt *statement = read_bound(store, READ_LOAD_CHECKPOINTS, INTS(trial, experiment), err);
     int rc, row_rc = 0;
 
     while (!row_rc && read_row(store, statement, &rc, err)) {
@@ -94,6 +95,8 @@ static int load_checkpoints(struct store *store, int64_t trial, struct stored_tr
         row_rc = need_json(store, statement, 3, "units of a checkpoint", &one->units, err);
         one->path = copy_text(statement, 4);
         one->bytes = sqlite3_column_int64(statement, 5);
+        one->has_value = sqlite3_column_type(statement, 7) != SQLITE_NULL;
+        one->value = one->has_value ? value_from_column(statement, 6, 7) : 0;
     }
     sqlite3_reset(statement);
     return row_rc ? row_rc : rc;
@@ -123,7 +126,7 @@ static int load_trials(struct store *store, struct stored_experiment *ret, struc
         one->best_checkpoint = sqlite3_column_int64(statement, 9);
         one->open_run = sqlite3_column_int64(statement, 10);
         if (!row_rc)
-            row_rc = load_checkpoints(store, sqlite3_column_int64(statement, 11), one, err);
+            row_rc = load_checkpoints(store, ret->id, sqlite3_column_int64(statement, 11), one, err);
     }
     sqlite3_reset(statement);
     return row_rc ? row_rc : rc;

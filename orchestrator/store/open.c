@@ -59,11 +59,29 @@ static int open_uri(const char *path, const char *parameters, int flags, sqlite3
     return 0;
 }
 
-/* What the first bytes tell, before SQLite sees the file. */
-static int check_header(const char *path, struct error *err)
+static uint32_t big_endian(const unsigned char *at, int n)
+{
+    uint32_t value = 0;
+
+    while (n--)
+        value = value << 8 | *at++;
+    return value;
+}
+
+/* The size that the header promises (SQLite's "Database File Format", 1.3); 0 where it says nothing. */
+static int64_t promised_bytes(const unsigned char *head)
+{
+    int64_t page = big_endian(head + 16, 2);
+
+    return big_endian(head + 24, 4) == big_endian(head + 92, 4) ? (page == 1 ? 65536 : page) * big_endian(head + 28, 4) : 0;
+}
+
+/* What the first bytes tell, before SQLite sees the file. all_there: no log holds what the file may lack; SQLite itself
+ * takes bytes missing at the end for zeros. */
+static int check_header(const char *path, bool all_there, struct error *err)
 {
     static const char MAGIC[16] = "SQLite format 3";
-    char head[100] = "";
+    unsigned char head[100] = "";
     ssize_t n;
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -82,6 +100,9 @@ static int check_header(const char *path, struct error *err)
         return fail(err, -EINVAL, "%s is not a database: its first bytes are not SQLite's", path);
     if (n < (ssize_t)sizeof head)
         return fail(err, -EUCLEAN, "%s is cut short: %zd bytes are left of a database", path, n);
+    if (all_there && promised_bytes(head) > st.st_size)
+        return fail(err, -EUCLEAN, "%s is cut short: %lld bytes are left of %lld", path, (long long)st.st_size,
+                    (long long)promised_bytes(head));
     return 0;
 }
 
@@ -165,10 +186,10 @@ static int open_checked(const char *path, bool read_only, bool live, sqlite3 **r
     sqlite3 *db;
     int rc;
 
-    rc = check_header(path, err);
+    log_is_left = file_bytes(path, "-wal") > 0;
+    rc = check_header(path, !live && !log_is_left, err);
     if (rc)
         return rc;
-    log_is_left = file_bytes(path, "-wal") > 0;
     /* Without a log the file is all there is. To open it as immutable makes no file beside it and needs no locks, so that
      * it works on a read-only medium and on a network. Whoever reads looks whether it changed meanwhile. */
     immutable = !live && !log_is_left;

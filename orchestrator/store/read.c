@@ -173,7 +173,7 @@ json_t *trial_row(sqlite3_stmt *statement)
     json_object_set_new(row, "text", column_text(statement, 3));
     json_object_set_new(row, "hyperparameters", column_json(statement, 4));
     json_object_set_new(row, "restarts", column_int(statement, 5));
-    json_object_set_new(row, "attempts", column_int(statement, 6));
+    json_object_set_new(row, "runs", column_int(statement, 6));
     json_object_set_new(row, "slots", column_int(statement, 7));
     json_object_set_new(row, "units", column_number(statement, 8));
     json_object_set_new(row, "best_metric", column_value(statement, 9, 10));

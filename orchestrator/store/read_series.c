@@ -66,7 +66,7 @@ int store_read_metrics(struct store *store, struct trial_ref trial, const char *
 
 static int experiment_is_there(struct store *store, int64_t experiment, struct error *err)
 {
-    sqlite3_stmt *statement = read_bound(store, READ_EXPERIMENT, INTS(experiment), err);
+    sqlite3_stmt *statement = read_bound(store, READ_METRIC, INTS(experiment), err);
     bool found = false;
     int rc;
 

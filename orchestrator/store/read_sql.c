@@ -46,6 +46,9 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
                          " ORDER BY id",
     [READ_CHECKPOINT] = "SELECT t.experiment, t.number, c.path, c.unit, c.bytes FROM checkpoints c JOIN trials t"
                         " ON t.id = c.trial WHERE c.id = ?1 AND c.deleted_us IS NULL",
+    [READ_METRIC] = "SELECT metric, smaller_is_better FROM experiments WHERE id = ?1",
+    [READ_HIGHEST_TRIAL] = "SELECT coalesce((SELECT max(number) FROM trials WHERE experiment = e.id), 0)"
+                           " FROM experiments e WHERE e.id = ?1",
     /* Jumps from name to name, so that a trial of a million client rows costs as little as a small one. */
     [READ_NAMES] = "WITH RECURSIVE found(id) AS (SELECT min(name) FROM metrics WHERE trial = ?1 UNION ALL SELECT"
                    " (SELECT min(m.name) FROM metrics m WHERE m.trial = ?1 AND m.name > found.id) FROM found"
@@ -69,7 +72,11 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
         "SELECT t.number, t.hyperparameters, t.state, t.reason, t.restarts, t.runs, t.best_value, t.best_status,"
         " t.best_unit, t.best_checkpoint, (SELECT max(r.id) FROM runs r WHERE r.trial = t.id AND r.ended_us IS NULL), t.id"
         " FROM trials t WHERE t.experiment = ?1 ORDER BY t.number",
-    [READ_LOAD_CHECKPOINTS] = "SELECT id, run, unit, units, path, bytes FROM checkpoints WHERE trial = ?1"
-                              " AND deleted_us IS NULL ORDER BY id",
+    /* with the value of the searcher's metric that its own run reported at its unit */
+    [READ_LOAD_CHECKPOINTS] =
+        "SELECT c.id, c.run, c.unit, c.units, c.path, c.bytes, m.value, m.status FROM checkpoints c"
+        " LEFT JOIN metrics m ON m.trial = c.trial AND m.client = -1 AND m.unit = c.unit AND m.run = c.run AND m.name ="
+        " (SELECT n.id FROM names n JOIN experiments e ON e.metric = n.name WHERE e.id = ?2)"
+        " WHERE c.trial = ?1 AND c.deleted_us IS NULL ORDER BY c.id",
     [READ_LOAD_JOURNAL] = "SELECT idx, coalesce(answers, 0), kind, body FROM journal WHERE experiment = ?1 ORDER BY idx",
 };

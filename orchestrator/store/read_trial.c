@@ -2,35 +2,24 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/read_private.h"
 
-#include <stdlib.h>
-
-static bool experiment_exists(struct store *store, int64_t experiment)
-{
-    int64_t found;
-    char sql[80];
-
-    snprintf(sql, sizeof sql, "SELECT 1 FROM experiments WHERE id = %lld", (long long)experiment);
-    return sql_int(store->reader, sql, &found, NULL) == 0;
-}
-
 static int trials(struct store *store, const struct read_arguments *arguments, json_t **ret, struct error *err)
 {
     sqlite3_stmt *statement = read_bound(store, READ_TRIALS, INTS(arguments->experiment), err);
-    json_t *rows = json_array(), *metric = json_null();
-    char sql[100], *text;
+    json_t *rows = json_array(), *metric = json_null(), *smaller_is_better = json_null();
     int rc;
 
     while (read_row(store, statement, &rc, err))
         json_array_append_new(rows, trial_row(statement));
-    if (!rc && !experiment_exists(store, arguments->experiment))
-        rc = no_experiment(store, arguments->experiment, err);
-    snprintf(sql, sizeof sql, "SELECT metric FROM experiments WHERE id = %lld", (long long)arguments->experiment);
-    if (!rc && !sql_text(store->reader, sql, &text, NULL)) {
-        metric = json_string(text);
-        free(text);
+    statement = rc ? NULL : read_bound(store, READ_METRIC, INTS(arguments->experiment), err);
+    while (!rc && read_row(store, statement, &rc, err)) {
+        metric = column_text(statement, 0);
+        smaller_is_better = json_boolean(sqlite3_column_int(statement, 1));
     }
-    *ret = json_pack("{s:i, s:I, s:o, s:o}", "schema_version", STORE_JSON_VERSION, "experiment",
-                     (json_int_t)arguments->experiment, "metric", metric, "trials", rows);
+    if (!rc && json_is_null(smaller_is_better))
+        rc = no_experiment(store, arguments->experiment, err);
+    *ret = json_pack("{s:i, s:I, s:o, s:o, s:o}", "schema_version", STORE_JSON_VERSION, "experiment",
+                     (json_int_t)arguments->experiment, "metric", metric, "smaller_is_better", smaller_is_better,
+                     "trials", rows);
     return rc;
 }
 
@@ -43,14 +32,16 @@ int store_read_trials(struct store *store, int64_t experiment, json_t **ret, str
 
 static int no_trial(struct store *store, const struct read_arguments *arguments, struct error *err)
 {
-    int64_t highest = 0;
-    char sql[100];
+    sqlite3_stmt *statement = read_bound(store, READ_HIGHEST_TRIAL, INTS(arguments->experiment), err);
+    int64_t highest = -1;
+    int rc;
 
-    if (!experiment_exists(store, arguments->experiment))
+    while (read_row(store, statement, &rc, err))
+        highest = sqlite3_column_int64(statement, 0);
+    if (rc)
+        return rc;
+    if (highest < 0)
         return no_experiment(store, arguments->experiment, err);
-    snprintf(sql, sizeof sql, "SELECT coalesce(max(number), 0) FROM trials WHERE experiment = %lld",
-             (long long)arguments->experiment);
-    sql_int(store->reader, sql, &highest, NULL);
     if (!highest)
         return fail(err, -ENOENT, "experiment %lld has no trial yet", (long long)arguments->experiment);
     return fail(err, -ENOENT, "experiment %lld has no trial %lld: its trials are 1 to %lld",
@@ -95,7 +86,7 @@ static int runs(struct store *store, const struct read_arguments *arguments, int
                                                      (long long)sqlite3_column_int64(statement, 0)));
         json_array_append_new(rows, row);
     }
-    json_object_set_new(ret, "runs", rows);
+    json_object_set_new(ret, "run_list", rows);
     return rc;
 }
 

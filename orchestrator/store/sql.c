@@ -20,10 +20,14 @@ static const struct {
 int sql_fail(sqlite3 *db, int result, struct error *err, const char *format, ...)
 {
     char what[600];
-    int code = -EIO, system = db ? sqlite3_system_errno(db) : 0, primary = result & 0xff;
-    bool tell_system = system && (primary == SQLITE_FULL || primary == SQLITE_IOERR || primary == SQLITE_CANTOPEN);
+    /* At a failed commit SQLite forgets to note errno; whoever ran the statement had set it to 0. */
+    int left = errno, code = -EIO, system = db ? sqlite3_system_errno(db) : 0, primary = result & 0xff;
+    bool tell_system = (primary == SQLITE_FULL || primary == SQLITE_IOERR || primary == SQLITE_CANTOPEN);
     va_list args;
 
+    if (!system && (primary == SQLITE_FULL || primary == SQLITE_IOERR))
+        system = left;
+    tell_system = tell_system && system;
     va_start(args, format);
     vsnprintf(what, sizeof what, format, args);
     va_end(args);
@@ -44,8 +48,10 @@ int sql_prepare(sqlite3 *db, const char *sql, sqlite3_stmt **ret, struct error *
 
 int sql_exec(sqlite3 *db, const char *sql, struct error *err)
 {
-    int result = sqlite3_exec(db, sql, NULL, NULL, NULL);
+    int result;
 
+    errno = 0;
+    result = sqlite3_exec(db, sql, NULL, NULL, NULL);
     return result ? sql_fail(db, result, err, "\"%.60s\"", sql) : 0;
 }
 

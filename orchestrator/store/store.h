@@ -99,7 +99,7 @@ struct stored_checkpoint {
     char *path;
     int64_t bytes;
     bool has_value; /* the same run validated resolved's searcher.metric at this unit */
-    double value;   /* NaN where it was not finite */
+    double value;   /* not finite where it was not */
 };
 
 struct stored_trial {

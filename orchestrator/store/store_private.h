@@ -141,7 +141,7 @@ int run_statement(sqlite3 *db, sqlite3_stmt *statement, struct error *err, const
 
 /* --- store.c, writer.c -------------------------------------------------------------------------------------------- */
 
-#define READ_STATEMENTS 25 /* read_private.h names them */
+#define READ_STATEMENTS 27 /* read_private.h names them */
 
 struct batch_list {
     struct store_batch *first, *last;
