@@ -80,7 +80,7 @@ int check_file(struct cli *cli, bool ask_trainer, struct checked *ret)
     int code;
 
     memset(ret, 0, sizeof *ret);
-    ret->file = strcmp(path, "-") ? path : "standard input";
+    ret->file = strcmp(path, "-") ? path : "<stdin>";
     if (data && !*data)
         return cli_fail(CLI_USAGE, "--data is empty; want a folder");
     if (!data)
@@ -100,9 +100,9 @@ int check_file(struct cli *cli, bool ask_trainer, struct checked *ret)
     if (!cli_json(cli) || strcmp(cli->verb->name, "validate") != 0)
         print_problems(ret);
     if (ret->problems.errors || !ret->config) {
-        fprintf(stderr, "flexp: %s: %zu error%s; nothing was created\n", ret->file, ret->problems.errors,
-                ret->problems.errors == 1 ? "" : "s");
-        return CLI_USAGE;
+        return cli_fail(CLI_USAGE, "%s: %zu error%s%s", ret->file, ret->problems.errors,
+                        ret->problems.errors == 1 ? "" : "s",
+                        strcmp(cli->verb->name, "create") ? "" : "; nothing was created");
     }
     return CLI_OK;
 }
