@@ -21,6 +21,14 @@ void keys_number_text(double value, char *ret, size_t room)
     }
 }
 
+/* 16.0 and not 16: which of the two it is matters in an error. */
+static void real_text(double value, char *ret, size_t room)
+{
+    keys_number_text(value, ret, room);
+    if (strspn(ret, "-0123456789") == strlen(ret) && strlen(ret) + 3 <= room)
+        strcat(ret, ".0");
+}
+
 void keys_value_text(const json_t *value, char *ret, size_t room)
 {
     if (json_is_string(value) && strlen(json_string_value(value)) > 60)
@@ -30,7 +38,7 @@ void keys_value_text(const json_t *value, char *ret, size_t room)
     else if (json_is_integer(value))
         snprintf(ret, room, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
     else if (json_is_real(value))
-        keys_number_text(json_real_value(value), ret, room);
+        real_text(json_real_value(value), ret, room);
     else
         snprintf(ret, room, "%s",
                  json_is_true(value)     ? "true"

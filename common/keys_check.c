@@ -18,7 +18,7 @@ struct check {
     int errors;
     bool references;  /* here, "$name" may stand for a scalar */
     bool substituted; /* the value stands for a reference: it reaches the program as it is */
-    const char *via;  /* "takes $lr, which can be 0: " while such a value is checked */
+    const char *via;  /* "takes $lr, which can be 0, but " while such a value is checked */
     char path[KEYS_PATH_ROOM];
 };
 
@@ -29,7 +29,7 @@ static void check_value(struct check *c, const struct key *key, const json_t *va
 static void say(struct check *c, bool warning, const char *format, ...) __attribute__((format(printf, 3, 4)));
 static void say(struct check *c, bool warning, const char *format, ...)
 {
-    char text[1000];
+    char text[1000], *got;
     size_t used = 0;
     va_list args;
 
@@ -38,6 +38,8 @@ static void say(struct check *c, bool warning, const char *format, ...)
     va_start(args, format);
     vsnprintf(text + used, sizeof text - used, format, args);
     va_end(args);
+    if (c->via && (got = strstr(text + used, ", got "))) /* via has said it */
+        *got = 0;
     if (!warning)
         c->errors++;
     if (c->report)
@@ -98,7 +100,7 @@ static void check_candidate(struct check *c, const struct key *key, const char *
     char shown[100], via[300];
 
     keys_value_text(value, shown, sizeof shown);
-    snprintf(via, sizeof via, "takes $%.100s, which can be %s: ", name, shown);
+    snprintf(via, sizeof via, "takes $%.100s, which can be %s, but ", name, shown);
     c->via = via;
     c->references = false;
     c->substituted = true;
@@ -202,9 +204,11 @@ static void wrong_type(struct check *c, const struct key *key, const char *wante
         snprintf(hint, sizeof hint, "; write the digits without _");
     else if (json_is_number(value) && key->type == KEY_STRING)
         snprintf(hint, sizeof hint, "; put it in quotes");
-    else if (json_is_array(value) && key->type != KEY_LIST)
+    else if (json_is_array(value) && key->type < KEY_MAP)
         snprintf(hint, sizeof hint, "%s",
                  c->references ? "; to try several values, make it a hyperparameter of type categorical" : "");
+    if (!*hint && key->example)
+        snprintf(hint, sizeof hint, "; for example %.150s", key->example);
     say(c, false, "must be %s%s%s, got %s%s", wanted, *words ? " or " : "", words, shown, hint);
 }
 
@@ -477,7 +481,7 @@ static void check_value(struct check *c, const struct key *key, const json_t *va
     c->references = outside || (key->references && !c->substituted);
     name = c->references ? keys_reference(value) : NULL;
     if (json_is_null(value) && key->type != KEY_FREE)
-        say(c, false, "has no value; give it one%s%s or remove the key", key->example ? ", for example " : "",
+        say(c, false, "has no value; give it one%s%s, or remove the key", key->example ? ", for example " : "",
             key->example ? key->example : "");
     else if (name && takes_reference(key))
         check_reference(c, key, name);

@@ -321,15 +321,23 @@ bool keys_elsewhere(const struct key *root, const char *name, char *ret, size_t 
     normalise(name, plain);
     if (!strcmp(plain, "name")) /* too common a word to say anything */
         return false;
+    for (size_t i = 0; i < sizeof SYNONYMS / sizeof *SYNONYMS; i++)
+        if (!strcmp(SYNONYMS[i].from, plain) && (row = keys_find(root, SYNONYMS[i].to)) && row->type != KEY_IGNORED)
+            return snprintf(ret, room, "%s", SYNONYMS[i].to) > 0;
     if ((row = usable_row(root, plain)))
         return snprintf(ret, room, "%s", row->name) > 0;
     for (const struct key *map = root; map && map->name; map++)
         if (map->type == KEY_MAP && (row = usable_row(map->sub, plain)))
             return snprintf(ret, room, "%s.%s", map->name, row->name) > 0;
-    for (size_t i = 0; i < sizeof SYNONYMS / sizeof *SYNONYMS; i++)
-        if (!strcmp(SYNONYMS[i].from, plain) && (row = keys_find(root, SYNONYMS[i].to)) && row->type != KEY_IGNORED)
-            return snprintf(ret, room, "%s", SYNONYMS[i].to) > 0;
     return false;
+}
+
+/* "cifar" for cifar10, "adaptive" for adaptive_asha. */
+static bool begins(const char *word, const char *name)
+{
+    size_t length = strlen(name);
+
+    return length >= 3 && !strncmp(word, name, length);
 }
 
 bool keys_nearest_word(const char *words, const char *name, char *ret, size_t room)
@@ -342,7 +350,7 @@ bool keys_nearest_word(const char *words, const char *name, char *ret, size_t ro
         size_t length = strcspn(words, " "), distance;
         snprintf(word, sizeof word, "%.*s", (int)length, words);
         words += length + strspn(words + length, " ");
-        distance = keys_distance(name, word, best);
+        distance = begins(word, name) ? 0 : keys_distance(name, word, best);
         if (distance > best || (found && distance == best))
             continue;
         best = distance;

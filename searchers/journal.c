@@ -1,5 +1,5 @@
-/* journal.c - events and operations as JSON, for the journal. What encoding gave decodes to the same bits; anything else
- * is refused with what is wrong.
+/* journal.c - events and operations as JSON, for the journal. What encoding gave decodes to the same bits; anything
+ * else is refused with what is wrong.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "searchers/searcher.h"
 
@@ -9,15 +9,19 @@
 
 enum field { TRIAL = 1, UNIT = 2, VALUE = 4, EXIT = 8, UNTIL = 16, HYPERPARAMETERS = 32, OPTIONAL_VALUE = 64 };
 
-static const struct {
+struct form {
     const char *name;
     int fields;
-} EVENTS[] = {
+};
+
+static const struct form EVENTS[] = {
     [EVENT_START] = {"start", 0},
     [EVENT_VALIDATION] = {"validation", TRIAL | UNIT | VALUE},
     [EVENT_EXITED] = {"exited", TRIAL | EXIT | OPTIONAL_VALUE},
     [EVENT_CANCEL] = {"cancel", 0},
-}, OPS[] = {
+};
+
+static const struct form OPS[] = {
     [OP_CREATE] = {"create", TRIAL | HYPERPARAMETERS},
     [OP_TRAIN] = {"train", TRIAL | UNTIL},
     [OP_PAUSE] = {"pause", TRIAL},

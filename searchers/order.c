@@ -84,7 +84,8 @@ int order_drain(struct searcher *searcher)
         trial->held = false;
         if (exit)
             trial->exit_held = false;
-        rc = searcher_deliver(searcher, number, exit ? INFINITY : trial->held_unit, exit ? trial->exit_score : trial->held_score);
+        rc = searcher_deliver(searcher, number, exit ? INFINITY : trial->held_unit,
+                              exit ? trial->exit_score : trial->held_score);
         if (rc)
             return rc;
         trial = &searcher->trials[number - 1];

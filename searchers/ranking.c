@@ -24,7 +24,8 @@ static void resize(struct ranking_node *nodes, uint32_t at)
 }
 
 /* Cuts the subtree at into those before key and the others. */
-static void split(struct ranking_node *nodes, uint32_t at, const struct ranking_node *key, uint32_t *left, uint32_t *right)
+static void split(struct ranking_node *nodes, uint32_t at, const struct ranking_node *key, uint32_t *left,
+                  uint32_t *right)
 {
     if (!at) {
         *left = *right = 0;

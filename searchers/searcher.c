@@ -196,8 +196,8 @@ static int validated(struct searcher *searcher, const struct searcher_event *eve
     struct trial *trial = &searcher->trials[event->trial - 1];
     int rc;
 
-    if (trial->ended || trial->exited || !trial->training || trial->held || !note(searcher, trial, event->unit, event->value) ||
-        event->unit < trial->until)
+    if (trial->ended || trial->exited || !trial->training || trial->held ||
+        !note(searcher, trial, event->unit, event->value) || event->unit < trial->until)
         return 0;
     if (!searcher->logical)
         return searcher_deliver(searcher, event->trial, event->unit, score(searcher, event->value));
@@ -205,8 +205,8 @@ static int validated(struct searcher *searcher, const struct searcher_event *eve
     trial->held_unit = event->unit;
     trial->held_score = score(searcher, event->value);
     rc = order_drain(searcher);
-    /* Its verdict may wait for trials that want the very slot it stands on: it must not keep it. (Draining may have moved
-     * the table of trials.) */
+    /* Its verdict may wait for trials that want the very slot it stands on: it must not keep it. (Draining may have
+     * moved the table of trials.) */
     return !rc && searcher->trials[event->trial - 1].held ? searcher_pause(searcher, event->trial) : rc;
 }
 
@@ -249,7 +249,8 @@ static int check_event(const struct searcher *searcher, const struct searcher_ev
         return fail(err, -EINVAL, "searcher: an event about trial %lld, but %zu trials have been created",
                     (long long)event->trial, searcher->n);
     if (!isfinite(event->unit) || event->unit < 0)
-        return fail(err, -EINVAL, "searcher: an event about trial %lld at unit %g; a unit is a finite number, at least 0",
+        return fail(err, -EINVAL,
+                    "searcher: an event about trial %lld at unit %g; a unit is a finite number, at least 0",
                     (long long)event->trial, event->unit);
     return 0;
 }

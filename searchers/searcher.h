@@ -1,22 +1,23 @@
 /* searcher.h - a searcher: a scheduler (which trials go on) with a sampler (which configurations are tried).
  * Pure: events in, operations out. It has no clock, no I/O, no globals, no threads; draws for trial n come from
- * rng_key(seed, RNG_SEARCH, n, 0, 0) alone, so they never depend on timing. A fresh searcher fed the same events gives the
- * same operations: that is how a journal is replayed. An event costs O(log n).
- * Trials are numbered from 1 in the order of their create operations.
+ * rng_key(seed, RNG_SEARCH, n, 0, 0) alone, so they never depend on timing. A fresh searcher fed the same events gives
+ * the same operations: that is how a journal is replayed. An event costs O(log n). Trials are numbered from 1 in the
+ * order of their create operations.
  *
- * Life of a trial as the searcher sees it: OP_CREATE, then OP_TRAIN (until U); EVENT_VALIDATION at U; then OP_TRAIN further,
- * OP_PAUSE (it waits at its rung without a slot and may get OP_TRAIN later), OP_STOP, or OP_COMPLETE (it trained all its
- * length). Each (trial, unit) is told once; a second value for it is ignored. Values below a decision unit are ignored too
- * (they may be told or not). EVENT_EXITED ends a trial: converged (its last value stands at every later rung), error and
- * killed count as worst at every rung not reached. What is said about a trial after its exit (logical order alone does
- * that, below) means nothing to it. Once OP_DONE has been said, every trial has ended, and events are ignored. EVENT_CANCEL
- * stops every trial, and is done.
+ * Life of a trial as the searcher sees it: OP_CREATE, then OP_TRAIN (until U); EVENT_VALIDATION at U; then OP_TRAIN
+ * further, OP_PAUSE (it waits at its rung without a slot and may get OP_TRAIN later), OP_STOP, or OP_COMPLETE (it
+ * trained all its length). Each (trial, unit) is told once; a second value for it is ignored. Values below a decision
+ * unit are ignored too (they may be told or not). EVENT_EXITED ends a trial: converged (its last value stands at every
+ * later rung), error and killed count as worst at every rung not reached. What is said about a trial after its exit
+ * (logical order alone does that, below) means nothing to it. Once OP_DONE has been said, every trial has ended, and
+ * events are ignored. EVENT_CANCEL stops every trial, and is done.
  *
  * order: logical wraps any scheduler: it delivers results as if every unit took the same time on exactly
- * max_concurrent_trials lanes, ties by trial number; a result that arrives early is held until all virtually earlier ones
- * are in. A trial whose result is held is answered by OP_PAUSE, so that it keeps no slot from the trials that it waits for;
- * its verdict (train, stop, complete) comes with a later event. But for these pauses, the operations are the same, in the
- * same order, whatever the order of arrival. An exit counts when the trial would have come to its next decision unit.
+ * max_concurrent_trials lanes, ties by trial number; a result that arrives early is held until all virtually earlier
+ * ones are in. A trial whose result is held is answered by OP_PAUSE, so that it keeps no slot from the trials that it
+ * waits for; its verdict (train, stop, complete) comes with a later event. But for these pauses, the operations are the
+ * same, in the same order, whatever the order of arrival. An exit counts when the trial would have come to its next
+ * decision unit.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_SEARCHERS_SEARCHER_H
 #define FLEXP_SEARCHERS_SEARCHER_H
@@ -29,12 +30,12 @@ struct searcher_config {
     const char *scheduler; /* single, async_halving, adaptive_asha, ... : a row of searcher_schedulers() */
     const char *sampler;   /* random, grid, ... */
     bool smaller_is_better;
-    double max_units;      /* max_time or max_length, in the unit of time_metric */
-    int64_t max_trials;    /* grid: 0 means all points */
+    double max_units;              /* max_time or max_length, in the unit of time_metric */
+    int64_t max_trials;            /* grid: 0 means all points */
     int64_t max_concurrent_trials; /* 0: the scheduler's own rule (see goldens) */
-    double divisor;        /* eta, > 1; default 4 */
-    int64_t max_rungs;     /* default 5 */
-    int64_t num_rungs;     /* async_halving */
+    double divisor;                /* eta, > 1; default 4 */
+    int64_t max_rungs;             /* default 5 */
+    int64_t num_rungs;             /* async_halving */
     enum halving_mode mode;
     const int64_t *bracket_rungs; /* overrides mode; NULL */
     size_t bracket_rungs_n;
@@ -49,9 +50,9 @@ enum exit_kind { EXIT_CONVERGED, EXIT_ERROR, EXIT_KILLED };
 
 struct searcher_event {
     enum event_type type;
-    int64_t trial;      /* VALIDATION, EXITED */
-    double unit, value; /* VALIDATION; value may be NaN or infinite: worst, whichever way the metric points.
-                         * EXITED, converged: its last validation; unit 0 where that has been told by an event */
+    int64_t trial;       /* VALIDATION, EXITED */
+    double unit, value;  /* VALIDATION; value may be NaN or infinite: worst, whichever way the metric points.
+                          * EXITED, converged: its last validation; unit 0 where that has been told by an event */
     enum exit_kind exit; /* EXITED */
 };
 
@@ -79,21 +80,22 @@ void searcher_ops_done(struct searcher_ops *ops);
 
 struct searcher;
 
-/* -EINVAL with what would be right, e.g. an illegal pair of scheduler and sampler with the legal ones. space is borrowed
- * and must outlive the searcher. */
+/* -EINVAL with what would be right, e.g. an illegal pair of scheduler and sampler with the legal ones. space is
+ * borrowed and must outlive the searcher. */
 int searcher_new(const struct searcher_config *config, const struct space *space, struct searcher **ret,
                  struct error *err);
 void searcher_free(struct searcher *searcher);
 
-/* Appends the operations that answer event to ret (which starts zeroed). -EINVAL for an event about a trial that was never
- * created, and nothing has changed; -ENOMEM, and the searcher is good for searcher_free alone. */
+/* Appends the operations that answer event to ret (which starts zeroed). -EINVAL for an event about a trial that was
+ * never created, and nothing has changed; -ENOMEM, and the searcher is good for searcher_free alone. */
 int searcher_answer(struct searcher *searcher, const struct searcher_event *event, struct searcher_ops *ret,
                     struct error *err);
 
 /* 0..1: how much of the work is done, by units trained of the units expected. */
 double searcher_progress(const struct searcher *searcher);
 
-/* What a search would do without metrics (the goldens' preview): rows of (trials, last rung's unit), smallest unit first. */
+/* What a search would do without metrics (the goldens' preview): rows of (trials, last rung's unit), smallest unit
+ * first. */
 struct preview_row {
     int64_t trials;
     double units;
@@ -107,8 +109,8 @@ const char *const *searcher_schedulers(void);
 const char *const *searcher_samplers(void);
 bool searcher_pair_is_legal(const char *scheduler, const char *sampler);
 
-/* The journal's form: {"event": "validation", "trial": 3, "unit": 4, "value": 0.5}, [{"op": "train", "trial": 3, "until": 16}].
- * Decoding what encoding gave is exact. New references. */
+/* The journal's form: {"event": "validation", "trial": 3, "unit": 4, "value": 0.5}, [{"op": "train", "trial": 3,
+ * "until": 16}]. Decoding what encoding gave is exact. New references. */
 json_t *searcher_event_encode(const struct searcher_event *event);
 int searcher_event_decode(const json_t *value, struct searcher_event *ret, struct error *err);
 json_t *searcher_ops_encode(const struct searcher_ops *ops);

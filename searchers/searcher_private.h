@@ -70,17 +70,17 @@ const struct sampler_row *sampler_find(const char *name);
 int searcher_plan(const struct searcher_config *config, const struct space *space, struct plan *ret, struct error *err);
 
 struct trial {
-    double until, reached;         /* it trains from reached to until */
-    double unit, value;            /* the last one told; unit 0: none */
-    double due;                    /* logical order: the virtual time at which its result counts */
-    double held_unit, held_score;  /* a result that is being held, where held */
-    double exit_score;             /* where exited: what stands for it from then on */
-    bool training;                 /* by the scheduler's account */
-    bool paused;                   /* OP_PAUSE was the last thing said */
-    bool ended;                    /* OP_STOP or OP_COMPLETE was */
-    bool exited;                   /* EVENT_EXITED came: nothing more is heard about it */
-    bool exit_held;                /* and the scheduler does not know yet */
-    bool gone;                     /* and it knows: nothing more is said about it */
+    double until, reached;        /* it trains from reached to until */
+    double unit, value;           /* the last one told; unit 0: none */
+    double due;                   /* logical order: the virtual time at which its result counts */
+    double held_unit, held_score; /* a result that is being held, where held */
+    double exit_score;            /* where exited: what stands for it from then on */
+    bool training;                /* by the scheduler's account */
+    bool paused;                  /* OP_PAUSE was the last thing said */
+    bool ended;                   /* OP_STOP or OP_COMPLETE was */
+    bool exited;                  /* EVENT_EXITED came: nothing more is heard about it */
+    bool exit_held;               /* and the scheduler does not know yet */
+    bool gone;                    /* and it knows: nothing more is said about it */
     bool held;
 };
 

@@ -26,9 +26,9 @@ static const struct {
 static const struct {
     const char *theirs, *ours;
 } SYNONYMS[] = {
-    {"min", "minval"},    {"low", "minval"},     {"lower", "minval"}, {"max", "maxval"},  {"high", "maxval"},
-    {"upper", "maxval"},  {"values", "vals"},    {"choices", "vals"}, {"options", "vals"}, {"categories", "vals"},
-    {"value", "val"},     {"num", "count"},      {"n", "count"},      {"steps", "count"}, {"points", "count"},
+    {"min", "minval"},   {"low", "minval"},  {"lower", "minval"}, {"max", "maxval"},   {"high", "maxval"},
+    {"upper", "maxval"}, {"values", "vals"}, {"choices", "vals"}, {"options", "vals"}, {"categories", "vals"},
+    {"value", "val"},    {"num", "count"},   {"n", "count"},      {"steps", "count"},  {"points", "count"},
 };
 
 static bool in_list(const char *list, const char *word)
@@ -46,7 +46,8 @@ static int check_keys(const json_t *map, const char *path, size_t type, struct e
     const char *key;
     json_t *value;
 
-    json_object_foreach((json_t *)map, key, value) {
+    json_object_foreach((json_t *)map, key, value)
+    {
         const char *ours = NULL;
         if (!strcmp(key, "type") || in_list(TYPES[type].keys, key))
             continue;
@@ -107,7 +108,8 @@ static int read_range(struct axis *axis, const json_t *map, struct error *err)
     for (int end = 0; end < 2; end++) {
         double value = axis_power(axis->base, end ? axis->max : axis->min);
         if (!isfinite(value) || value <= 0)
-            return fail(err, -EINVAL, "%s.%s: %.17g is an exponent, and %.17g to the power of it is %s; for 1e-5 write -5",
+            return fail(err, -EINVAL,
+                        "%s.%s: %.17g is an exponent, and %.17g to the power of it is %s; for 1e-5 write -5",
                         axis->path, end ? "maxval" : "minval", end ? axis->max : axis->min, axis->base,
                         value > 0 ? "infinite" : "zero");
     }
@@ -187,7 +189,8 @@ static int read_group(struct space *space, const json_t *group, const char *pref
     const char *key;
     json_t *value;
 
-    json_object_foreach((json_t *)group, key, value) {
+    json_object_foreach((json_t *)group, key, value)
+    {
         char path[512];
         struct axis *axis;
         int rc;
@@ -195,7 +198,8 @@ static int read_group(struct space *space, const json_t *group, const char *pref
         if (snprintf(path, sizeof path, "%s%s%s", prefix, *prefix ? "." : "", key) >= (int)sizeof path || depth > 32)
             return fail(err, -EINVAL, "%.80s...: nested too deep", prefix);
         if (!*key || strchr(key, '.'))
-            return fail(err, -EINVAL, "%s: a hyperparameter's name must not be empty or contain a dot; nest instead", path);
+            return fail(err, -EINVAL, "%s: a hyperparameter's name must not be empty or contain a dot; nest instead",
+                        path);
         if (json_is_object(value) && !json_object_get(value, "type")) {
             if (!json_object_size(value))
                 return fail(err, -EINVAL, "%s: the group is empty", path);
@@ -205,8 +209,10 @@ static int read_group(struct space *space, const json_t *group, const char *pref
             continue;
         }
         if (json_is_array(value))
-            return fail(err, -EINVAL, "%s: a bare list; for choices write {type: categorical, vals: [...]}, for one fixed "
-                        "list {type: const, val: [...]}", path);
+            return fail(err, -EINVAL,
+                        "%s: a bare list; for choices write {type: categorical, vals: [...]}, for one fixed "
+                        "list {type: const, val: [...]}",
+                        path);
         if (json_is_null(value))
             return fail(err, -EINVAL, "%s: has no value", path);
         axis = add_axis(space, path);

@@ -1,7 +1,7 @@
 /* space.h - the space of hyperparameters: what may be drawn, and how a grid walks it.
  * Types are Determined AI's (0.2x to 0.38): const, int (both ends inclusive), double, log (base^[minval, maxval]),
- * categorical, nested groups, `count` for grid. Nested groups and keys are walked in the order of the file, which is kept
- * in the JSON object's insertion order. Pure: no clock, no I/O, no globals.
+ * categorical, nested groups, `count` for grid. Nested groups and keys are walked in the order of the file, which is
+ * kept in the JSON object's insertion order. Pure: no clock, no I/O, no globals.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_SEARCHERS_SPACE_H
 #define FLEXP_SEARCHERS_SPACE_H
@@ -13,11 +13,11 @@
 enum axis_type { AXIS_CONST, AXIS_INT, AXIS_DOUBLE, AXIS_LOG, AXIS_CATEGORICAL };
 
 struct axis {
-    char *path;           /* dotted: "optimizer.lr" */
+    char *path; /* dotted: "optimizer.lr" */
     enum axis_type type;
     double min, max, base; /* int, double: values; log: exponents and base */
-    int64_t count;        /* grid points; 0 when not given */
-    json_t *values;       /* categorical: a list; const: a list of one */
+    int64_t count;         /* grid points; 0 when not given */
+    json_t *values;        /* categorical: a list; const: a list of one */
 };
 
 struct space {

@@ -5,8 +5,8 @@
 
 #include "searchers/space.h"
 
-/* base^exponent without libm, so that it is the same everywhere; exact where exponent is whole and base^|exponent| is an
- * integer below 2^53, so that a grid from 10^-5 has 1e-5 in it and not its neighbour. */
+/* base^exponent without libm, so that it is the same everywhere; exact where exponent is whole and base^|exponent| is
+ * an integer below 2^53, so that a grid from 10^-5 has 1e-5 in it and not its neighbour. */
 double axis_power(double base, double exponent);
 
 /* Uniform in [0, bound), without bias; bound 0 gives 0. */

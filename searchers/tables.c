@@ -66,7 +66,8 @@ static void list_pairs(char *text, size_t room)
     for (size_t i = 0; i < SCHEDULERS_N; i++) {
         used += (size_t)snprintf(text + used, room - used, "%s%s with ", i ? ", " : "", SCHEDULERS[i]->name);
         for (const char *const *name = SCHEDULERS[i]->samplers; *name; name++)
-            used += (size_t)snprintf(text + used, room - used, "%s%s", name == SCHEDULERS[i]->samplers ? "" : " or ", *name);
+            used += (size_t)snprintf(text + used, room - used, "%s%s", name == SCHEDULERS[i]->samplers ? "" : " or ",
+                                     *name);
         if (used >= room)
             return;
     }

@@ -80,6 +80,9 @@ bool config_metric_is_known(const char *name, bool *ret_smaller_is_better);
 /* Says what is wrong with the name of a metric, with the nearest right one. */
 void config_say_unknown_metric(struct config_check *check, const char *path, const char *name);
 
+/* A group that has the keys of a description most likely lacks its type. */
+bool config_lacks_type(const json_t *group);
+
 /* The lowest and highest number that a value, or what it refers to, can be. */
 bool config_range(const json_t *value, const json_t *hyperparameters, double *ret_lowest, double *ret_highest);
 

@@ -129,7 +129,9 @@ static bool read_number(struct config_check *check, const json_t *description, c
     if (!value)
         config_say(check, false, at, "is missing");
     else if (!json_is_number(value))
-        config_say(check, false, at, "must be %s, got %s", whole ? "an integer" : "a number", shown);
+        config_say(check, false, at, "must be %s, got %s%s", whole ? "an integer" : "a number", shown,
+                   json_is_string(value) && isdigit((unsigned char)*json_string_value(value)) ? "; leave out the quotes"
+                                                                                              : "");
     else if (whole && !json_is_integer(value))
         config_say(check, false, at, "must be an integer, got %s; for fractions use type: double", shown);
     else if (whole && fabs(*ret) > MAX_WHOLE)
@@ -219,7 +221,7 @@ static void check_description(struct config_check *check, const json_t *descript
 }
 
 /* A group that has the keys of a description most likely lacks its type. */
-static bool lacks_type(const json_t *group)
+bool config_lacks_type(const json_t *group)
 {
     return is_scalar(json_object_get(group, "minval")) || is_scalar(json_object_get(group, "maxval")) ||
            is_scalar(json_object_get(group, "min")) || is_scalar(json_object_get(group, "max")) ||
@@ -251,7 +253,7 @@ static void check_group(struct config_check *check, const json_t *group, const c
                 name);
         if (json_is_object(value) && json_object_get(value, "type"))
             check_description(check, value, at);
-        else if (json_is_object(value) && lacks_type(value))
+        else if (json_is_object(value) && config_lacks_type(value))
             config_say(check, false, at, "needs a type: %s",
                        json_object_get(value, "minval") || json_object_get(value, "min") ? "int, double or log"
                                                                                          : "categorical");

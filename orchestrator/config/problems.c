@@ -173,8 +173,7 @@ void config_problems_sort(struct config_problems *problems)
 /* Most texts go on the sentence that the path begins; others (of a trainer's plan) stand alone. */
 static bool goes_on(const char *text)
 {
-    static const char *const VERBS[] = {"must", "is",    "are",    "takes", "needs",
-                                        "has",  "means", "cannot", "can",   "draws"};
+    static const char *const VERBS[] = {"must", "is", "are", "takes", "needs", "has", "means", "cannot", "and"};
 
     for (size_t i = 0; i < sizeof VERBS / sizeof *VERBS; i++)
         if (!strncmp(text, VERBS[i], strlen(VERBS[i])) && text[strlen(VERBS[i])] == ' ')

@@ -37,14 +37,17 @@ static bool is_halving(const char *scheduler)
     return scheduler && strstr(USED_BY[0].schedulers, scheduler);
 }
 
-static void list_names(char *ret, size_t room)
+/* "single, async_halving or grid", and the same with blanks for keys_nearest_word. */
+static void list_names(const char *const *const *lists, size_t lists_n, char *ret, char *ret_words, size_t room)
 {
-    const char *const *lists[2] = {searcher_schedulers(), searcher_samplers()};
-    size_t used = 0;
+    size_t used = 0, words = 0;
 
-    for (int i = 0; i < 2; i++)
-        for (size_t j = 0; lists[i][j] && used < room; j++)
-            used += (size_t)snprintf(ret + used, room - used, "%s%s", used ? " " : "", lists[i][j]);
+    for (size_t i = 0; i < lists_n; i++)
+        for (const char *const *name = lists[i]; *name && used < room && words < room; name++) {
+            const char *between = !used ? "" : i + 1 == lists_n && !name[1] ? " or " : ", ";
+            used += (size_t)snprintf(ret + used, room - used, "%s%s", between, *name);
+            words += (size_t)snprintf(ret_words + words, room - words, "%s%s", words ? " " : "", *name);
+        }
 }
 
 void config_searcher_names(const json_t *searcher, const char **ret_scheduler, const char **ret_sampler)
@@ -61,38 +64,42 @@ void config_searcher_names(const json_t *searcher, const char **ret_scheduler, c
     }
 }
 
-static void say_unknown_name(struct config_check *check, const char *path, const char *name)
-{
-    static const struct {
-        const char *theirs, *ours;
-    } SYNONYMS[] = {{"asha", "adaptive_asha"},
-                    {"async_adaptive", "adaptive_asha"},
-                    {"adaptive", "adaptive_asha"},
-                    {"adaptive_simple", "adaptive_asha"},
-                    {"sync_halving", "async_halving"},
-                    {"sha", "async_halving"},
-                    {"successive_halving", "async_halving"},
-                    {"hyperband", "adaptive_asha"},
-                    {"bohb", "adaptive_asha"},
-                    {"ASHAScheduler", "adaptive_asha"},
-                    {"AsyncHyperBandScheduler", "adaptive_asha"},
-                    {"fifo", "random"},
-                    {"GridSampler", "grid"},
-                    {"RandomSampler", "random"},
-                    {"tpe", "random"}};
-    char known[300], near[64] = "";
+/* What other tools call them. */
+static const struct {
+    const char *theirs, *ours;
+} SYNONYMS[] = {
+    {"asha", "adaptive_asha"},
+    {"async_adaptive", "adaptive_asha"},
+    {"adaptive", "adaptive_asha"},
+    {"adaptive_simple", "adaptive_asha"},
+    {"hyperband", "adaptive_asha"},
+    {"bohb", "adaptive_asha"},
+    {"ASHAScheduler", "adaptive_asha"},
+    {"AsyncHyperBandScheduler", "adaptive_asha"},
+    {"sync_halving", "async_halving"},
+    {"successive_halving", "async_halving"},
+    {"sha", "async_halving"},
+    {"SuccessiveHalvingPruner", "async_halving"},
+    {"fifo", "random"},
+    {"RandomSampler", "random"},
+    {"GridSampler", "grid"},
+    {"grid_search", "grid"},
+};
 
-    list_names(known, sizeof known);
+/* A sampler's name is one of the last list, a searcher's one of both. */
+static void say_unknown_name(struct config_check *check, const char *path, const char *name, bool sampler_only)
+{
+    const char *const *lists[2] = {searcher_schedulers(), searcher_samplers()};
+    char known[300], words[300], near[64] = "";
+
+    list_names(lists + sampler_only, sampler_only ? 1 : 2, known, words, sizeof known);
     for (size_t i = 0; i < sizeof SYNONYMS / sizeof *SYNONYMS; i++)
-        if (!strcasecmp(name, SYNONYMS[i].theirs))
+        if (!strcasecmp(name, SYNONYMS[i].theirs) && strstr(words, SYNONYMS[i].ours))
             snprintf(near, sizeof near, "%s", SYNONYMS[i].ours);
     if (!*near)
-        keys_nearest_word(known, name, near, sizeof near);
-    for (char *c = known; *c; c++)
-        if (*c == ' ')
-            *c = '|';
-    config_say(check, false, path, "is \"%.60s\", which is not one of %s%s%s%s", name, known,
-               *near ? "; the nearest is " : "", near, "");
+        keys_nearest_word(words, name, near, sizeof near);
+    config_say(check, false, path, "must be %s, got \"%.60s\"%s%s%s", known, name, *near ? "; did you mean " : "", near,
+               *near ? "?" : "");
 }
 
 /* True when scheduler and sampler are known and go together. */
@@ -103,9 +110,9 @@ static bool check_names(struct config_check *check, json_t *searcher, const char
 
     config_searcher_names(searcher, ret_scheduler, ret_sampler);
     if (name && !*ret_scheduler)
-        say_unknown_name(check, "searcher.name", name);
+        say_unknown_name(check, "searcher.name", name, false);
     if (sampler && !find_name(searcher_samplers(), sampler))
-        say_unknown_name(check, "searcher.sampler", sampler);
+        say_unknown_name(check, "searcher.sampler", sampler, true);
     else if (sampler && *ret_sampler && strcmp(sampler, *ret_sampler)) {
         config_say(check, false, "searcher.sampler", "is %s, but the name %s is a sampler already; give one of them",
                    sampler, name);

@@ -32,7 +32,7 @@ static void say_unused(struct config_check *check, const json_t *group, const ch
     json_object_foreach ((json_t *)group, key, value) {
         char name[1000], path[1100];
         snprintf(name, sizeof name, "%.700s%s%.200s", prefix, *prefix ? "." : "", key);
-        if (json_is_object(value) && !json_object_get(value, "type") && depth < 16) {
+        if (json_is_object(value) && !json_object_get(value, "type") && !config_lacks_type(value) && depth < 16) {
             say_unused(check, value, name, names, depth + 1);
         } else if (!json_object_get(names, name)) {
             snprintf(path, sizeof path, "hyperparameters.%s", name);

@@ -546,9 +546,9 @@ static int convert_map(struct reader *r, const struct node *node, const json_t *
         if (is_merge(node->items[i]))
             continue;
         if (key->kind != NODE_SCALAR || !key->length)
-            return say(r, node->items[i]->line, node->items[i]->column, r->path, "has a key that is not a word");
+            return say(r, node->items[i]->line, node->items[i]->column, "", "a key that is not a word");
         if (key->length > MAX_KEY)
-            return say(r, key->line, key->column, r->path, "has a key longer than %d bytes", MAX_KEY);
+            return say(r, key->line, key->column, "", "a key longer than %d bytes", MAX_KEY);
         if (json_object_get(ret, key->text) || (own && json_object_get(own, key->text)))
             rc = spend(r, key, depth); /* a duplicate, or a merged key that something nearer gives */
         else

@@ -58,9 +58,10 @@ size_t launcher_lease(struct launcher *launcher);
 void launcher_unlease(struct launcher *launcher);
 
 /* argv: the program (NULL-terminated; NULL for the built-in trainer beside this executable, or FLEXP_TRAINER). env: extra
- * "NAME=VALUE", or NULL. folder: working directory and where output.log goes; it exists. */
+ * "NAME=VALUE", or NULL. folder: where output.log goes; it exists. cwd: the working directory, NULL: folder. */
 int launcher_start(struct launcher *launcher, const size_t *slots, size_t n, const char *const *argv,
-                   const char *const *env, const char *folder, void *data, struct worker **ret, struct error *err);
+                   const char *const *env, const char *folder, const char *cwd, void *data, struct worker **ret,
+                   struct error *err);
 /* Queues one message (compact JSON and a newline). */
 void worker_send(struct worker *worker, const json_t *message);
 void worker_kill(struct worker *worker); /* SIGKILL to all of it; ended() follows */

@@ -76,7 +76,7 @@ static int start(struct asking *a, const char *const *argv, struct error *err)
         return rc;
     snprintf(fd_text, sizeof fd_text, "FLEXP_FD=%d", SUPERVISE_PROTOCOL);
     environment = environment_new(extra);
-    arguments = calloc((size_t)(argc ? argc : 1) + 5, sizeof *arguments);
+    arguments = calloc((size_t)(argc ? argc : 1) + 6, sizeof *arguments);
     rc = environment && arguments ? make_pipes(a, theirs) : -ENOMEM;
     if (rc) {
         fail(err, rc, "the program cannot be asked for its plan: %s", strerror(-rc));
@@ -84,10 +84,10 @@ static int start(struct asking *a, const char *const *argv, struct error *err)
     }
     arguments[0] = (char *)"flexp";
     arguments[1] = (char *)"supervise";
-    arguments[2] = arguments[3] = (char *)"-";
-    arguments[4] = trainer;
+    arguments[2] = arguments[3] = arguments[4] = (char *)"-";
+    arguments[5] = trainer;
     for (int i = 0; i < argc; i++)
-        arguments[4 + i] = (char *)argv[i];
+        arguments[5 + i] = (char *)argv[i];
     a->supervisor = fork();
     if (a->supervisor == 0) {
         int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -314,8 +314,11 @@ int launcher_ask_plan(const char *const *argv, const json_t *requests, json_t **
     a->program = argv && argv[0] ? argv[0] : "flexp-trainer";
     a->patience_ms = patience && atoll(patience) > 0 ? atoll(patience) : 30000;
     rc = start(a, argv, err);
-    if (!rc)
+    if (!rc) {
+        struct timeval limit = {.tv_sec = a->patience_ms / 1000, .tv_usec = a->patience_ms % 1000 * 1000};
+        setsockopt(a->ours[PROTOCOL], SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit); /* one that reads nothing */
         rc = hear_hello(a, &plans, err);
+    }
     json_array_foreach ((json_t *)requests, i, request)
         if (!rc && plans)
             rc = ask_one(a, request, i + 1, answers, err);

@@ -277,7 +277,7 @@ static unsigned first_stranger(const char *cores)
 }
 
 /* In the worker's process; says on failed why it did not become the program. */
-static void become(const char *folder, char **argv, pid_t supervisor, int output, int failed)
+static void become(const char *cwd, char **argv, pid_t supervisor, int output, int failed)
 {
     sigset_t none;
     int score;
@@ -296,7 +296,7 @@ static void become(const char *folder, char **argv, pid_t supervisor, int output
     dup2(output, 2);
     fcntl(SUPERVISE_PROTOCOL, F_SETFD, 0);
     close_range(SUPERVISE_PROTOCOL + 1, ~0U, CLOSE_RANGE_CLOEXEC);
-    if (!strcmp(folder, "-") || chdir(folder) == 0)
+    if (!strcmp(cwd, "-") || chdir(cwd) == 0)
         execvp(argv[0], argv);
     score = errno;
     fd_write_all(failed, &score, sizeof score);
@@ -321,7 +321,7 @@ static int report_no_start(const char *program, int code)
     return 127;
 }
 
-static int start(struct supervisor *s, const char *folder, char **argv)
+static int start(struct supervisor *s, const char *cwd, char **argv)
 {
     int output[2], failed[2], code = 0;
     pid_t self = getpid();
@@ -333,7 +333,7 @@ static int start(struct supervisor *s, const char *folder, char **argv)
     if (s->worker < 0)
         return errno;
     if (s->worker == 0)
-        become(folder, argv, self, output[1], failed[1]);
+        become(cwd, argv, self, output[1], failed[1]);
     close(output[1]);
     close(failed[1]);
     close(SUPERVISE_PROTOCOL); /* so that its end is the worker's */
@@ -353,13 +353,13 @@ int supervise_main(int argc, char **argv)
     sigset_t heard;
     int rc;
 
-    if (argc < 5) {
-        fprintf(stderr, "usage: flexp supervise CORES FOLDER PROGRAM [ARGUMENT...] (flexp starts this by itself)\n");
+    if (argc < 6) {
+        fprintf(stderr, "usage: flexp supervise CORES FOLDER CWD PROGRAM [ARGUMENT...] (flexp starts this by itself)\n");
         return 2;
     }
     s = calloc(1, sizeof *s);
     if (!s)
-        return report_no_start(argv[4], ENOMEM);
+        return report_no_start(argv[5], ENOMEM);
     s->log = -1;
     s->oom_before = oom_kills();
     signal(SIGPIPE, SIG_IGN);
@@ -380,9 +380,9 @@ int supervise_main(int argc, char **argv)
     if (rc)
         fprintf(stderr, "flexp: cannot pin to the cores %s: %s\n", argv[2], strerror(-rc));
     open_log(s, argv[3]);
-    rc = s->signals < 0 ? errno : start(s, argv[3], argv + 4);
+    rc = s->signals < 0 ? errno : start(s, argv[4], argv + 5);
     if (rc) {
-        rc = report_no_start(argv[4], rc);
+        rc = report_no_start(argv[5], rc);
         kill_all(s);
     } else {
         rc = watch(s);

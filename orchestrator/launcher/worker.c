@@ -318,7 +318,7 @@ static char **make_environment(const struct worker *worker, const char *const *e
 }
 
 static int spawn(struct worker *worker, const char *const *argv, const char *const *env, const char *folder,
-                 struct error *err)
+                 const char *cwd, struct error *err)
 {
     static const struct {
         enum stream_kind stream;
@@ -332,7 +332,7 @@ static int spawn(struct worker *worker, const char *const *argv, const char *con
     struct launcher *launcher = worker->launcher;
     char trainer[PATH_MAX], *cores = core_list(launcher, worker->slots, worker->slots_n), **environment = NULL;
     int argc = count(argv), rc;
-    char **arguments = calloc((size_t)(argc ? argc : 1) + 5, sizeof *arguments);
+    char **arguments = calloc((size_t)(argc ? argc : 1) + 6, sizeof *arguments);
     uv_stdio_container_t *stdio = calloc(SUPERVISE_LEASES + worker->slots_n, sizeof *stdio);
     uv_process_options_t options = {.exit_cb = on_supervisor_exit, .flags = UV_PROCESS_DETACHED}; /* its own session */
 
@@ -347,9 +347,10 @@ static int spawn(struct worker *worker, const char *const *argv, const char *con
     arguments[1] = (char *)"supervise";
     arguments[2] = cores;
     arguments[3] = (char *)folder;
-    arguments[4] = trainer;
+    arguments[4] = (char *)(cwd ? cwd : folder);
+    arguments[5] = trainer;
     for (int i = 0; i < argc; i++)
-        arguments[4 + i] = (char *)argv[i];
+        arguments[5 + i] = (char *)argv[i];
     stdio[0].flags = UV_IGNORE;
     stdio[2] = (uv_stdio_container_t){.flags = UV_INHERIT_FD, .data.fd = STDERR_FILENO};
     for (int fd = 1; fd <= SUPERVISE_COMMANDS; fd++)
@@ -379,7 +380,8 @@ out:
 }
 
 int launcher_start(struct launcher *launcher, const size_t *slots, size_t n, const char *const *argv,
-                   const char *const *env, const char *folder, void *data, struct worker **ret, struct error *err)
+                   const char *const *env, const char *folder, const char *cwd, void *data, struct worker **ret,
+                   struct error *err)
 {
     struct worker *worker;
     int rc;
@@ -409,7 +411,7 @@ int launcher_start(struct launcher *launcher, const size_t *slots, size_t n, con
     worker->open_handles = STREAMS + 2;
     worker->next = launcher->workers;
     launcher->workers = worker;
-    rc = spawn(worker, argv, env, folder, err);
+    rc = spawn(worker, argv, env, folder, cwd, err);
     if (rc) { /* the handles must still be closed by the loop; uv_spawn has made one of the process where it was reached */
         worker->ended = true;
         if (!uv_handle_get_type((uv_handle_t *)&worker->process))

@@ -1,9 +1,9 @@
-/* adaptive_asha.c - several brackets of asynchronous halving side by side, from those that stop many trials early to those
- * that stop few; each has trials and lanes of its own. mode says how many brackets: aggressive one, standard about half of
- * the possible ones, conservative all.
- * Why not with grid: a bracket compares the trials that it was given, and would be given one slab of the grid.
- * Source: Determined AI 0.38's adaptive_asha.go (rungs.h has the formulas and deviations); the idea of several brackets is
- * Hyperband's: Li, Jamieson, DeSalvo, Rostamizadeh, Talwalkar, JMLR 18, 2018.
+/* adaptive_asha.c - several brackets of asynchronous halving side by side, from those that stop many trials early to
+ * those that stop few; each has trials and lanes of its own. mode says how many brackets: aggressive one, standard
+ * about half of the possible ones, conservative all. Why not with grid: a bracket compares the trials that it was
+ * given, and would be given one slab of the grid. Source: Determined AI 0.38's adaptive_asha.go (rungs.h has the
+ * formulas and deviations); the idea of several brackets is Hyperband's: Li, Jamieson, DeSalvo, Rostamizadeh,
+ * Talwalkar, JMLR 18, 2018.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "searchers/searcher_private.h"
 #include "searchers/schedulers/halving_private.h"

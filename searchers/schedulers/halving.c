@@ -3,16 +3,20 @@
  *
  * Stopping rule (stop_once): a trial that reaches a rung goes on iff fewer than max(floor(len / divisor), 1) results of
  * that rung are better, len counted with its own; so a tie goes before its equals. Else it is stopped for good.
- * Promotion rule: it waits at the rung, and of each rung the best floor(len / divisor), by (score, trial), go on, as soon
- * as they are among those; at most one a result. When nothing can reach a rung any more, those that wait there are stopped.
+ * Promotion rule: it waits at the rung, and of each rung the best floor(len / divisor), by (score, trial), go on, as
+ * soon as they are among those; at most one a result. When nothing can reach a rung any more, those that wait there are
+ * stopped.
  *
- * A report may stand for several rungs: it came late, or the trial has exited and its last value (converged) or the worst
- * (error, killed) stands for whatever it would have reported. It then meets one rung after the other as a trial would
- * that went on training and kept its value.
+ * A report may stand for several rungs: it came late, or the trial has exited and its last value (converged) or the
+ * worst (error, killed) stands for whatever it would have reported. It then meets one rung after the other as a trial
+ * would that went on training and kept its value.
+ *
  * A result that is not finite is the worst; under the stopping rule it goes after its equals, so that diverged trials do
  * not carry each other on.
- * Source: see async_halving.c. Deviations: those above for exits under the stopping rule (there Determined enters the exit
- * at its own rung alone) and for values that are not finite; ties of the promotion rule go by trial, not by arrival.
+ *
+ * Source: see async_halving.c. Deviations: those above for exits under the stopping rule (there Determined enters the
+ * exit at its own rung alone) and for values that are not finite; ties of the promotion rule go by trial, not by
+ * arrival.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "searchers/schedulers/halving_private.h"
 #include "searchers/ranking.h"
@@ -25,8 +29,8 @@
 struct bracket {
     const struct bracket_plan *plan;
     struct ranking *rungs;
-    int64_t *heading; /* trials training towards each rung */
-    int64_t *set_out; /* trials that ever did */
+    int64_t *heading;                 /* trials training towards each rung */
+    int64_t *set_out;                 /* trials that ever did */
     int64_t created, running, closed; /* closed: rungs that nothing can reach any more */
 };
 
@@ -110,8 +114,8 @@ static int create(struct halving *self, size_t b)
     return searcher_create(self->searcher, bracket->plan->units[0], &trial);
 }
 
-/* Stops those that wait at rungs that nothing can reach any more. Every trial is stopped once, so this costs a pass over
- * the trials for each rung of the search, not for each event. */
+/* Stops those that wait at rungs that nothing can reach any more. Every trial is stopped once, so this costs a pass
+ * over the trials for each rung of the search, not for each event. */
 static int close_rungs(struct halving *self, size_t b)
 {
     struct bracket *bracket = &self->brackets[b];
@@ -272,7 +276,8 @@ int halving_check(const struct searcher_config *config, int64_t limit, int64_t *
     if (trials == INT64_MAX)
         return fail(err, -EINVAL, "searcher.max_trials must be at least 1, got 0");
     if (config->max_units < 1)
-        return fail(err, -EINVAL, "searcher.max_time must be at least 1 for %s, got %g; a shorter unit of time_metric would do",
+        return fail(err, -EINVAL,
+                    "searcher.max_time must be at least 1 for %s, got %g; a shorter unit of time_metric would do",
                     config->scheduler, config->max_units);
     *ret_trials = trials < limit ? trials : limit;
     return 0;

@@ -1,7 +1,7 @@
 /* rungs.h - the arithmetic of brackets and rungs: Determined AI 0.38's (adaptive_asha.go, asha_stopping.go).
- * Deviations: logarithms are exact (in IEEE doubles ln 243 / ln 3 falls just under 5 and loses a rung); a product that is
- * a whole number but for rounding is taken as that number; the last rung is the full length even where that is no whole
- * number of units.
+ * Deviations: logarithms are exact (in IEEE doubles ln 243 / ln 3 falls just under 5 and loses a rung); a product that
+ * is a whole number but for rounding is taken as that number; the last rung is the full length even where that is no
+ * whole number of units.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_SEARCHERS_RUNGS_H
 #define FLEXP_SEARCHERS_RUNGS_H

@@ -37,7 +37,8 @@ static void agrees_with_the_reference_library_over_long_runs(void **state)
         struct pcg32 rng, jumped;
         if (*line == '#')
             continue;
-        assert_int_equal(sscanf(line, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNx32, &seed, &stream, &skip, &value), 4);
+        assert_int_equal(sscanf(line, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNx32, &seed, &stream, &skip, &value),
+                         4);
         pcg32_seed(&jumped, seed, stream);
         pcg32_advance(&jumped, skip);
         assert_int_equal(pcg32_next(&jumped), value);
@@ -72,8 +73,9 @@ static void advancing_is_drawing(void **state)
 static void every_part_of_a_key_counts(void **state)
 {
     struct pcg32 base = rng_key(1, RNG_SHUFFLE, 2, 3, 4);
-    struct pcg32 others[] = {rng_key(2, RNG_SHUFFLE, 2, 3, 4), rng_key(1, RNG_DROPOUT, 2, 3, 4), rng_key(1, RNG_SHUFFLE, 3, 3, 4),
-                             rng_key(1, RNG_SHUFFLE, 2, 4, 4), rng_key(1, RNG_SHUFFLE, 2, 3, 5), rng_key(1, RNG_SHUFFLE, 3, 2, 4)};
+    struct pcg32 others[] = {rng_key(2, RNG_SHUFFLE, 2, 3, 4), rng_key(1, RNG_DROPOUT, 2, 3, 4),
+                             rng_key(1, RNG_SHUFFLE, 3, 3, 4), rng_key(1, RNG_SHUFFLE, 2, 4, 4),
+                             rng_key(1, RNG_SHUFFLE, 2, 3, 5), rng_key(1, RNG_SHUFFLE, 3, 2, 4)};
 
     (void)state;
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)

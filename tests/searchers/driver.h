@@ -22,8 +22,8 @@
 enum fate { FATE_WAITS, FATE_TRAINS, FATE_PAUSED, FATE_STOPPED, FATE_COMPLETED, FATE_CONVERGED, FATE_FAILED };
 
 struct played {
-    double until, at;            /* told to train until; has reported at */
-    double untils[RUNGS_SEEN];   /* each it was told */
+    double until, at;          /* told to train until; has reported at */
+    double untils[RUNGS_SEEN]; /* each it was told */
     size_t untils_n;
     enum fate fate;
     json_t *hyperparameters;
@@ -193,13 +193,16 @@ static inline void play_step(struct play *play, size_t number)
         double value = world->value(world, id, converges);
         trial->at = converges;
         trial->fate = FATE_CONVERGED;
-        play_tell(play, (struct searcher_event){.type = EVENT_VALIDATION, .trial = id, .unit = converges, .value = value});
-        play_tell(play, (struct searcher_event){.type = EVENT_EXITED, .trial = id, .unit = converges, .value = value,
-                                                .exit = EXIT_CONVERGED});
+        play_tell(play,
+                  (struct searcher_event){.type = EVENT_VALIDATION, .trial = id, .unit = converges, .value = value});
+        play_tell(play,
+                  (struct searcher_event){
+                      .type = EVENT_EXITED, .trial = id, .unit = converges, .value = value, .exit = EXIT_CONVERGED});
     } else {
         trial->at = until;
-        play_tell(play, (struct searcher_event){.type = EVENT_VALIDATION, .trial = id, .unit = until,
-                                                .value = world->value(world, id, until)});
+        play_tell(play,
+                  (struct searcher_event){
+                      .type = EVENT_VALIDATION, .trial = id, .unit = until, .value = world->value(world, id, until)});
     }
 }
 
@@ -247,7 +250,8 @@ static inline double fixed_value(const struct world *world, int64_t trial, doubl
     return world->values[trial - 1];
 }
 
-/* A curve of its own for each (seed, trial): falls from about 1 towards a floor; one in 16 is not finite from some unit on. */
+/* A curve of its own for each (seed, trial): falls from about 1 towards a floor; one in 16 is not finite from some unit
+ * on. */
 static inline double curve_value(const struct world *world, int64_t trial, double unit)
 {
     struct pcg32 rng = rng_key(world->seed, RNG_SEARCH, (uint64_t)trial, 1, 0);

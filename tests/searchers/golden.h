@@ -1,5 +1,5 @@
-/* golden.h - reads the lines of a golden table: "word settings : field : field", # starts a comment. A table that cannot
- * be read fails the test; none is ever skipped.
+/* golden.h - reads the lines of a golden table: "word settings : field : field", # starts a comment. A table that
+ * cannot be read fails the test; none is ever skipped.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TESTS_SEARCHERS_GOLDEN_H
 #define FLEXP_TESTS_SEARCHERS_GOLDEN_H
@@ -61,8 +61,12 @@ static inline size_t golden_integers(const char *text, int64_t *ret)
 static inline struct searcher_config golden_config(char *settings, double *ret_step)
 {
     static char scheduler[32];
-    struct searcher_config config = {.scheduler = "adaptive_asha", .sampler = "random", .smaller_is_better = true,
-                                     .stop_once = true, .mode = MODE_STANDARD, .seed = 1};
+    struct searcher_config config = {.scheduler = "adaptive_asha",
+                                     .sampler = "random",
+                                     .smaller_is_better = true,
+                                     .stop_once = true,
+                                     .mode = MODE_STANDARD,
+                                     .seed = 1};
     char *word;
 
     while ((word = strsep(&settings, " "))) {

@@ -146,8 +146,10 @@ static void check_worse(char **fields, size_t n)
         for (size_t i = 1, turn = play.n; i <= turn; i++)
             if (play_trains(&play, i)) {
                 play.trials[i].at += step;
-                play_tell(&play, (struct searcher_event){.type = EVENT_VALIDATION, .trial = (int64_t)i,
-                                                         .unit = play.trials[i].at, .value = ++metric});
+                play_tell(&play, (struct searcher_event){.type = EVENT_VALIDATION,
+                                                         .trial = (int64_t)i,
+                                                         .unit = play.trials[i].at,
+                                                         .value = ++metric});
             }
     for (size_t f = 1; f < n; f++) { /* a field for each bracket, known by its first rung */
         double first = strtod(strchr(fields[f], '@') + 1, NULL), want_trials = 0;

@@ -25,18 +25,21 @@ static bool same_bits(double a, double b)
 
 static void events_come_back_exactly(void **state)
 {
-    static const double VALUES[] = {0.1, 1.0 / 3, 0, -0.0, 1, 4, 1e300, 5e-324, 1e22, 123456789.125, NAN, INFINITY, -INFINITY};
+    static const double VALUES[] = {0.1,  1.0 / 3,       0,   -0.0,     1,        4, 1e300, 5e-324,
+                                    1e22, 123456789.125, NAN, INFINITY, -INFINITY};
 
     (void)state;
     for (size_t i = 0; i < sizeof VALUES / sizeof VALUES[0]; i++) {
-        struct searcher_event in = {.type = EVENT_VALIDATION, .trial = 3, .unit = fabs(VALUES[i]), .value = VALUES[i]}, out;
+        struct searcher_event in = {.type = EVENT_VALIDATION, .trial = 3, .unit = fabs(VALUES[i]), .value = VALUES[i]},
+                              out;
         out = through_text(in);
         assert_int_equal(out.type, EVENT_VALIDATION);
         assert_int_equal(out.trial, 3);
         assert_true(same_bits(out.unit, in.unit) && same_bits(out.value, in.value));
     }
     for (int exit = EXIT_CONVERGED; exit <= EXIT_KILLED; exit++) {
-        struct searcher_event in = {.type = EVENT_EXITED, .trial = 8, .exit = (enum exit_kind)exit}, out = through_text(in);
+        struct searcher_event in = {.type = EVENT_EXITED, .trial = 8, .exit = (enum exit_kind)exit},
+                              out = through_text(in);
         assert_true(out.type == EVENT_EXITED && out.trial == 8 && out.exit == in.exit && out.unit == 0);
         in.unit = 2.5;
         in.value = 0.3;
@@ -50,7 +53,8 @@ static void events_come_back_exactly(void **state)
 static void the_form_is_as_documented(void **state)
 {
     struct searcher_event event = {.type = EVENT_VALIDATION, .trial = 3, .unit = 4, .value = 0.5};
-    struct searcher_op list[] = {{.type = OP_TRAIN, .trial = 3, .until = 16}, {.type = OP_PAUSE, .trial = 2},
+    struct searcher_op list[] = {{.type = OP_TRAIN, .trial = 3, .until = 16},
+                                 {.type = OP_PAUSE, .trial = 2},
                                  {.type = OP_CREATE, .trial = 4, .hyperparameters = json_pack("{s:f}", "lr", 0.25)},
                                  {.type = OP_DONE}};
     struct searcher_ops ops = {.list = list, .n = 4}, back;
@@ -59,8 +63,9 @@ static void the_form_is_as_documented(void **state)
 
     (void)state;
     assert_string_equal(text, "{\"event\":\"validation\",\"trial\":3,\"unit\":4,\"value\":0.5}");
-    assert_string_equal(text_ops, "[{\"op\":\"train\",\"trial\":3,\"until\":16},{\"op\":\"pause\",\"trial\":2},"
-                                  "{\"op\":\"create\",\"trial\":4,\"hyperparameters\":{\"lr\":0.25}},{\"op\":\"done\"}]");
+    assert_string_equal(text_ops,
+                        "[{\"op\":\"train\",\"trial\":3,\"until\":16},{\"op\":\"pause\",\"trial\":2},"
+                        "{\"op\":\"create\",\"trial\":4,\"hyperparameters\":{\"lr\":0.25}},{\"op\":\"done\"}]");
     assert_int_equal(searcher_ops_decode(encoded_ops, &back, NULL), 0);
     again = searcher_ops_encode(&back);
     text_again = json_line(again);
@@ -78,14 +83,22 @@ static void the_form_is_as_documented(void **state)
 static void refuses_what_encoding_never_gave(void **state)
 {
     static const char *const BAD_EVENTS[] = {
-        "3", "{}", "{\"event\": \"finished\"}", "{\"event\": \"validation\", \"unit\": 1, \"value\": 1}",
+        "3",
+        "{}",
+        "{\"event\": \"finished\"}",
+        "{\"event\": \"validation\", \"unit\": 1, \"value\": 1}",
         "{\"event\": \"validation\", \"trial\": 0, \"unit\": 1, \"value\": 1}",
         "{\"event\": \"validation\", \"trial\": 1, \"value\": 1}",
         "{\"event\": \"validation\", \"trial\": 1, \"unit\": 1, \"value\": \"nan\"}",
-        "{\"event\": \"exited\", \"trial\": 1}", "{\"event\": \"exited\", \"trial\": 1, \"exit\": \"tired\"}",
+        "{\"event\": \"exited\", \"trial\": 1}",
+        "{\"event\": \"exited\", \"trial\": 1, \"exit\": \"tired\"}",
         "{\"event\": \"exited\", \"trial\": 1, \"exit\": \"converged\", \"unit\": 3}"};
-    static const char *const BAD_OPS[] = {"{}", "[{\"op\": \"dance\"}]", "[3]", "[{\"op\": \"done\"}, {\"op\": \"train\", \"trial\": 1}]",
-                                          "[{\"op\": \"stop\"}]", "[{\"op\": \"create\", \"trial\": 1}]"};
+    static const char *const BAD_OPS[] = {"{}",
+                                          "[{\"op\": \"dance\"}]",
+                                          "[3]",
+                                          "[{\"op\": \"done\"}, {\"op\": \"train\", \"trial\": 1}]",
+                                          "[{\"op\": \"stop\"}]",
+                                          "[{\"op\": \"create\", \"trial\": 1}]"};
 
     (void)state;
     for (size_t i = 0; i < sizeof BAD_EVENTS / sizeof *BAD_EVENTS; i++) {
@@ -109,8 +122,8 @@ static void refuses_what_encoding_never_gave(void **state)
 }
 
 /* The text of what each event of a search is answered by, event after event. */
-static char **answers(const struct searcher_config *config, const struct space *space, const struct searcher_event *events,
-                      size_t n, struct searcher **ret)
+static char **answers(const struct searcher_config *config, const struct space *space,
+                      const struct searcher_event *events, size_t n, struct searcher **ret)
 {
     char **texts = calloc(n + 1, sizeof *texts);
     struct searcher *searcher = driver_searcher(config, space);
@@ -137,8 +150,8 @@ static void free_texts(char **texts)
     free(texts);
 }
 
-/* A search dies after every one of its events; each time a fresh one is fed the journal and must answer the next event as
- * the one that lived on did. */
+/* A search dies after every one of its events; each time a fresh one is fed the journal and must answer the next event
+ * as the one that lived on did. */
 static void a_searcher_restored_at_any_event_answers_the_next_alike(void **state)
 {
     struct space *spaces[] = {driver_space(LR_SPACE),
@@ -147,7 +160,11 @@ static void a_searcher_restored_at_any_event_answers_the_next_alike(void **state
         {.scheduler = "adaptive_asha", .sampler = "random", .stop_once = true, .logical_order = true},
         {.scheduler = "adaptive_asha", .sampler = "random", .mode = MODE_CONSERVATIVE, .stop_once = false},
         {.scheduler = "async_halving", .sampler = "grid", .num_rungs = 3, .stop_once = true},
-        {.scheduler = "async_halving", .sampler = "random", .num_rungs = 3, .accumulate_rungs = true, .logical_order = true},
+        {.scheduler = "async_halving",
+         .sampler = "random",
+         .num_rungs = 3,
+         .accumulate_rungs = true,
+         .logical_order = true},
         {.scheduler = "single", .sampler = "random", .logical_order = true},
     };
 
@@ -156,7 +173,8 @@ static void a_searcher_restored_at_any_event_answers_the_next_alike(void **state
         for (uint64_t seed = 0; seed < 4; seed++) {
             struct searcher_config config = CONFIGS[c];
             const struct space *space = spaces[!strcmp(config.sampler, "grid") || seed % 2];
-            struct world world = {.value = curve_value, .converges = curve_converges, .fails = curve_fails, .seed = seed};
+            struct world world = {
+                .value = curve_value, .converges = curve_converges, .fails = curve_fails, .seed = seed};
             struct searcher *whole, *part;
             struct play play;
             char **want;

@@ -2,8 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "tests/searchers/driver.h"
 
-static const struct searcher_config BASE = {.smaller_is_better = true, .sampler = "random", .max_units = 40, .divisor = 3,
-                                            .logical_order = true, .seed = 5};
+static const struct searcher_config BASE = {
+    .smaller_is_better = true, .sampler = "random", .max_units = 40, .divisor = 3, .logical_order = true, .seed = 5};
 
 /* What was said but for pauses: those of held results come when results do. */
 static size_t decisions(const struct play *play, struct searcher_op *ret)
@@ -67,8 +67,10 @@ static void same_decisions(const struct searcher_config *config, const struct wo
 static void sweep(struct searcher_config config, int worlds, int orders)
 {
     for (uint64_t w = 0; w < (uint64_t)worlds; w++) {
-        struct world world = {.value = curve_value, .converges = w % 2 ? curve_converges : NULL,
-                              .fails = w % 3 == 2 ? curve_fails : NULL, .seed = w};
+        struct world world = {.value = curve_value,
+                              .converges = w % 2 ? curve_converges : NULL,
+                              .fails = w % 3 == 2 ? curve_fails : NULL,
+                              .seed = w};
         config.max_trials = 12 + (int64_t)w % 3 * 9;
         config.max_concurrent_trials = w % 4 ? 1 + (int64_t)w % 8 : 0;
         same_decisions(&config, &world, orders);
@@ -175,8 +177,8 @@ static void keeps_to_its_lanes(void **state)
 static void tell(struct play *play, int64_t trial, double value)
 {
     play->trials[trial].at = play->trials[trial].until;
-    play_tell(play, (struct searcher_event){.type = EVENT_VALIDATION, .trial = trial, .unit = play->trials[trial].until,
-                                            .value = value});
+    play_tell(play, (struct searcher_event){
+                        .type = EVENT_VALIDATION, .trial = trial, .unit = play->trials[trial].until, .value = value});
 }
 
 static void holds_a_result_until_the_earlier_ones_are_in(void **state)
@@ -208,6 +210,39 @@ static void holds_a_result_until_the_earlier_ones_are_in(void **state)
     assert_int_equal(play.trials[1].fate, FATE_COMPLETED);
     assert_int_equal(play.trials[2].fate, FATE_COMPLETED);
     assert_int_equal(play.n, 4); /* the freed lane is filled */
+    play_done(&play);
+    space_free(space);
+}
+
+/* Two lanes. Trial 1 trains 0..1 and 1..3, trials 2, 3 and 4 a unit each in the other lane: all end at 3, and 1 goes
+ * first. */
+static void a_unit_takes_the_same_time_in_every_lane(void **state)
+{
+    struct searcher_config config = BASE;
+    struct space *space = driver_space(LR_SPACE);
+    struct play play;
+
+    (void)state;
+    config.scheduler = "async_halving";
+    config.num_rungs = 3;
+    config.max_units = 9;
+    config.stop_once = true;
+    config.max_trials = 5;
+    config.max_concurrent_trials = 2;
+    play_init(&play, driver_searcher(&config, space), NULL);
+    play_tell(&play, (struct searcher_event){.type = EVENT_START});
+    tell(&play, 1, 0.1);
+    tell(&play, 2, 0.2); /* at 1 */
+    assert_int_equal(play.trials[2].fate, FATE_STOPPED);
+    assert_true(play.trials[1].until == 3);
+    tell(&play, 1, 0.1); /* due at 3 */
+    assert_int_equal(play.trials[1].fate, FATE_PAUSED);
+    tell(&play, 3, 0.3); /* at 2; 4 starts and is due at 3 too, after 1 */
+    assert_int_equal(play.n, 4);
+    assert_int_equal(play.trials[1].fate, FATE_TRAINS);
+    assert_true(play.trials[1].until == 9);
+    tell(&play, 4, 0.4);
+    assert_int_equal(play.trials[4].fate, FATE_STOPPED);
     play_done(&play);
     space_free(space);
 }
@@ -251,6 +286,7 @@ int main(void)
         cmocka_unit_test(by_arrival_decisions_do_depend_on_the_order),
         cmocka_unit_test(keeps_to_its_lanes),
         cmocka_unit_test(holds_a_result_until_the_earlier_ones_are_in),
+        cmocka_unit_test(a_unit_takes_the_same_time_in_every_lane),
         cmocka_unit_test(a_trial_killed_while_its_result_is_held_does_not_block),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,8 +3,14 @@
 #include "searchers/searcher_private.h"
 #include "tests/searchers/driver.h"
 
-static const struct searcher_config HALVING_3 = {.scheduler = "async_halving", .sampler = "random", .smaller_is_better = true,
-                                                 .max_units = 9, .divisor = 3, .num_rungs = 3, .stop_once = true, .seed = 1};
+static const struct searcher_config HALVING_3 = {.scheduler = "async_halving",
+                                                 .sampler = "random",
+                                                 .smaller_is_better = true,
+                                                 .max_units = 9,
+                                                 .divisor = 3,
+                                                 .num_rungs = 3,
+                                                 .stop_once = true,
+                                                 .seed = 1};
 
 static void begin(struct play *play, const struct searcher_config *config, const struct space *space)
 {
@@ -21,7 +27,8 @@ static void tell(struct play *play, int64_t trial, double unit, double value)
 static void ends(struct play *play, int64_t trial, enum exit_kind exit, double unit, double value)
 {
     play->trials[trial].fate = exit == EXIT_CONVERGED ? FATE_CONVERGED : FATE_FAILED;
-    play_tell(play, (struct searcher_event){.type = EVENT_EXITED, .trial = trial, .exit = exit, .unit = unit, .value = value});
+    play_tell(play, (struct searcher_event){
+                        .type = EVENT_EXITED, .trial = trial, .exit = exit, .unit = unit, .value = value});
 }
 
 static void the_lists_of_names_are_the_tables(void **state)
@@ -47,19 +54,29 @@ static void refuses_bad_settings_with_what_would_be_right(void **state)
         struct searcher_config config;
         const char *says;
     } BAD[] = {
-        {{.scheduler = "adaptive_asha", .sampler = "grid", .max_units = 9, .max_trials = 4}, "single with random or grid"},
+        {{.scheduler = "adaptive_asha", .sampler = "grid", .max_units = 9, .max_trials = 4},
+         "single with random or grid"},
         {{.scheduler = "asha", .sampler = "random", .max_units = 9, .max_trials = 4}, "no scheduler \"asha\""},
         {{.scheduler = "single", .sampler = "bayes", .max_units = 9, .max_trials = 4}, "no sampler \"bayes\""},
-        {{.scheduler = "single", .sampler = "random", .max_units = 0, .max_trials = 4}, "searcher.max_time must be greater"},
+        {{.scheduler = "single", .sampler = "random", .max_units = 0, .max_trials = 4},
+         "searcher.max_time must be greater"},
         {{.scheduler = "single", .sampler = "random", .max_units = NAN, .max_trials = 4}, "searcher.max_time"},
         {{.scheduler = "async_halving", .sampler = "random", .max_units = 0.5, .max_trials = 4}, "at least 1"},
         {{.scheduler = "async_halving", .sampler = "random", .max_units = 9}, "searcher.max_trials must be at least 1"},
         {{.scheduler = "single", .sampler = "random", .max_units = 9, .max_trials = -1}, "searcher.max_trials"},
-        {{.scheduler = "single", .sampler = "random", .max_units = 9, .max_concurrent_trials = -1}, "max_concurrent_trials"},
-        {{.scheduler = "async_halving", .sampler = "random", .max_units = 9, .max_trials = 4, .divisor = 1}, "searcher.divisor"},
-        {{.scheduler = "async_halving", .sampler = "random", .max_units = 9, .max_trials = 4, .num_rungs = 101}, "num_rungs"},
-        {{.scheduler = "adaptive_asha", .sampler = "random", .max_units = 9, .max_trials = 4, .bracket_rungs = RUNGS_0,
-          .bracket_rungs_n = 2}, "searcher.bracket_rungs[1]"},
+        {{.scheduler = "single", .sampler = "random", .max_units = 9, .max_concurrent_trials = -1},
+         "max_concurrent_trials"},
+        {{.scheduler = "async_halving", .sampler = "random", .max_units = 9, .max_trials = 4, .divisor = 1},
+         "searcher.divisor"},
+        {{.scheduler = "async_halving", .sampler = "random", .max_units = 9, .max_trials = 4, .num_rungs = 101},
+         "num_rungs"},
+        {{.scheduler = "adaptive_asha",
+          .sampler = "random",
+          .max_units = 9,
+          .max_trials = 4,
+          .bracket_rungs = RUNGS_0,
+          .bracket_rungs_n = 2},
+         "searcher.bracket_rungs[1]"},
         {{.scheduler = "single", .sampler = "grid", .max_units = 9}, "hyperparameters.lr"},
     };
     struct space *space = driver_space(LR_SPACE);
@@ -80,9 +97,11 @@ static void refuses_events_about_trials_that_were_never_created(void **state)
 {
     struct space *space = driver_space(LR_SPACE);
     struct searcher_config config = HALVING_3;
-    struct searcher_event bad[] = {{.type = EVENT_VALIDATION, .trial = 4, .unit = 1}, {.type = EVENT_EXITED, .trial = 0},
+    struct searcher_event bad[] = {{.type = EVENT_VALIDATION, .trial = 4, .unit = 1},
+                                   {.type = EVENT_EXITED, .trial = 0},
                                    {.type = EVENT_VALIDATION, .trial = 1, .unit = NAN},
-                                   {.type = EVENT_VALIDATION, .trial = 1, .unit = -1}, {.type = EVENT_START}};
+                                   {.type = EVENT_VALIDATION, .trial = 1, .unit = -1},
+                                   {.type = EVENT_START}};
     struct searcher_ops ops = {0};
     struct play play;
 
@@ -124,6 +143,65 @@ static void a_converged_trial_stands_at_every_later_rung(void **state)
         assert_int_equal(play.trials[3].fate, FATE_TRAINS);
         play_done(&play);
     }
+    space_free(space);
+}
+
+static void the_first_value_told_of_a_unit_stands_for_a_trial_that_converges(void **state)
+{
+    struct space *space = driver_space(LR_SPACE);
+    struct searcher_config config = HALVING_3;
+    struct play play;
+
+    (void)state;
+    config.max_trials = 3;
+    begin(&play, &config, space);
+    tell(&play, 1, 0.5, 0.3);
+    tell(&play, 1, 0.5, 0.9); /* resumed from an older checkpoint */
+    ends(&play, 1, EXIT_CONVERGED, 0.5, 0.9);
+    tell(&play, 2, 1, 0.4);
+    assert_int_equal(play.trials[2].fate, FATE_STOPPED);
+    play_done(&play);
+    space_free(space);
+}
+
+static void what_a_failed_trial_had_told_on_its_way_does_not_count(void **state)
+{
+    static const enum exit_kind EXITS[] = {EXIT_ERROR, EXIT_KILLED};
+    struct space *space = driver_space(LR_SPACE);
+    struct searcher_config config = HALVING_3;
+    struct play play;
+
+    (void)state;
+    config.max_trials = 3;
+    for (size_t i = 0; i < 2; i++) {
+        begin(&play, &config, space);
+        tell(&play, 1, 0.5, 0.01);
+        ends(&play, 1, EXITS[i], 0, 0);
+        tell(&play, 2, 1, 0.5);
+        assert_int_equal(play.trials[2].fate, FATE_TRAINS);
+        play_done(&play);
+    }
+    space_free(space);
+}
+
+static void the_last_rung_is_the_full_length(void **state)
+{
+    struct space *space = driver_space(LR_SPACE);
+    struct searcher_config config = HALVING_3;
+    struct play play;
+
+    (void)state;
+    config.max_trials = 3;
+    config.max_units = 7.5;
+    begin(&play, &config, space);
+    assert_true(play.trials[1].until == 1);
+    tell(&play, 1, 1, 0.5);
+    assert_true(play.trials[1].until == 2);
+    tell(&play, 1, 2, 0.5);
+    assert_true(play.trials[1].until == 7.5);
+    tell(&play, 1, 7.5, 0.5);
+    assert_int_equal(play.trials[1].fate, FATE_COMPLETED);
+    play_done(&play);
     space_free(space);
 }
 
@@ -301,9 +379,12 @@ static void every_search_ends_with_every_trial_ended(void **state)
     (void)state;
     for (uint64_t seed = 0; seed < 400; seed++) {
         struct pcg32 rng = rng_key(seed, RNG_SEARCH, 7, 7, 7);
-        struct world world = {.value = curve_value, .converges = rng_below(&rng, 2) ? curve_converges : NULL,
-                              .fails = rng_below(&rng, 2) ? curve_fails : NULL, .seed = seed};
-        struct searcher_config config = {.scheduler = SCHEDULERS[seed % 3], .sampler = "random", .smaller_is_better = seed % 2};
+        struct world world = {.value = curve_value,
+                              .converges = rng_below(&rng, 2) ? curve_converges : NULL,
+                              .fails = rng_below(&rng, 2) ? curve_fails : NULL,
+                              .seed = seed};
+        struct searcher_config config = {
+            .scheduler = SCHEDULERS[seed % 3], .sampler = "random", .smaller_is_better = seed % 2};
         struct play play;
         config.max_units = 1 + rng_below(&rng, 60);
         config.max_trials = 1 + rng_below(&rng, 40);
@@ -386,6 +467,9 @@ int main(void)
         cmocka_unit_test(refuses_bad_settings_with_what_would_be_right),
         cmocka_unit_test(refuses_events_about_trials_that_were_never_created),
         cmocka_unit_test(a_converged_trial_stands_at_every_later_rung),
+        cmocka_unit_test(the_first_value_told_of_a_unit_stands_for_a_trial_that_converges),
+        cmocka_unit_test(what_a_failed_trial_had_told_on_its_way_does_not_count),
+        cmocka_unit_test(the_last_rung_is_the_full_length),
         cmocka_unit_test(a_converged_trial_is_promoted_without_training),
         cmocka_unit_test(killing_a_trial_that_waits_at_a_rung_frees_no_lane_and_promotes_nobody),
         cmocka_unit_test(one_late_report_crosses_several_rungs),

@@ -43,8 +43,9 @@ static void gives_the_published_grids(void **state)
 
 static void grid_names_the_axis_that_lacks_count(void **state)
 {
-    struct space *space = driver_space("{\"a\": {\"type\": \"int\", \"minval\": 1, \"maxval\": 3, \"count\": 3}, \"g\": {\"lr\": "
-                                       "{\"type\": \"log\", \"minval\": -3, \"maxval\": -1}}}");
+    struct space *space =
+        driver_space("{\"a\": {\"type\": \"int\", \"minval\": 1, \"maxval\": 3, \"count\": 3}, \"g\": {\"lr\": "
+                     "{\"type\": \"log\", \"minval\": -3, \"maxval\": -1}}}");
     struct error err;
     uint64_t size = 77;
 
@@ -58,9 +59,9 @@ static void grid_names_the_axis_that_lacks_count(void **state)
 
 static void a_grid_too_large_is_refused(void **state)
 {
-    struct space *space = driver_space(
-        "{\"a\": {\"type\": \"double\", \"minval\": 0, \"maxval\": 1, \"count\": 4000000000}, \"b\": {\"type\": \"double\", "
-        "\"minval\": 0, \"maxval\": 1, \"count\": 4000000000}}");
+    struct space *space = driver_space("{\"a\": {\"type\": \"double\", \"minval\": 0, \"maxval\": 1, \"count\": "
+                                       "4000000000}, \"b\": {\"type\": \"double\", "
+                                       "\"minval\": 0, \"maxval\": 1, \"count\": 4000000000}}");
     struct error err;
     uint64_t size;
 
@@ -90,10 +91,14 @@ static void refuses_bad_axes_by_key_path(void **state)
         {"{\"lr\": {\"type\": \"double\", \"minval\": 3, \"maxval\": 2}}", "hyperparameters.lr", "greater"},
         {"{\"n\": {\"type\": \"int\", \"minval\": 1.5, \"maxval\": 2}}", "hyperparameters.n.minval", "whole"},
         {"{\"n\": {\"type\": \"int\", \"minval\": 1, \"maxval\": 1e300}}", "hyperparameters.n.maxval", "2^53"},
-        {"{\"n\": {\"type\": \"int\", \"minval\": 1, \"maxval\": 3, \"count\": 0}}", "hyperparameters.n.count", "at least 1"},
-        {"{\"n\": {\"type\": \"int\", \"minval\": 1, \"maxval\": 3, \"count\": 2.5}}", "hyperparameters.n.count", "whole"},
-        {"{\"lr\": {\"type\": \"log\", \"base\": 1, \"minval\": 0, \"maxval\": 1}}", "hyperparameters.lr.base", "not 1"},
-        {"{\"lr\": {\"type\": \"log\", \"base\": -2, \"minval\": 0, \"maxval\": 1}}", "hyperparameters.lr.base", "greater"},
+        {"{\"n\": {\"type\": \"int\", \"minval\": 1, \"maxval\": 3, \"count\": 0}}", "hyperparameters.n.count",
+         "at least 1"},
+        {"{\"n\": {\"type\": \"int\", \"minval\": 1, \"maxval\": 3, \"count\": 2.5}}", "hyperparameters.n.count",
+         "whole"},
+        {"{\"lr\": {\"type\": \"log\", \"base\": 1, \"minval\": 0, \"maxval\": 1}}", "hyperparameters.lr.base",
+         "not 1"},
+        {"{\"lr\": {\"type\": \"log\", \"base\": -2, \"minval\": 0, \"maxval\": 1}}", "hyperparameters.lr.base",
+         "greater"},
         {"{\"lr\": {\"type\": \"log\", \"minval\": 0, \"maxval\": 400}}", "hyperparameters.lr.maxval", "exponent"},
         {"{\"lr\": {\"type\": \"double\", \"minval\": -1e308, \"maxval\": 1e308}}", "hyperparameters.lr", "far apart"},
         {"{\"b\": {\"type\": \"categorical\", \"vals\": []}}", "hyperparameters.b.vals", "at least one"},
@@ -117,8 +122,9 @@ static void refuses_bad_axes_by_key_path(void **state)
 
 static void draws_nested_objects_in_the_order_of_the_file(void **state)
 {
-    struct space *space = driver_space("{\"z\": 1, \"group\": {\"y\": {\"type\": \"const\", \"val\": [1, 2]}, \"deep\": {\"x\": "
-                                       "\"text\"}}, \"a\": {\"type\": \"categorical\", \"vals\": [{\"k\": 1}]}}");
+    struct space *space =
+        driver_space("{\"z\": 1, \"group\": {\"y\": {\"type\": \"const\", \"val\": [1, 2]}, \"deep\": {\"x\": "
+                     "\"text\"}}, \"a\": {\"type\": \"categorical\", \"vals\": [{\"k\": 1}]}}");
     struct pcg32 rng = rng_key(1, RNG_SEARCH, 1, 0, 0);
     json_t *drawn = space_draw(space, &rng);
     char *text = json_line(drawn);
@@ -153,8 +159,9 @@ static void integers_are_drawn_at_both_ends(void **state)
 
 static void doubles_and_logs_fill_their_range(void **state)
 {
-    struct space *space = driver_space("{\"d\": {\"type\": \"double\", \"minval\": -1, \"maxval\": 3}, \"l\": {\"type\": \"log\", "
-                                       "\"base\": 10, \"minval\": -4, \"maxval\": -2}}");
+    struct space *space =
+        driver_space("{\"d\": {\"type\": \"double\", \"minval\": -1, \"maxval\": 3}, \"l\": {\"type\": \"log\", "
+                     "\"base\": 10, \"minval\": -4, \"maxval\": -2}}");
     int tenths_d[10] = {0}, tenths_l[10] = {0};
 
     (void)state;
@@ -183,11 +190,15 @@ static void sizes_count_distinct_configurations(void **state)
     } ROWS[] = {
         {"{}", 1},
         {"{\"a\": 3}", 1},
-        {"{\"a\": {\"type\": \"int\", \"minval\": 1, \"maxval\": 10}, \"b\": {\"type\": \"categorical\", \"vals\": [1, 2, 3]}}", 30},
+        {"{\"a\": {\"type\": \"int\", \"minval\": 1, \"maxval\": 10}, \"b\": {\"type\": \"categorical\", \"vals\": [1, "
+         "2, 3]}}",
+         30},
         {"{\"a\": {\"type\": \"double\", \"minval\": 1, \"maxval\": 1}}", 1},
         {"{\"a\": {\"type\": \"double\", \"minval\": 1, \"maxval\": 2}}", 0},
-        {"{\"a\": {\"type\": \"int\", \"minval\": 0, \"maxval\": 9007199254740991}, \"b\": {\"type\": \"int\", \"minval\": 0, "
-         "\"maxval\": 9007199254740991}}", 0}, /* too many to count is as good as infinite */
+        {"{\"a\": {\"type\": \"int\", \"minval\": 0, \"maxval\": 9007199254740991}, \"b\": {\"type\": \"int\", "
+         "\"minval\": 0, "
+         "\"maxval\": 9007199254740991}}",
+         0}, /* too many to count is as good as infinite */
     };
 
     (void)state;
@@ -200,16 +211,18 @@ static void sizes_count_distinct_configurations(void **state)
 
 static void extremes_show_every_choice_and_both_ends(void **state)
 {
-    struct space *space = driver_space("{\"opt\": {\"type\": \"categorical\", \"vals\": [\"a\", \"b\", \"c\"]}, \"net\": {\"n\": "
-                                       "{\"type\": \"int\", \"minval\": 1, \"maxval\": 9}, \"lr\": {\"type\": \"log\", \"minval\": -3, "
-                                       "\"maxval\": -1}}, \"fixed\": 5}");
+    struct space *space =
+        driver_space("{\"opt\": {\"type\": \"categorical\", \"vals\": [\"a\", \"b\", \"c\"]}, \"net\": {\"n\": "
+                     "{\"type\": \"int\", \"minval\": 1, \"maxval\": 9}, \"lr\": {\"type\": \"log\", \"minval\": -3, "
+                     "\"maxval\": -1}}, \"fixed\": 5}");
     json_t *list = space_extremes(space), *configuration;
     int choices[3] = {0}, low = 0, high = 0, lr_low = 0, lr_high = 0;
     size_t i;
 
     (void)state;
     assert_int_equal(json_array_size(list), 3);
-    json_array_foreach(list, i, configuration) {
+    json_array_foreach(list, i, configuration)
+    {
         int64_t n = json_integer_value(json_at(configuration, "net.n"));
         double lr = json_real_value(json_at(configuration, "net.lr"));
         choices[*json_string_value(json_at(configuration, "opt")) - 'a']++;

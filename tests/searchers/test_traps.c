@@ -3,8 +3,14 @@
 #include "common/json.h"
 #include "tests/searchers/driver.h"
 
-static const struct searcher_config HALVING_3 = {.scheduler = "async_halving", .sampler = "random", .smaller_is_better = true,
-                                                 .max_units = 9, .divisor = 3, .num_rungs = 3, .stop_once = true, .seed = 1};
+static const struct searcher_config HALVING_3 = {.scheduler = "async_halving",
+                                                 .sampler = "random",
+                                                 .smaller_is_better = true,
+                                                 .max_units = 9,
+                                                 .divisor = 3,
+                                                 .num_rungs = 3,
+                                                 .stop_once = true,
+                                                 .seed = 1};
 
 static void tell(struct play *play, int64_t trial, double unit, double value)
 {
@@ -15,7 +21,8 @@ static void tell(struct play *play, int64_t trial, double unit, double value)
 static void ends(struct play *play, int64_t trial, enum exit_kind exit, double unit, double value)
 {
     play->trials[trial].fate = exit == EXIT_CONVERGED ? FATE_CONVERGED : FATE_FAILED;
-    play_tell(play, (struct searcher_event){.type = EVENT_EXITED, .trial = trial, .exit = exit, .unit = unit, .value = value});
+    play_tell(play, (struct searcher_event){
+                        .type = EVENT_EXITED, .trial = trial, .exit = exit, .unit = unit, .value = value});
 }
 
 static void begin(struct play *play, const struct searcher_config *config, const struct space *space,
@@ -29,8 +36,9 @@ static void begin(struct play *play, const struct searcher_config *config, const
 /* Trap 1 */
 static void integer_bounds_are_inclusive_at_both_ends(void **state)
 {
-    struct space *space = driver_space("{\"n\": {\"type\": \"int\", \"minval\": 3, \"maxval\": 5}, \"x\": {\"type\": \"double\", "
-                                       "\"minval\": 0, \"maxval\": 1}}");
+    struct space *space =
+        driver_space("{\"n\": {\"type\": \"int\", \"minval\": 3, \"maxval\": 5}, \"x\": {\"type\": \"double\", "
+                     "\"minval\": 0, \"maxval\": 1}}");
     struct searcher_config config = {.scheduler = "single", .sampler = "random", .max_units = 1, .max_trials = 60};
     struct world world = {.value = curve_value};
     int seen[3] = {0};
@@ -168,7 +176,8 @@ static void a_crash_counts_as_worst_and_is_never_called_stopped(void **state)
         /* of {7, 8, 9, worst} one goes on: 2, which is better than a crash */
         assert_int_equal(play.trials[2].fate, FATE_TRAINS);
         for (size_t i = 3; i <= 4; i++)
-            assert_int_equal(play.trials[i].fate, FATE_STOPPED); /* by promotion, when nothing can promote them any more */
+            assert_int_equal(play.trials[i].fate,
+                             FATE_STOPPED); /* by promotion, when nothing can promote them any more */
         tell(&play, 2, 3, 7);
         if (stop_once)
             tell(&play, 2, 9, 7);
@@ -183,8 +192,9 @@ static void a_crash_counts_as_worst_and_is_never_called_stopped(void **state)
 /* Trap 5 */
 static void a_finite_space_repeats_nothing_while_something_is_left(void **state)
 {
-    struct space *space = driver_space("{\"n\": {\"type\": \"int\", \"minval\": 1, \"maxval\": 6}, \"c\": {\"type\": \"categorical\", "
-                                       "\"vals\": [\"a\", \"b\"]}}");
+    struct space *space =
+        driver_space("{\"n\": {\"type\": \"int\", \"minval\": 1, \"maxval\": 6}, \"c\": {\"type\": \"categorical\", "
+                     "\"vals\": [\"a\", \"b\"]}}");
     struct searcher_config config = HALVING_3;
     struct world world = {.value = curve_value, .fails = curve_fails};
 
@@ -214,8 +224,9 @@ static void a_finite_space_repeats_nothing_while_something_is_left(void **state)
 static void what_a_trial_tries_never_depends_on_timing(void **state)
 {
     static const char *const SPACES[] = {
-        LR_SPACE, "{\"g\": {\"b\": {\"type\": \"int\", \"minval\": 1, \"maxval\": 5}}, \"a\": {\"type\": \"int\", \"minval\": 1, "
-                  "\"maxval\": 5}}"};
+        LR_SPACE,
+        "{\"g\": {\"b\": {\"type\": \"int\", \"minval\": 1, \"maxval\": 5}}, \"a\": {\"type\": \"int\", \"minval\": 1, "
+        "\"maxval\": 5}}"};
     struct searcher_config config = HALVING_3;
     struct world world = {.value = curve_value, .fails = curve_fails, .seed = 3};
 
@@ -267,7 +278,8 @@ static void a_restored_searcher_answers_as_one_that_never_died(void **state)
     space_free(space);
 }
 
-/* Trap 8: a trial that went back to an older checkpoint trains through its rung again; what it says there is not heard. */
+/* Trap 8: a trial that went back to an older checkpoint trains through its rung again; what it says there is not heard.
+ */
 static void a_trial_resumed_below_its_rung_reports_it_once(void **state)
 {
     struct space *space = driver_space(LR_SPACE);

@@ -16,6 +16,8 @@
 #include <string.h>
 
 #ifndef OWN
+#define USED 16
+#define COLOUR 256
 #define OWN 8
 #define FOREIGN 2.0
 #define STRENGTH 40
@@ -107,7 +109,7 @@ static void add_patch(const struct setting *s, const int16_t *patch, struct pcg3
     int x0 = cx < RADIUS ? RADIUS - cx : 0, x1 = cx + RADIUS >= size ? size - cx + RADIUS : PATCH;
 
     for (int c = 0; c < s->channels; c++) {
-        int colour = s->channels == 1 ? strength : strength / ONE * (ONE / 2 + (int)rng_below(rng, ONE));
+        int colour = s->channels == 1 ? strength : strength / ONE * (ONE - COLOUR / 2 + (int)rng_below(rng, COLOUR));
         int32_t *plane = planes + (size_t)c * (size_t)(size * size);
         for (int y = y0; y < y1; y++) {
             int32_t *row = plane + (cy - RADIUS + y) * size + cx - RADIUS;
@@ -150,7 +152,7 @@ static void make_image(const struct setting *s, const int16_t *patches, int labe
         int class = label;
         if (i >= s->own)
             class = (label + 1 + (int)rng_below(&rng, (uint32_t)s->classes - 1)) % s->classes;
-        add_patch(s, patches + (size_t)class * class_patches + rng_below(&rng, PHASES) * PATCH * PATCH, &rng, planes);
+        add_patch(s, patches + (size_t)class * class_patches + (4 + rng_below(&rng, USED)) % PHASES * PATCH * PATCH, &rng, planes);
     }
     for (size_t p = 0; p < plane; p++)
         for (size_t c = 0; c < (size_t)s->channels; c++) {

@@ -132,7 +132,7 @@ static void start(struct test *test, const char *script)
     struct error err = {0};
     size_t slot = 0;
 
-    if (launcher_start(test->launcher, &slot, 1, argv, env, test->folder, test, &test->worker, &err))
+    if (launcher_start(test->launcher, &slot, 1, argv, env, test->folder, NULL, test, &test->worker, &err))
         fail_msg("%s", err.text);
 }
 
@@ -214,7 +214,7 @@ static void the_reason_tells_exits_from_signals_and_from_programs_that_are_not_t
     WAIT(test, test->ends == 1);
     assert_string_equal(test->reason, "signal");
     assert_non_null(strstr(test->text, "died of signal 11"));
-    assert_int_equal(launcher_start(test->launcher, &slot, 1, missing, NULL, test->folder, test, &test->worker, NULL), 0);
+    assert_int_equal(launcher_start(test->launcher, &slot, 1, missing, NULL, test->folder, NULL, test, &test->worker, NULL), 0);
     WAIT(test, test->ends == 2);
     assert_string_equal(test->reason, "exit");
     assert_string_equal(test->text, "the program could not be started: /nowhere/at-all: No such file or directory");
@@ -412,9 +412,9 @@ static void a_slot_that_is_not_leased_is_refused(void **state)
     size_t slot = 0;
 
     launcher_unlease(test->launcher);
-    assert_int_equal(launcher_start(test->launcher, &slot, 1, argv, NULL, test->folder, test, &test->worker, &err), -EPERM);
+    assert_int_equal(launcher_start(test->launcher, &slot, 1, argv, NULL, test->folder, NULL, test, &test->worker, &err), -EPERM);
     slot = 100000;
-    assert_int_equal(launcher_start(test->launcher, &slot, 1, argv, NULL, test->folder, test, &test->worker, &err), -EPERM);
+    assert_int_equal(launcher_start(test->launcher, &slot, 1, argv, NULL, test->folder, NULL, test, &test->worker, &err), -EPERM);
 }
 
 static void a_supervisor_that_cannot_be_started_is_an_error(void **state)
@@ -425,7 +425,7 @@ static void a_supervisor_that_cannot_be_started_is_an_error(void **state)
     size_t slot = 0;
 
     setenv("FLEXP_SUPERVISOR", "/nowhere/flexp", 1);
-    assert_true(launcher_start(test->launcher, &slot, 1, argv, NULL, test->folder, test, &test->worker, &err) < 0);
+    assert_true(launcher_start(test->launcher, &slot, 1, argv, NULL, test->folder, NULL, test, &test->worker, &err) < 0);
     unsetenv("FLEXP_SUPERVISOR");
     assert_non_null(strstr(err.text, "/nowhere/flexp"));
 }

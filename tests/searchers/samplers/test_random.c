@@ -30,8 +30,9 @@ static void trial_n_draws_from_its_own_stream(void **state)
     space_free(space);
 }
 
-#define FINITE "{\"a\": {\"type\": \"int\", \"minval\": 0, \"maxval\": 9}, \"g\": {\"b\": {\"type\": \"categorical\", \"vals\": " \
-               "[\"x\", \"y\", \"z\"]}}, \"c\": {\"type\": \"const\", \"val\": 1}}"
+#define FINITE                                                                                                         \
+    "{\"a\": {\"type\": \"int\", \"minval\": 0, \"maxval\": 9}, \"g\": {\"b\": {\"type\": \"categorical\", \"vals\": " \
+    "[\"x\", \"y\", \"z\"]}}, \"c\": {\"type\": \"const\", \"val\": 1}}"
 
 static void a_finite_space_is_walked_without_repeats_and_then_again(void **state)
 {

@@ -1,6 +1,6 @@
-/* grid.c - the grid over a space. Points are Determined AI's: `count` evenly spaced points with both ends in; an int axis
- * rounds halves away from zero and never has more points than values; count 1 is the midpoint (log: of the exponents).
- * Deviation: a double or log axis with minval = maxval has one point, so that no configuration comes twice.
+/* space_grid.c - the grid over a space. Points are Determined AI's: `count` evenly spaced points with both ends in; an
+ * int axis rounds halves away from zero and never has more points than values; count 1 is the midpoint (log: of the
+ * exponents). Deviation: a double or log axis with minval = maxval has one point, so that no configuration comes twice.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "searchers/space_private.h"
 
@@ -34,7 +34,8 @@ static json_t *point(const struct axis *axis, uint64_t index)
         int64_t min = (int64_t)axis->min, max = (int64_t)axis->max;
         if (n == 1)
             return json_integer(divide((__int128)min + max, 2));
-        return json_integer(divide((__int128)min * (__int128)(n - 1) + (__int128)index * (max - min), (__int128)(n - 1)));
+        return json_integer(
+            divide((__int128)min * (__int128)(n - 1) + (__int128)index * (max - min), (__int128)(n - 1)));
     }
     if (n == 1)
         return axis_number(axis, axis->min + (axis->max - axis->min) / 2);
@@ -55,7 +56,8 @@ int space_grid_size(const struct space *space, uint64_t *ret, struct error *err)
             return fail(err, -EINVAL, "hyperparameters.%s: grid needs `count`, the number of points on this %s axis",
                         axis->path, NAMES[axis->type]);
         if (__builtin_mul_overflow(size, n, &size) || size > INT64_MAX)
-            return fail(err, -EINVAL, "hyperparameters: the grid has more than 2^63 points at %s; lower a count", axis->path);
+            return fail(err, -EINVAL, "hyperparameters: the grid has more than 2^63 points at %s; lower a count",
+                        axis->path);
     }
     *ret = size;
     return 0;

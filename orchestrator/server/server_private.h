@@ -1,0 +1,226 @@
+/* server_private.h - what the files of server/ share.
+ * server.c starts and ends it, home.c holds the lock and names the socket, turns.c commits and then carries out,
+ * experiments.c keeps what lives, attempts.c and hands.c bring runs and workers together, schedule.c gives out slots,
+ * clock.c watches every deadline, connections.c and subscriptions.c serve clients, requests*.c answer them.
+ *
+ * One way through: an input (a message, a request, an end, a deadline) is handed to an experiment with a struct turn;
+ * server_submit gives the turn to the store; when it is on disk its effects are carried out, the answers that waited for it
+ * leave, and the scheduler is asked.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_ORCHESTRATOR_SERVER_PRIVATE_H
+#define FLEXP_ORCHESTRATOR_SERVER_PRIVATE_H
+
+#include "common/lines.h"
+#include "orchestrator/experiment/experiment.h"
+#include "orchestrator/launcher/launcher.h"
+#include "orchestrator/server/requests.h"
+#include "orchestrator/server/server.h"
+
+#include <limits.h>
+#include <uv.h>
+
+#define SERVER_SCHEMA_VERSION 1
+#define SERVER_CLIENTS_MAX 256
+
+/* Milliseconds; tests set them by the environment variables in clock.c. */
+struct limits {
+    uint64_t hello, silent, grace, idle, backoff, down, tick;
+};
+
+/* A trial that was given slots, from the decision until its run is over and its slots are free. */
+enum attempt_phase {
+    ATTEMPT_WAITS,   /* for other workers to leave its slots */
+    ATTEMPT_STARTS,  /* for its worker's hello */
+    ATTEMPT_RUNS     /* the run is in the store */
+};
+
+struct attempt {
+    struct attempt *next;
+    int64_t run, experiment, trial, order;
+    enum attempt_phase phase;
+    struct hand *hand; /* NULL while it waits */
+    bool ending;       /* told to preempt or stop, or killed */
+    uint64_t told_ms;  /* when; 0: not yet */
+    uint64_t reported_ms, longest_ms; /* last report, longest time between two: what one may have to wait for a round's end */
+    char *why, *why_text;             /* the reason for which we killed its worker; NULL: it ended by itself */
+    double unit, until;
+    size_t slots_n;
+    size_t slots[];
+};
+
+/* A worker with its slots: busy with an attempt, warm, or leaving. */
+struct hand {
+    struct hand *next;
+    struct server *server;
+    struct worker *worker;
+    struct attempt *attempt; /* NULL: warm or leaving */
+    char *program;           /* what it runs, as comparable text */
+    char *isa;
+    bool greeted, reuses, leaving;
+    uint64_t started_ms, heard_ms, idle_ms;
+    int64_t output_credit, output_dropped; /* lines */
+    uint64_t output_ms;
+};
+
+/* An experiment that has not ended. */
+struct entry {
+    struct entry *next;
+    int64_t id, created_us;
+    struct experiment *experiment;
+    bool time_is_up;
+};
+
+/* A trial whose worker died waits a while before it is started again. */
+struct delay {
+    struct delay *next;
+    int64_t experiment, trial;
+    int failures;
+    uint64_t until_ms;
+};
+
+struct subscription {
+    struct subscription *next;
+    int64_t id, experiment; /* id: of the request */
+    bool owed;              /* has not been told of the latest change */
+};
+
+struct connection {
+    struct connection *next;
+    struct server *server;
+    uv_pipe_t pipe;
+    struct lines lines;
+    struct subscription *subscriptions;
+    unsigned waiting; /* answers that wait for a commit */
+    bool closing, closed, throttled;
+};
+
+/* An answer that may leave when the turn before it is on disk. */
+struct answer {
+    struct answer *next;
+    uint64_t turn;
+    struct connection *connection;
+    int64_t id;
+    json_t *line;
+};
+
+struct server {
+    uv_loop_t loop;
+    char *home, *socket;
+    int lock_fd, ready_fd;
+    struct store *store;
+    struct launcher *launcher;
+    uv_async_t wake;
+    uv_timer_t tick, publish;
+    uv_signal_t signals[2];
+    uv_pipe_t listener;
+    bool listening;
+    struct limits limits;
+    int64_t started_us;
+    int64_t last_experiment, last_run, last_checkpoint;
+    int64_t reserved_run; /* the next run's number, given out before; 0: none */
+    int64_t orders;
+    struct entry *entries;
+    struct attempt *attempts;
+    struct hand *hands;
+    struct delay *delays;
+    struct connection *connections;
+    size_t connections_n;
+    struct answer *answers, **answers_end;
+    uint64_t submitted, committed; /* turns */
+    bool schedule_wanted, slots_wanted;
+    uint64_t lease_ms, published_ms, publish_cost_ms;
+    json_t *problems; /* experiments that could not be restored: [{experiment, text}] */
+    enum { SERVER_RUNS, SERVER_STOPS, SERVER_CLOSES, SERVER_CLOSED } state;
+    uint64_t stop_ms;
+    struct error failure; /* why it ends, where that is an error */
+};
+
+/* --- home.c --- */
+/* Takes the lock of home, or -EBUSY with the holder's pid. */
+int home_lock(const char *home, int *ret_fd, struct error *err);
+int home_write_lock(int fd, const char *socket, struct error *err);
+/* A fresh place for the socket, its folder made and checked. */
+int home_new_socket(const char *home, char *ret, size_t room, struct error *err);
+
+/* --- clock.c --- */
+int64_t clock_us(void);
+uint64_t clock_ms(void); /* monotonic */
+void limits_read(struct limits *ret);
+void clock_start(struct server *server);
+/* Kept while a trial's worker dies again and again: 1 s, 2 s, ... 60 s. */
+void delay_add(struct server *server, int64_t experiment, int64_t trial);
+void delay_remove(struct server *server, int64_t experiment, int64_t trial);
+bool delay_holds(const struct server *server, int64_t experiment, int64_t trial, uint64_t now);
+
+/* --- turns.c --- */
+/* Takes the turn over; experiment 0: of none. */
+void server_submit(struct server *server, int64_t experiment, struct turn *turn);
+void server_on_wake(uv_async_t *wake);
+
+/* --- experiments.c --- */
+struct entry *entry_find(const struct server *server, int64_t experiment);
+struct entry *entry_add(struct server *server, int64_t id, int64_t created_us, struct experiment *experiment);
+void entries_drop_ended(struct server *server);
+void entries_free(struct server *server);
+int entries_restore(struct server *server, struct error *err);
+struct id_source server_ids(struct server *server);
+
+/* --- attempts.c --- */
+struct attempt *attempt_find(const struct server *server, int64_t run);
+struct attempt *attempt_of_trial(const struct server *server, int64_t experiment, int64_t trial);
+int attempt_add(struct server *server, int64_t experiment, int64_t trial, const size_t *slots, size_t n);
+/* Finds or starts a worker for an attempt that waits; does nothing while its slots are occupied. */
+void attempt_advance(struct server *server, struct attempt *attempt);
+/* Its worker has said hello: the run begins. */
+void attempt_begin(struct server *server, struct attempt *attempt);
+/* Its worker is gone, or could not be started. */
+void attempt_lost(struct server *server, struct attempt *attempt, const char *reason, const char *text);
+void attempt_free(struct server *server, struct attempt *attempt);
+/* why: a reason for the store; the worker dies now, the attempt ends when it is gone. */
+void attempt_kill(struct server *server, struct attempt *attempt, const char *why, const char *text);
+json_t *attempt_slot_names(const struct server *server, const struct attempt *attempt);
+/* "experiment 1, trial 3" for the log */
+const char *attempt_name(const struct attempt *attempt, char *ret, size_t room);
+
+/* --- hands.c --- */
+extern const struct launcher_events HAND_EVENTS;
+struct hand *hand_start(struct server *server, struct attempt *attempt, struct error *err);
+void hand_free(struct server *server, struct hand *hand);
+void hand_dismiss(struct hand *hand);
+void hand_release(struct server *server, struct hand *hand); /* its attempt is over: stays warm, or leaves */
+bool hand_covers(const struct hand *hand, const size_t *slots, size_t n, bool *ret_exactly);
+char *program_of(const struct server *server, int64_t experiment);
+
+/* --- schedule.c --- */
+void schedule(struct server *server);
+
+/* --- connections.c --- */
+int connections_listen(struct server *server, struct error *err);
+void connections_close(struct server *server);
+void connection_send(struct connection *connection, json_t *line); /* takes ownership */
+bool connection_is_slow(const struct connection *connection);
+/* Sends the answers whose turn is on disk; after a failed commit they become errors. */
+void answers_deliver(struct server *server);
+
+/* --- subscriptions.c --- */
+void subscription_add(struct connection *connection, int64_t id, int64_t experiment);
+void subscriptions_free(struct connection *connection);
+void subscriptions_changed(struct server *server, int64_t experiment);
+void subscriptions_retry(struct connection *connection); /* it can take more now */
+void subscriptions_on_time(uv_timer_t *timer);
+
+/* --- server.c --- */
+void server_stop(struct server *server);
+void server_fail(struct server *server, int code, const char *text);
+void server_check_stopped(struct server *server);
+
+/* --- requests_server.c: handlers of requests that need a server --- */
+typedef int request_handler(struct server *server, struct store *store, const json_t *arguments, json_t **ret,
+                            struct error *err);
+request_handler request_create, request_pause, request_activate, request_cancel, request_kill, request_kill_trial,
+    request_status, request_slots, request_down, request_subscribe;
+/* The summary that subscribers get. */
+int request_summary(struct server *server, int64_t experiment, json_t **ret, struct error *err);
+void absolute_paths(const struct store *store, json_t *answer);
+
+#endif

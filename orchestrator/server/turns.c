@@ -1,0 +1,171 @@
+/* turns.c - nothing leaves before its commit: a turn goes to the store, and when it is on disk its effects are carried out in
+ * order. Turns commit in the order in which they were submitted, so what one sends can rely on what an earlier one stored.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "common/failpoint.h"
+#include "common/file.h"
+#include "common/log.h"
+#include "orchestrator/server/server_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct submitted {
+    struct server *server;
+    int64_t experiment;
+    uint64_t number;
+    struct turn turn;
+};
+
+struct deletion {
+    uv_work_t work;
+    char *path;
+    struct error err;
+};
+
+/* --- deleting, on another thread ------------------------------------------------------------------------------------ */
+
+static void do_delete(uv_work_t *work)
+{
+    struct deletion *deletion = work->data;
+
+    failpoint("before_delete");
+    file_remove_tree(deletion->path, &deletion->err);
+    failpoint("after_delete");
+}
+
+static void on_deleted(uv_work_t *work, int status)
+{
+    struct deletion *deletion = work->data;
+
+    (void)status;
+    if (deletion->err.code)
+        log_warning("%s", deletion->err.text);
+    free(deletion->path);
+    free(deletion);
+}
+
+/* Only below the home, whatever an effect says. */
+static void start_deletion(struct server *server, const char *path)
+{
+    size_t home = strlen(server->home);
+    struct deletion *deletion;
+
+    if (strncmp(path, server->home, home) || path[home] != '/' || !path[home + 1] || strstr(path, "/../") ||
+        (strlen(path) > 3 && !strcmp(path + strlen(path) - 3, "/.."))) {
+        log_error("refused to delete %s: it is not below %s", path, server->home);
+        return;
+    }
+    deletion = calloc(1, sizeof *deletion);
+    if (!deletion || !(deletion->path = strdup(path))) {
+        free(deletion);
+        return; /* the file stays; nothing depends on its absence */
+    }
+    deletion->work.data = deletion;
+    if (uv_queue_work(&server->loop, &deletion->work, do_delete, on_deleted)) {
+        free(deletion->path);
+        free(deletion);
+    }
+}
+
+/* --- effects --------------------------------------------------------------------------------------------------------- */
+
+/* A delivery may end the attempt, so it is looked up each time. */
+static void send(struct server *server, const struct effect *effect)
+{
+    struct attempt *attempt = attempt_find(server, effect->run);
+    const char *op = json_string_or(effect->message, "op", "");
+
+    if (!attempt || !attempt->hand || attempt->hand->leaving)
+        return; /* it is gone: its end says the rest */
+    if (!strcmp(op, "assign") || !strcmp(op, "evaluate"))
+        attempt->until = json_double_or(effect->message, "train_until", 0);
+    else if (!strcmp(op, "train_until"))
+        attempt->until = json_double_or(effect->message, "unit", attempt->until);
+    if (!strcmp(op, "preempt") || !strcmp(op, "stop")) {
+        attempt->ending = true;
+        if (!attempt->told_ms)
+            attempt->told_ms = clock_ms();
+    }
+    worker_send(attempt->hand->worker, effect->message);
+    if (!strcmp(op, "assign"))
+        failpoint("after_assign");
+}
+
+static void carry_out(struct server *server, int64_t experiment, const struct effect *effect)
+{
+    struct attempt *attempt = attempt_find(server, effect->run);
+
+    switch (effect->type) {
+    case EFFECT_SEND:
+        send(server, effect);
+        break;
+    case EFFECT_KILL:
+        if (attempt)
+            attempt_kill(server, attempt, "killed", "killed on request");
+        break;
+    case EFFECT_FREE_SLOTS:
+        if (attempt) {
+            struct hand *hand = attempt->hand;
+            attempt_free(server, attempt);
+            if (hand)
+                hand_release(server, hand);
+        }
+        break;
+    case EFFECT_DELETE:
+        start_deletion(server, effect->path);
+        break;
+    case EFFECT_CHANGED:
+        subscriptions_changed(server, experiment);
+        break;
+    }
+}
+
+static void on_committed(void *arg, int status)
+{
+    struct submitted *submitted = arg;
+    struct server *server = submitted->server;
+
+    if (status) {
+        const char *text = store_failure(server->store);
+        server_fail(server, status, text ? text : "the store failed");
+    } else {
+        failpoint("after_commit_before_effects");
+        server->committed = submitted->number;
+        server->schedule_wanted = true;
+        for (size_t i = 0; i < submitted->turn.n; i++)
+            carry_out(server, submitted->experiment, &submitted->turn.effects[i]);
+    }
+    turn_done(&submitted->turn);
+    free(submitted);
+}
+
+void server_submit(struct server *server, int64_t experiment, struct turn *turn)
+{
+    struct submitted *submitted = calloc(1, sizeof *submitted);
+    struct store_batch *writes = turn->writes;
+
+    if (!submitted) {
+        server_fail(server, -ENOMEM, "out of memory");
+        turn_done(turn);
+        return;
+    }
+    turn->writes = NULL;
+    submitted->server = server;
+    submitted->experiment = experiment;
+    submitted->number = ++server->submitted;
+    submitted->turn = *turn;
+    *turn = (struct turn){0};
+    failpoint("before_commit");
+    store_submit(server->store, writes, on_committed, submitted);
+}
+
+void server_on_wake(uv_async_t *wake)
+{
+    struct server *server = wake->data;
+
+    store_poll(server->store);
+    answers_deliver(server);
+    if (server->schedule_wanted)
+        schedule(server);
+    server_check_stopped(server);
+}
