@@ -66,6 +66,22 @@ char *format_value(const json_t *value)
     return copy;
 }
 
+char *format_words(const json_t *list)
+{
+    char *text = strdup("");
+    json_t *word;
+    size_t i;
+
+    json_array_foreach((json_t *)list, i, word) {
+        char *shown = format_value(word);
+        char *longer = format_text("%s%s%s", text ? text : "", i ? " " : "", shown ? shown : "");
+        free(shown);
+        free(text);
+        text = longer;
+    }
+    return text;
+}
+
 void each_leaf(const json_t *object, const char *prefix, leaf_fn *call, void *arg)
 {
     const char *key;

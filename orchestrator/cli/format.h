@@ -15,6 +15,8 @@
 char *format_metric(const char *metric, const json_t *value);
 /* A hyperparameter or other JSON value in a few characters. */
 char *format_value(const json_t *value);
+/* The words of a list: "cpu:0 cpu:1". */
+char *format_words(const json_t *list);
 /* "lr=0.01, batch=32": nested groups by dotted names. */
 char *format_hyperparameters(const json_t *object);
 /* A length or count: 12, 12.5, 1.2e+06. */

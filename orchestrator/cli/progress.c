@@ -14,6 +14,7 @@
 #define ETA_WINDOW 300.0
 #define BAR_MAX 40
 #define RUNNING_MAX 16    /* lines of running trials */
+#define NARROW 60         /* columns below which bars of trials are left out */
 
 void progress_init(struct progress *progress, const json_t *describe, double now)
 {
@@ -22,7 +23,7 @@ void progress_init(struct progress *progress, const json_t *describe, double now
     progress->summary = json_incref((json_t *)describe);
     progress->metric = json_string_or(describe, "metric", "value");
     progress->unit = json_string_or(describe, "time_metric", "units");
-    progress->started = now;
+    progress->started = now - json_double_or(json_object_get(describe, "timings"), "elapsed_seconds", 0);
     rate_init(&progress->units, RATE_WINDOW);
     rate_init(&progress->done, ETA_WINDOW);
 }
@@ -151,8 +152,8 @@ static void frame_best(const struct progress *progress, FILE *out)
     } else {
         hyperparameters = format_hyperparameters(json_object_get(progress->summary, "best_hyperparameters"));
         clean = text_clean(hyperparameters ? hyperparameters : "");
-        fprintf(out, "best    %s %s, trial %lld%s\n        %s\n", value, progress->metric,
-                (long long)best_trial(progress), at ? at : "", clean ? clean : "");
+        fprintf(out, "best    %s, trial %lld%s (%s)\n        %s\n", value, (long long)best_trial(progress),
+                at ? at : "", progress->metric, clean ? clean : "");
         free(hyperparameters);
         free(clean);
     }
@@ -171,7 +172,7 @@ static void frame_speed(const struct progress *progress, FILE *out, double now)
     else if (done)
         fputs("speed   -", out);
     if (done)
-        fprintf(out, ", %s %s trained%s%s", done, progress->unit, all ? " of about " : "", all ? all : "");
+        fprintf(out, ", %s%s%s trained", done, all ? " of about " : "", all ? all : "");
     if (rate >= 0 || done)
         fputc('\n', out);
     free(done);
@@ -188,8 +189,8 @@ static void frame_running(const struct progress *progress, FILE *out, const stru
     json_array_foreach((json_t *)running, i, row) {
         double unit = json_double_or(row, "unit", 0), until = json_double_or(row, "until", NAN);
         char *at = format_units(unit), *goal = isfinite(until) ? format_units(until) : NULL;
-        char *bar = isfinite(until) && until > 0 ? render_bar(term, unit / until, 10) : NULL;
-        char *slots = format_value(json_object_get(row, "slots")), *clean = text_clean(slots ? slots : "");
+        char *bar = isfinite(until) && until > 0 && term->width >= NARROW ? render_bar(term, unit / until, 10) : NULL;
+        char *slots = format_words(json_object_get(row, "slots")), *clean = text_clean(slots ? slots : "");
         if (i == shown && n > shown + 1) {
             fprintf(out, "        and %zu more\n", n - i);
             i = n;
@@ -197,8 +198,7 @@ static void frame_running(const struct progress *progress, FILE *out, const stru
             fprintf(out, "%s trial %-4lld %s%s%s %s%s%s  %s%s%s\n", i ? "       " : "running",
                     (long long)json_int_or(row, "trial", json_int_or(row, "trial_id", 0)), bar ? bar : "",
                     bar ? " " : "", unit_singular(progress->unit), at ? at : "", goal ? "/" : "", goal ? goal : "",
-                    term_on(term, STYLE_DIM), json_object_get(row, "slots") && clean ? clean : "",
-                    term_off(term, STYLE_DIM));
+                    term_on(term, STYLE_DIM), clean ? clean : "", term_off(term, STYLE_DIM));
         }
         free(at);
         free(goal);

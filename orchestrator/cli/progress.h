@@ -13,7 +13,7 @@ struct progress {
     json_t *summary;  /* the last event */
     const char *metric, *unit; /* borrowed from describe */
     struct rate units, done;
-    double started; /* when this began to watch */
+    double started; /* when the experiment was created, on the caller's clock */
 };
 
 /* describe is borrowed. now: seconds on any steady clock. */

@@ -175,7 +175,7 @@ static void runs_table(FILE *out, const struct term *term, const json_t *rows)
         table_cell(table, STYLE_NONE, "%lld", (long long)json_int_or(row, "attempt", 0));
         text_cell(table, STYLE_DIM, format_time(json_object_get(row, "started")));
         text_cell(table, STYLE_NONE, format_seconds(ended - started));
-        text_cell(table, STYLE_NONE, format_value(json_object_get(row, "slots")));
+        text_cell(table, STYLE_NONE, format_words(json_object_get(row, "slots")));
         table_cell(table, STYLE_NONE, "%s", json_string_or(row, "reason", isnan(ended) ? "running" : "-"));
         table_cell(table, STYLE_NONE, "%s", json_string_or(row, "text", ""));
     }

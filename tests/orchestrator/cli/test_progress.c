@@ -64,8 +64,8 @@ static void a_plain_line_says_state_trials_best_rate_and_time_left(void **state)
 static void a_frame_has_everything_that_a_person_looks_for(void **state)
 {
     static const char *const WANTED[] = {"Experiment 3", "active", "night", "40%", "ETA 1m00s", "2 running", "5 stopped",
-                                         "81.23% validation_accuracy", "trial 4 at round 16", "lr=0.0123",
-                                         "2.00 rounds/s", "60 rounds trained of about 100", "trial 7", "round 5/16"};
+                                         "81.23%, trial 4 at round 16 (validation_accuracy)", "lr=0.0123",
+                                         "2.00 rounds/s", "60 of about 100 trained", "trial 7", "round 5/16"};
     struct progress progress = watched();
     struct term term = {.tty = true, .width = 80, .height = 24};
     char *frame = progress_frame(&progress, &term, 120);
