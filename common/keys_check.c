@@ -139,7 +139,7 @@ static void check_range(struct check *c, const struct key *key, const char *name
             end = pow(base ? json_number_value(base) : 10.0, end);
         if (!isfinite(end))
             return;
-        value = is_int ? json_integer(json_integer_value(ends[i])) : json_real(end);
+        value = is_log ? json_real(end) : json_incref((json_t *)ends[i]);
         check_candidate(c, key, name, value);
         json_decref(value);
     }

@@ -101,6 +101,17 @@ static bool fits(const json_t *at, const struct part *part)
     return *part->name ? json_is_object(at) : json_is_array(at) && part->index < json_array_size(at);
 }
 
+static bool is_path(const char *path)
+{
+    const char *rest = path;
+    struct part part;
+
+    while (take_part(&rest, rest == path, &part))
+        if (!*rest)
+            return strlen(path) < PATH_ROOM - 64;
+    return false;
+}
+
 /* False: it was refused. */
 static bool apply(json_t *tree, const char *path, json_t *value, const char *override, struct config_problems *problems)
 {
@@ -109,8 +120,8 @@ static bool apply(json_t *tree, const char *path, json_t *value, const char *ove
     json_t *at = tree;
     struct part part;
 
-    if (strlen(path) >= PATH_ROOM - 64) {
-        refuse(problems, override, "has too long a key path");
+    if (!is_path(path)) {
+        refuse(problems, override, "needs a key path before =, such as searcher.max_trials=8");
         return false;
     }
     while (take_part(&rest, rest == path, &part)) {
@@ -132,7 +143,6 @@ static bool apply(json_t *tree, const char *path, json_t *value, const char *ove
             return true;
         at = *rest == '[' ? get(at, &part) : make_map(at, &part, at_path);
     }
-    refuse(problems, override, "needs a key path before =, such as searcher.max_trials=8");
     return false;
 }
 
