@@ -49,6 +49,7 @@ json_t *attempt_slot_names(const struct server *server, const struct attempt *at
 int attempt_add(struct server *server, int64_t experiment, int64_t trial, const size_t *slots, size_t n)
 {
     struct attempt *attempt = calloc(1, sizeof *attempt + n * sizeof *slots), **at = &server->attempts;
+    struct entry *entry = entry_find(server, experiment);
 
     if (!attempt)
         return -ENOMEM;
@@ -56,6 +57,8 @@ int attempt_add(struct server *server, int64_t experiment, int64_t trial, const 
     attempt->experiment = experiment;
     attempt->trial = trial;
     attempt->order = ++server->orders;
+    if (entry)
+        entry->last_start = attempt->order;
     attempt->slots_n = n;
     memcpy(attempt->slots, slots, n * sizeof *slots);
     while (*at)

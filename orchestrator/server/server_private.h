@@ -66,6 +66,7 @@ struct hand {
 struct entry {
     struct entry *next;
     int64_t id, created_us;
+    int64_t last_start; /* order of its latest attempt */
     struct experiment *experiment;
     bool time_is_up;
 };

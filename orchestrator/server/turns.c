@@ -70,7 +70,7 @@ static void start_deletion(struct server *server, const char *path)
 /* --- effects --------------------------------------------------------------------------------------------------------- */
 
 /* A delivery may end the attempt, so it is looked up each time. */
-static void send(struct server *server, const struct effect *effect)
+static void send_effect(struct server *server, const struct effect *effect)
 {
     struct attempt *attempt = attempt_find(server, effect->run);
     const char *op = json_string_or(effect->message, "op", "");
@@ -97,7 +97,7 @@ static void carry_out(struct server *server, int64_t experiment, const struct ef
 
     switch (effect->type) {
     case EFFECT_SEND:
-        send(server, effect);
+        send_effect(server, effect);
         break;
     case EFFECT_KILL:
         if (attempt)

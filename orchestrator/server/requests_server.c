@@ -1,0 +1,338 @@
+/* requests_server.c - handlers that change something or ask the running orchestrator. Each makes one turn at most; its
+ * answer leaves when that turn is on disk.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "common/failpoint.h"
+#include "common/log.h"
+#include "common/version.h"
+#include "orchestrator/server/server_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int refuse_when_stopping(const struct server *server, struct error *err)
+{
+    if (server->state == SERVER_RUNS)
+        return 0;
+    return fail(err, -EBUSY, "the orchestrator is going down; `flexp up` starts it again");
+}
+
+/* --- create ------------------------------------------------------------------------------------------------------------ */
+
+static int check_capacity(const struct server *server, const struct experiment_config *config, struct error *err)
+{
+    size_t cpu = launcher_capacity(server->launcher, SLOT_KIND_CPU);
+    size_t cuda = launcher_capacity(server->launcher, SLOT_KIND_CUDA);
+    bool wants_cuda = config->slot_type == SLOT_CUDA || (config->slot_type == SLOT_AUTO && cuda);
+    size_t capacity = wants_cuda ? cuda : cpu;
+
+    if (config->slot_type == SLOT_CUDA && !cuda)
+        return fail(err, -EINVAL, "resources.slot_type: cuda, but this orchestrator has no cuda slot (it has %zu cpu slot%s)",
+                    cpu, cpu == 1 ? "" : "s");
+    if (config->slots_per_trial < 0 || (size_t)config->slots_per_trial > capacity)
+        return fail(err, -EINVAL,
+                    "resources.slots_per_trial: a trial wants %lld slots, but this orchestrator has %zu %s slot%s in all",
+                    (long long)config->slots_per_trial, capacity, wants_cuda ? "cuda" : "cpu", capacity == 1 ? "" : "s");
+    return 0;
+}
+
+/* The resolved form, with the folder in which the caller's own program is to run. */
+static json_t *with_folder(const json_t *arguments)
+{
+    json_t *resolved = json_deep_copy(json_object_get(arguments, "resolved"));
+    const char *folder = json_string_or(arguments, "folder", NULL);
+
+    if (folder && *folder == '/' && json_is_array(json_object_get(resolved, "entrypoint")) &&
+        !json_object_get(resolved, "working_directory"))
+        json_object_set_new(resolved, "working_directory", json_string(folder));
+    return resolved;
+}
+
+static int start_experiment(struct server *server, struct experiment_config *config, bool paused, int64_t *ret_id,
+                            struct error *err)
+{
+    struct id_source ids = server_ids(server);
+    struct experiment *experiment = NULL;
+    int64_t now = clock_us(), id = server->last_experiment + 1;
+    struct turn turn;
+    int rc;
+
+    turn_init(&turn, now);
+    rc = experiment_new(id, config, server->home, &ids, paused, &turn, &experiment, err);
+    failpoint("during_create");
+    if (!rc && !entry_add(server, id, now, experiment)) {
+        experiment_free(experiment);
+        rc = fail(err, -ENOMEM, "out of memory");
+    }
+    if (rc) {
+        turn_done(&turn);
+        return rc;
+    }
+    server->last_experiment = id;
+    server_submit(server, id, &turn);
+    *ret_id = id;
+    return 0;
+}
+
+int request_create(struct server *server, struct store *store, const json_t *arguments, json_t **ret, struct error *err)
+{
+    json_t *resolved = NULL;
+    struct experiment_config *config = NULL;
+    int64_t id;
+    int rc = refuse_when_stopping(server, err);
+
+    (void)store;
+    if (rc)
+        return rc;
+    resolved = with_folder(arguments);
+    rc = config_from_resolved(resolved, &config, err);
+    json_decref(resolved);
+    if (rc)
+        return rc;
+    config->text = strdup(json_string_or(arguments, "text", ""));
+    rc = check_capacity(server, config, err);
+    if (rc) {
+        config_free(config);
+        return rc;
+    }
+    rc = start_experiment(server, config, json_bool_or(arguments, "paused", false), &id, err);
+    if (rc)
+        return rc;
+    log_info("experiment %lld is created", (long long)id);
+    *ret = json_pack("{s:I}", "experiment", (json_int_t)id);
+    return 0;
+}
+
+/* --- verbs on one experiment --------------------------------------------------------------------------------------------- */
+
+/* One that has ended, or cannot be restored, can only be read. */
+static int find_living(struct server *server, struct store *store, const json_t *arguments, struct entry **ret,
+                       struct error *err)
+{
+    int64_t id = json_int_or(arguments, "experiment", 0);
+    json_t *described = NULL;
+    int rc = refuse_when_stopping(server, err);
+
+    if (rc)
+        return rc;
+    *ret = entry_find(server, id);
+    if (*ret)
+        return 0;
+    rc = store_read_describe(store, id, &described, err);
+    if (rc)
+        return rc;
+    rc = fail(err, -EBUSY, "experiment %lld is %s", (long long)id, json_string_or(described, "state", "over"));
+    json_decref(described);
+    return rc;
+}
+
+typedef int verb(struct experiment *experiment, struct turn *turn, struct error *err);
+
+static int finish_verb(struct server *server, struct entry *entry, struct turn *turn, int rc, json_t **ret,
+                       struct error *err)
+{
+    if (rc) {
+        turn_done(turn);
+        if (rc == -EINVAL && err) /* not in this state */
+            rc = err->code = -EBUSY;
+        return rc;
+    }
+    *ret = json_pack("{s:I, s:s}", "experiment", (json_int_t)entry->id, "state",
+                     EXPERIMENT_STATE_NAMES[experiment_get_state(entry->experiment)]);
+    server_submit(server, entry->id, turn);
+    return 0;
+}
+
+static int run_verb(verb *change, struct server *server, struct store *store, const json_t *arguments, json_t **ret,
+                    struct error *err)
+{
+    struct entry *entry;
+    struct turn turn;
+    int rc = find_living(server, store, arguments, &entry, err);
+
+    if (rc)
+        return rc;
+    turn_init(&turn, clock_us());
+    return finish_verb(server, entry, &turn, change(entry->experiment, &turn, err), ret, err);
+}
+
+int request_pause(struct server *server, struct store *store, const json_t *arguments, json_t **ret, struct error *err)
+{
+    return run_verb(experiment_pause, server, store, arguments, ret, err);
+}
+
+int request_activate(struct server *server, struct store *store, const json_t *arguments, json_t **ret,
+                     struct error *err)
+{
+    return run_verb(experiment_activate, server, store, arguments, ret, err);
+}
+
+int request_cancel(struct server *server, struct store *store, const json_t *arguments, json_t **ret, struct error *err)
+{
+    return run_verb(experiment_cancel, server, store, arguments, ret, err);
+}
+
+int request_kill(struct server *server, struct store *store, const json_t *arguments, json_t **ret, struct error *err)
+{
+    return run_verb(experiment_kill, server, store, arguments, ret, err);
+}
+
+int request_kill_trial(struct server *server, struct store *store, const json_t *arguments, json_t **ret,
+                       struct error *err)
+{
+    struct entry *entry;
+    struct turn turn;
+    int rc = find_living(server, store, arguments, &entry, err);
+
+    if (rc)
+        return rc;
+    turn_init(&turn, clock_us());
+    rc = experiment_kill_trial(entry->experiment, json_int_or(arguments, "trial", 0), &turn, err);
+    return finish_verb(server, entry, &turn, rc, ret, err);
+}
+
+/* --- about the orchestrator ---------------------------------------------------------------------------------------------- */
+
+/* {experiment, trial, run}, where it has one. */
+static void add_attempt(json_t *row, const struct attempt *attempt)
+{
+    json_object_set_new(row, "experiment", attempt ? json_integer(attempt->experiment) : json_null());
+    json_object_set_new(row, "trial", attempt ? json_integer(attempt->trial) : json_null());
+    json_object_set_new(row, "run", attempt ? json_integer(attempt->run) : json_null());
+}
+
+static json_t *list_workers(const struct server *server, json_t *pids)
+{
+    const struct slot_info *slots;
+    json_t *rows = json_array();
+
+    launcher_slots(server->launcher, &slots);
+    for (const struct hand *hand = server->hands; hand; hand = hand->next) {
+        const size_t *held;
+        size_t n = worker_slots(hand->worker, &held);
+        json_t *row = json_pack("{s:I, s:s, s:[]}", "pid", (json_int_t)worker_pid(hand->worker), "state",
+                                hand->leaving ? "leaving" : hand->attempt ? "busy" : "warm", "slots");
+        for (size_t i = 0; i < n; i++)
+            json_array_append_new(json_object_get(row, "slots"), json_string(slots[held[i]].name));
+        add_attempt(row, hand->attempt);
+        json_array_append_new(rows, row);
+        json_array_append_new(pids, json_integer(worker_pid(hand->worker)));
+    }
+    return rows;
+}
+
+static int count_states(struct store *store, json_t **ret, struct error *err)
+{
+    json_t *list = NULL, *row, *counts = json_object();
+    size_t i;
+    int rc = store_read_list(store, true, &list, err);
+
+    json_array_foreach (json_object_get(list, "experiments"), i, row) {
+        const char *state = json_string_or(row, "state", "?");
+        json_object_set_new(counts, state, json_integer(json_int_or(counts, state, 0) + 1));
+    }
+    json_decref(list);
+    if (rc)
+        json_decref(counts);
+    else
+        *ret = counts;
+    return rc;
+}
+
+int request_status(struct server *server, struct store *store, const json_t *arguments, json_t **ret, struct error *err)
+{
+    json_t *states = NULL, *pids, *workers;
+    const struct slot_info *slots;
+    size_t n, leased = 0;
+    int rc = count_states(store, &states, err);
+
+    (void)arguments;
+    if (rc)
+        return rc;
+    n = launcher_slots(server->launcher, &slots);
+    for (size_t i = 0; i < n; i++)
+        leased += slots[i].ours;
+    pids = json_array();
+    workers = list_workers(server, pids);
+    *ret = json_pack("{s:i, s:I, s:s, s:s, s:f, s:I, s:I, s:o, s:o, s:o, s:O, s:b, s:b}", "schema_version",
+                     SERVER_SCHEMA_VERSION, "pid", (json_int_t)getpid(), "home", server->home, "version", FLEXP_VERSION,
+                     "uptime_s", (double)(clock_us() - server->started_us) / 1e6, "slots",
+                     (json_int_t)(launcher_capacity(server->launcher, SLOT_KIND_CPU) +
+                                  launcher_capacity(server->launcher, SLOT_KIND_CUDA)),
+                     "slots_leased", (json_int_t)leased, "workers", workers, "worker_pids", pids, "experiments", states,
+                     "problems", server->problems, "waiting_for_slots", server->slots_wanted && !leased, "stopping",
+                     server->state != SERVER_RUNS);
+    return *ret ? 0 : fail(err, -ENOMEM, "out of memory");
+}
+
+static struct attempt *attempt_on(const struct server *server, size_t slot)
+{
+    for (struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
+        for (size_t i = 0; i < attempt->slots_n; i++)
+            if (attempt->slots[i] == slot)
+                return attempt;
+    return NULL;
+}
+
+int request_slots(struct server *server, struct store *store, const json_t *arguments, json_t **ret, struct error *err)
+{
+    static const char *const KINDS[] = {[SLOT_KIND_CPU] = "cpu", [SLOT_KIND_CUDA] = "cuda"};
+    const struct slot_info *slots;
+    size_t n = launcher_slots(server->launcher, &slots);
+    json_t *rows = json_array();
+
+    (void)store, (void)arguments;
+    for (size_t i = 0; i < n; i++) {
+        struct attempt *attempt = attempt_on(server, i);
+        json_t *row = json_pack("{s:s, s:s, s:i, s:s, s:b, s:s}", "name", slots[i].name, "kind", KINDS[slots[i].kind],
+                                "index", slots[i].index, "state",
+                                attempt              ? "busy"
+                                : *slots[i].holder   ? "taken"
+                                                     : "free",
+                                "leased", slots[i].ours, "holder", slots[i].holder);
+        add_attempt(row, attempt);
+        json_array_append_new(rows, row);
+    }
+    *ret = json_pack("{s:i, s:I, s:o}", "schema_version", SERVER_SCHEMA_VERSION, "capacity",
+                     (json_int_t)launcher_capacity(server->launcher, SLOT_KIND_CPU), "slots", rows);
+    return *ret ? 0 : fail(err, -ENOMEM, "out of memory");
+}
+
+int request_down(struct server *server, struct store *store, const json_t *arguments, json_t **ret, struct error *err)
+{
+    (void)store, (void)arguments, (void)err;
+    *ret = json_pack("{s:I, s:b}", "pid", (json_int_t)getpid(), "stopping", 1);
+    log_info("going down on request");
+    server_stop(server);
+    return 0;
+}
+
+/* --- subscribe ------------------------------------------------------------------------------------------------------------ */
+
+int request_summary(struct server *server, int64_t experiment, json_t **ret, struct error *err)
+{
+    json_t *running = json_array();
+    int rc = store_read_describe(server->store, experiment, ret, err);
+
+    if (rc) {
+        json_decref(running);
+        return rc;
+    }
+    absolute_paths(server->store, *ret);
+    for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
+        if (attempt->experiment == experiment && attempt->phase == ATTEMPT_RUNS)
+            json_array_append_new(running, json_pack("{s:I, s:I, s:o, s:o, s:o}", "trial", (json_int_t)attempt->trial,
+                                                     "run", (json_int_t)attempt->run, "unit",
+                                                     json_from_double(attempt->unit), "until",
+                                                     json_from_double(attempt->until), "slots",
+                                                     attempt_slot_names(server, attempt)));
+    json_object_set_new(*ret, "running", running);
+    return 0;
+}
+
+int request_subscribe(struct server *server, struct store *store, const json_t *arguments, json_t **ret,
+                      struct error *err)
+{
+    (void)store;
+    return request_summary(server, json_int_or(arguments, "experiment", 0), ret, err);
+}

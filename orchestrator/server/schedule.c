@@ -1,0 +1,240 @@
+/* schedule.c - asks the scheduler on the whole table and carries out what it decides.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "common/log.h"
+#include "orchestrator/server/server_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define LEASE_PERIOD_MS 250
+
+/* What is shown to the scheduler. */
+struct table {
+    struct sched_slot *slots;
+    size_t *slot_of; /* the launcher's number of each: only ours are shown */
+    size_t slots_n;
+    struct sched_experiment *experiments;
+    size_t experiments_n;
+    struct sched_wanted *wanted;
+    size_t wanted_n, wanted_room;
+    struct sched_run *runs;
+    size_t runs_n;
+};
+
+static void free_table(struct table *table)
+{
+    free(table->slots);
+    free(table->slot_of);
+    free(table->experiments);
+    free(table->wanted);
+    free(table->runs);
+}
+
+/* The run that holds a slot, 0 when it is free; a warm worker holds nothing. */
+static int64_t slot_run(const struct server *server, size_t slot)
+{
+    for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
+        for (size_t i = 0; i < attempt->slots_n; i++)
+            if (attempt->slots[i] == slot)
+                return attempt->run;
+    return 0;
+}
+
+static int show_slots(const struct server *server, struct table *table)
+{
+    const struct slot_info *slots;
+    size_t n = launcher_slots(server->launcher, &slots);
+
+    table->slots = calloc(n + 1, sizeof *table->slots);
+    table->slot_of = calloc(n + 1, sizeof *table->slot_of);
+    if (!table->slots || !table->slot_of)
+        return -ENOMEM;
+    for (size_t i = 0; i < n; i++)
+        if (slots[i].ours) {
+            table->slots[table->slots_n] = (struct sched_slot){slots[i].kind, slot_run(server, i)};
+            table->slot_of[table->slots_n++] = i;
+        }
+    return 0;
+}
+
+static int show_runs(const struct server *server, struct table *table)
+{
+    size_t n = 0;
+
+    for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
+        n++;
+    table->runs = calloc(n + 1, sizeof *table->runs);
+    if (!table->runs)
+        return -ENOMEM;
+    for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
+        table->runs[table->runs_n++] =
+            (struct sched_run){attempt->run, attempt->experiment, attempt->order, attempt->ending};
+    return 0;
+}
+
+static int add_wanted(struct table *table, int64_t experiment, const struct wanted *wanted)
+{
+    if (table->wanted_n == table->wanted_room) {
+        size_t room = table->wanted_room ? 2 * table->wanted_room : 64;
+        struct sched_wanted *grown = realloc(table->wanted, room * sizeof *grown);
+        if (!grown)
+            return -ENOMEM;
+        table->wanted = grown;
+        table->wanted_room = room;
+    }
+    table->wanted[table->wanted_n++] = (struct sched_wanted){experiment, wanted->trial, wanted->slots};
+    return 0;
+}
+
+/* More trials than could start are not needed, but those held back must not hide those behind them. */
+static int show_wanted(const struct server *server, const struct entry *entry, size_t capacity, struct table *table)
+{
+    size_t room = capacity + 16, n;
+    uint64_t now = clock_ms();
+    struct wanted *list;
+    int rc = 0;
+
+    for (const struct delay *delay = server->delays; delay; delay = delay->next)
+        room++;
+    for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
+        room++;
+    list = calloc(room, sizeof *list);
+    if (!list)
+        return -ENOMEM;
+    n = experiment_wanted(entry->experiment, list, room);
+    for (size_t i = 0; i < n && i < room && !rc; i++)
+        if (!attempt_of_trial(server, entry->id, list[i].trial) && !delay_holds(server, entry->id, list[i].trial, now))
+            rc = add_wanted(table, entry->id, &list[i]);
+    free(list);
+    return rc;
+}
+
+static enum slot_kind kind_of(const struct server *server, const struct experiment_config *config)
+{
+    if (config->slot_type == SLOT_AUTO)
+        return launcher_capacity(server->launcher, SLOT_KIND_CUDA) ? SLOT_KIND_CUDA : SLOT_KIND_CPU;
+    return config->slot_type == SLOT_CUDA ? SLOT_KIND_CUDA : SLOT_KIND_CPU;
+}
+
+static int show_experiments(const struct server *server, struct table *table)
+{
+    size_t n = 0, capacity;
+    int rc = 0;
+
+    for (const struct entry *entry = server->entries; entry; entry = entry->next)
+        n++;
+    table->experiments = calloc(n + 1, sizeof *table->experiments);
+    if (!table->experiments)
+        return -ENOMEM;
+    capacity = launcher_capacity(server->launcher, SLOT_KIND_CPU) + launcher_capacity(server->launcher, SLOT_KIND_CUDA);
+    for (const struct entry *entry = server->entries; entry && !rc; entry = entry->next) {
+        const struct experiment_config *config = experiment_get_config(entry->experiment);
+        table->experiments[table->experiments_n++] = (struct sched_experiment){
+            entry->id, config->priority, config->weight, config->max_slots, kind_of(server, config), entry->last_start};
+        rc = show_wanted(server, entry, capacity, table);
+    }
+    return rc;
+}
+
+static void preempt(struct server *server, int64_t run)
+{
+    struct attempt *attempt = attempt_find(server, run);
+    struct entry *entry = attempt ? entry_find(server, attempt->experiment) : NULL;
+    struct turn turn;
+
+    if (!entry || attempt->ending)
+        return;
+    attempt->ending = true;
+    if (attempt->phase != ATTEMPT_RUNS) {
+        attempt_kill(server, attempt, "killed", "preempted before it began");
+        return;
+    }
+    turn_init(&turn, clock_us());
+    experiment_preempt(entry->experiment, run, &turn);
+    server_submit(server, attempt->experiment, &turn);
+}
+
+static void carry_out(struct server *server, const struct table *table, const struct sched_decision *decision)
+{
+    for (size_t i = 0; i < decision->starts_n; i++) {
+        const struct sched_start *start = &decision->starts[i];
+        size_t slots[start->slots ? start->slots : 1];
+        for (size_t j = 0; j < start->slots; j++)
+            slots[j] = table->slot_of[decision->slot_indexes[start->first + j]];
+        if (attempt_add(server, start->experiment, start->trial, slots, start->slots)) {
+            server_fail(server, -ENOMEM, "out of memory");
+            return;
+        }
+    }
+    for (size_t i = 0; i < decision->preempt_n; i++)
+        preempt(server, decision->preempt[i]);
+}
+
+/* Advancing one attempt may end it, or others. */
+static void advance_all(struct server *server)
+{
+    int64_t last = 0;
+
+    for (;;) {
+        struct attempt *next = NULL;
+        for (struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
+            if (attempt->phase == ATTEMPT_WAITS && attempt->order > last && (!next || attempt->order < next->order))
+                next = attempt;
+        if (!next)
+            return;
+        last = next->order;
+        attempt_advance(server, next);
+    }
+}
+
+static int decide(struct server *server, struct table *table)
+{
+    struct sched_decision decision = {0};
+    int rc = show_slots(server, table);
+
+    if (!rc)
+        rc = show_runs(server, table);
+    if (rc)
+        return rc;
+    rc = scheduler_decide(table->slots, table->slots_n, table->experiments, table->experiments_n, table->wanted,
+                          table->wanted_n, table->runs, table->runs_n, &decision);
+    if (rc)
+        return rc;
+    carry_out(server, table, &decision);
+    sched_decision_done(&decision);
+    return 0;
+}
+
+/* Leases are taken while something wants slots, and looked for again and again while another home holds some. */
+static void lease(struct server *server)
+{
+    uint64_t now = clock_ms();
+
+    if (server->lease_ms && now - server->lease_ms < LEASE_PERIOD_MS)
+        return;
+    server->lease_ms = now;
+    launcher_lease(server->launcher);
+}
+
+void schedule(struct server *server)
+{
+    struct table table = {0};
+    int rc = 0;
+
+    server->schedule_wanted = false;
+    entries_drop_ended(server);
+    if (server->state != SERVER_RUNS)
+        return;
+    rc = show_experiments(server, &table);
+    server->slots_wanted = table.wanted_n > 0;
+    if (!rc && server->slots_wanted) {
+        lease(server);
+        rc = decide(server, &table);
+    }
+    free_table(&table);
+    if (rc) {
+        server_fail(server, rc, "out of memory while scheduling");
+        return;
+    }
+    advance_all(server);
+}
