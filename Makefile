@@ -71,6 +71,8 @@ $O/tests/trainer/%: $O/tests/trainer/%.o $O/libtrainer.a $O/libsearchers.a $O/li
 	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_trainer) $(LIBS_common)
 $O/tests/bench/%: $O/tests/bench/%.o $O/libtrainer.a $O/libsearchers.a $O/libcommon.a
 	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_trainer) $(LIBS_common)
+$O/tests/bench/store_bench: $O/tests/bench/store_bench.o $O/liborchestrator.a $O/libsearchers.a $O/libcommon.a
+	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_orchestrator) $(LIBS_common)
 .PRECIOUS: $O/tests/%.o $O/%.o
 
 # The packages are looked at once for each state of the list.
