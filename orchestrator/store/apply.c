@@ -1,5 +1,5 @@
-/* apply.c - carrying out a batch's operations; on the writer's thread. An operation is up to OP_STATEMENTS statements, all
- * bound with the same values in the order in which put.c wrote them (?1 is the first).
+/* apply.c - carrying out a batch's operations; on the writer's thread. An operation is up to OP_STATEMENTS statements,
+ * all bound with the same values in the order in which put.c wrote them (?1 is the first).
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/store_private.h"
 
@@ -19,8 +19,8 @@ static const struct op_row {
     const char *sql[OP_STATEMENTS];
 } OPS[OP_COUNT] = {
     [OP_EXPERIMENT] = {"experiment", 12, true,
-        {"INSERT INTO experiments (id, name, description, labels, searcher, metric, smaller_is_better, time_metric, state,"
-         " created_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?11, ?12)",
+        {"INSERT INTO experiments (id, name, description, labels, searcher, metric, smaller_is_better, time_metric,"
+         " state, created_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?11, ?12)",
          "INSERT INTO experiment_configs (experiment, config, text) VALUES (?1, ?9, ?10)"}},
     [OP_EXPERIMENT_STATE] = {"experiment_state", 4, true,
         {"UPDATE experiments SET state = ?2, reason = ?3, ended_us = ?4 WHERE id = ?1"}},
@@ -28,9 +28,11 @@ static const struct op_row {
         {"UPDATE experiments SET progress = ?2 WHERE id = ?1"}},
     [OP_EXPERIMENT_BEST] = {"experiment_best", 5, true,
         {"UPDATE experiments SET best_trial = ?2, best_unit = ?3, best_metrics = ?4, best_checkpoint = ?5, best_value ="
-         " (SELECT j.value FROM json_each(?4) j WHERE j.key = metric AND j.type IN ('integer', 'real')) WHERE id = ?1"}},
+         " (SELECT j.value FROM json_each(?4) j WHERE j.key = metric AND j.type IN ('integer', 'real'))"
+         " WHERE id = ?1"}},
     [OP_TRIAL] = {"trial", 4, true,
-        {"INSERT INTO trials (experiment, number, hyperparameters, state, created_us) VALUES (?1, ?2, ?3, 'queued', ?4)"}},
+        {"INSERT INTO trials (experiment, number, hyperparameters, state, created_us)"
+         " VALUES (?1, ?2, ?3, 'queued', ?4)"}},
     [OP_TRIAL_STATE] = {"trial_state", 7, true,
         {"UPDATE trials SET state = ?3, reason = ?4, text = ?5, restarts = ?6,"
          " started_us = CASE WHEN started_us IS NULL AND ?3 = 'running' THEN ?7 ELSE started_us END,"
@@ -55,7 +57,8 @@ static const struct op_row {
     [OP_CHECKPOINT_DELETED] = {"checkpoint_deleted", 2, true,
         {"UPDATE checkpoints SET deleted_us = coalesce(deleted_us, ?2) WHERE id = ?1"}},
     [OP_TEST] = {"test", 7, true,
-        {"INSERT INTO test_results (trial, run, unit, metrics, by, time_us) VALUES (" THE_TRIAL ", ?3, ?4, ?5, ?6, ?7)"}},
+        {"INSERT INTO test_results (trial, run, unit, metrics, by, time_us)"
+         " VALUES (" THE_TRIAL ", ?3, ?4, ?5, ?6, ?7)"}},
     [OP_JOURNAL] = {"journal", 6, true,
         {"INSERT INTO journal (experiment, idx, kind, answers, body, time_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"}},
     [OP_LOG] = {"log", 6, true,

@@ -1,5 +1,5 @@
-/* apply_report.c - the rows of a report. What a run has said once stands: a message that comes twice, and a second value for
- * the same (trial, run, unit, client, name), change nothing.
+/* apply_report.c - the rows of a report. What a run has said once stands: a message that comes twice, and a second
+ * value for the same (trial, run, unit, client, name), change nothing.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/store_private.h"
 
@@ -27,8 +27,8 @@ const char *const CLIENT_COLUMN_METRICS[CLIENT_COLUMNS][2] = {
 const char *const REPORT_SQL[REPORT_SQL_COUNT] = {
     [REPORT_TRIAL] = "SELECT t.id, r.last_seq, e.metric FROM runs r JOIN trials t ON t.id = r.trial"
                      " JOIN experiments e ON e.id = t.experiment WHERE r.id = ?3 AND e.id = ?1 AND t.number = ?2",
-    [REPORT_ROW] = "INSERT INTO reports (run, seq, step, kind, unit, rounds, epochs, batches, samples, seconds, time_us)"
-                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING",
+    [REPORT_ROW] = "INSERT INTO reports (run, seq, step, kind, unit, rounds, epochs, batches, samples, seconds,"
+                   " time_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING",
     [REPORT_NAME] = "SELECT id FROM names WHERE name = ?1",
     [REPORT_NAME_NEW] = "INSERT INTO names (name) VALUES (?1)",
     [REPORT_METRIC] = "INSERT INTO metrics (trial, run, seq, unit, client, name, value, status)"
@@ -37,13 +37,15 @@ const char *const REPORT_SQL[REPORT_SQL_COUNT] = {
         "INSERT INTO client_rounds (trial, run, unit, round, client, samples, seconds, status, non_finite, train_loss,"
         " train_accuracy, validation_loss, validation_accuracy, validation_f1, validation_precision, validation_recall)"
         " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) ON CONFLICT DO UPDATE SET "
-        KEEP_OR_ADD("samples") ", " KEEP_OR_ADD("seconds") ", " KEEP_OR_ADD("status") ", " KEEP_OR_ADD("train_loss") ", "
+        KEEP_OR_ADD("samples") ", " KEEP_OR_ADD("seconds") ", " KEEP_OR_ADD("status") ", "
+        KEEP_OR_ADD("train_loss") ", "
         KEEP_OR_ADD("train_accuracy") ", " KEEP_OR_ADD("validation_loss") ", " KEEP_OR_ADD("validation_accuracy") ", "
         KEEP_OR_ADD("validation_f1") ", " KEEP_OR_ADD("validation_precision") ", " KEEP_OR_ADD("validation_recall")
         ", non_finite = non_finite | excluded.non_finite",
     [REPORT_LATEST] = "UPDATE trials SET latest_unit = ?2, latest_value = ?3, latest_status = ?4 WHERE id = ?1",
     [REPORT_UNIT] = "UPDATE trials SET unit = ?2 WHERE id = ?1",
-    [REPORT_SEEN] = "UPDATE runs SET last_seq = max(last_seq, ?2), last_us = max(coalesce(last_us, 0), ?3) WHERE id = ?1",
+    [REPORT_SEEN] = "UPDATE runs SET last_seq = max(last_seq, ?2), last_us = max(coalesce(last_us, 0), ?3)"
+                    " WHERE id = ?1",
 };
 
 /* What is known of the report while its rows are written. */
@@ -260,7 +262,8 @@ int apply_report(struct applier *applier, struct cursor *cursor, struct error *e
     bind_value(find, 3, &run);
     result = sqlite3_step(find);
     if (result != SQLITE_ROW) {
-        rc = result == SQLITE_DONE ? fail(err, -EINVAL, "there is no such run") : sql_fail(applier->db, result, err, "report");
+        rc = result == SQLITE_DONE ? fail(err, -EINVAL, "there is no such run")
+                                   : sql_fail(applier->db, result, err, "report");
         goto out;
     }
     report.trial = sqlite3_column_int64(find, 0);

@@ -1,6 +1,6 @@
-/* batch.c - the bytes of a batch. An operation is its number followed by tagged values; everything is copied, so that no
- * JSON value and no pointer of the caller's crosses to the writer's thread. Text that is not UTF-8 (a worker's output can
- * be anything) gets U+FFFD for each wrong byte: what we store, every reader can read.
+/* batch.c - the bytes of a batch. An operation is its number followed by tagged values; everything is copied, so that
+ * no JSON value and no pointer of the caller's crosses to the writer's thread. Text that is not UTF-8 (a worker's
+ * output can be anything) gets U+FFFD for each wrong byte: what we store, every reader can read.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/batch_private.h"
 

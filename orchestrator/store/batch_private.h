@@ -1,4 +1,5 @@
-/* batch_private.h - writing into a batch; put.c and put_report.c use it. Each does nothing more once the batch is broken.
+/* batch_private.h - writing into a batch; put.c and put_report.c use it. Each does nothing more once the batch is
+ * broken.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_BATCH_PRIVATE_H
 #define FLEXP_ORCHESTRATOR_BATCH_PRIVATE_H

@@ -1,5 +1,5 @@
-/* filesystem.c - which file systems a database may not lie on. SQLite's write-ahead log needs memory shared by all who have
- * the file open and locks that hold; over a network neither is true, and the damage shows weeks later.
+/* filesystem.c - which file systems a database may not lie on. SQLite's write-ahead log needs memory shared by all who
+ * have the file open and locks that hold; over a network neither is true, and the damage shows weeks later.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/store_private.h"
 
@@ -95,8 +95,8 @@ int refuse_network_filesystem(const char *path, struct error *err)
     name = network_filesystem((long)fs.f_type, type);
     if (name)
         return fail(err, -EREMOTE,
-                    "%s lies on a network file system (%s), where SQLite's locks and shared memory do not hold: choose a "
-                    "home on a local disk with --home or FLEXP_HOME",
+                    "%s lies on a network file system (%s), where SQLite's locks and shared memory do not hold:"
+                    " choose a home on a local disk with --home or FLEXP_HOME",
                     path, name);
     return 0;
 }

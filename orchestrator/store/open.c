@@ -1,7 +1,7 @@
-/* open.c - which files we accept, and how they are opened.
- * A file that is not ours is refused before anything is written: the checks run on a connection that cannot write. A new
- * database is made beside its place and renamed into it, so that a half-made one is never seen. The quick check runs when
- * the last close was not clean (a log of changes is left), and for QUICK_CHECK_MS at most.
+/* open.c - which files we accept, and how they are opened. A file that is not ours is refused before anything is
+ * written: the checks run on a connection that cannot write. A new database is made beside its place and renamed into
+ * it, so that a half-made one is never seen. The quick check runs when the last close was not clean (a log of changes
+ * is left), and for QUICK_CHECK_MS at most.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/store_private.h"
 #include "common/file.h"
@@ -73,7 +73,9 @@ static int64_t promised_bytes(const unsigned char *head)
 {
     int64_t page = big_endian(head + 16, 2);
 
-    return big_endian(head + 24, 4) == big_endian(head + 92, 4) ? (page == 1 ? 65536 : page) * big_endian(head + 28, 4) : 0;
+    if (big_endian(head + 24, 4) != big_endian(head + 92, 4))
+        return 0;
+    return (page == 1 ? 65536 : page) * big_endian(head + 28, 4);
 }
 
 /* What the first bytes tell, before SQLite sees the file. all_there: no log holds what the file may lack; SQLite itself
@@ -95,7 +97,8 @@ static int check_header(const char *path, bool all_there, struct error *err)
     if (n < 0)
         return fail(err, -EIO, "%s cannot be read", path);
     if (n == 0)
-        return fail(err, -EINVAL, "%s is empty, which a database never is: if nothing in it was of worth, remove it", path);
+        return fail(err, -EINVAL, "%s is empty, which a database never is: if nothing in it was of worth, remove it",
+                    path);
     if (memcmp(head, MAGIC, n < 16 ? (size_t)n : sizeof MAGIC))
         return fail(err, -EINVAL, "%s is not a database: its first bytes are not SQLite's", path);
     if (n < (ssize_t)sizeof head)
@@ -151,8 +154,8 @@ static int check_database(sqlite3 *db, const char *path, bool read_only, bool un
         return fail(err, rc, "%s is damaged or cut short: %s", path, why.text);
     if (rc == -EACCES || rc == -EROFS)
         return fail(err, rc,
-                    "%s cannot be read here: changes wait in %s-wal, and reading them needs a file beside it that cannot "
-                    "be made (%s). Copy both to a folder that you may write to and read them there",
+                    "%s cannot be read here: changes wait in %s-wal, and reading them needs a file beside it that"
+                    " cannot be made (%s). Copy both to a folder that you may write to and read them there",
                     path, path, why.text);
     if (rc)
         return fail(err, rc, "%s: %s", path, why.text);
@@ -161,13 +164,14 @@ static int check_database(sqlite3 *db, const char *path, bool read_only, bool un
                     path, (unsigned long long)application & 0xffffffffu, STORE_APPLICATION_ID);
     if (version > latest)
         return fail(err, -EINVAL,
-                    "%s has schema %lld, newer than the %d of this flexp %s: use the flexp that wrote it, or a newer one",
+                    "%s has schema %lld, newer than the %d of this flexp %s: use the flexp that wrote it, or a newer"
+                    " one",
                     path, (long long)version, latest, FLEXP_VERSION);
     if (version < 1)
         return fail(err, -EINVAL, "%s has no schema number, which flexp never writes: it was tampered with", path);
     if (read_only && version < latest)
-        return fail(err, -EINVAL, "%s has schema %lld, older than this flexp's %d: `flexp up` brings it up to date", path,
-                    (long long)version, latest);
+        return fail(err, -EINVAL, "%s has schema %lld, older than this flexp's %d: `flexp up` brings it up to date",
+                    path, (long long)version, latest);
     return unclean ? quick_check(db, path, err) : 0;
 }
 
@@ -175,7 +179,8 @@ bool file_has_changed(const char *path, const struct stat *seen)
 {
     struct stat st;
 
-    return file_bytes(path, "-wal") > 0 || stat(path, &st) || st.st_ino != seen->st_ino || st.st_size != seen->st_size ||
+    return file_bytes(path, "-wal") > 0 || stat(path, &st) || st.st_ino != seen->st_ino ||
+           st.st_size != seen->st_size ||
            st.st_mtim.tv_sec != seen->st_mtim.tv_sec || st.st_mtim.tv_nsec != seen->st_mtim.tv_nsec;
 }
 
@@ -190,8 +195,8 @@ static int open_checked(const char *path, bool read_only, bool live, sqlite3 **r
     rc = check_header(path, !live && !log_is_left, err);
     if (rc)
         return rc;
-    /* Without a log the file is all there is. To open it as immutable makes no file beside it and needs no locks, so that
-     * it works on a read-only medium and on a network. Whoever reads looks whether it changed meanwhile. */
+    /* Without a log the file is all there is. To open it as immutable makes no file beside it and needs no locks, so
+     * that it works on a read-only medium and on a network. Whoever reads looks whether it changed meanwhile. */
     immutable = !live && !log_is_left;
     if (!immutable && (rc = refuse_network_filesystem(path, err)))
         return rc;

@@ -1,4 +1,5 @@
-/* put.c - the operations of a batch but for reports (put_report.c). Values stand in the order of the parameters in apply.c.
+/* put.c - the operations of a batch but for reports (put_report.c). Values stand in the order of the parameters in
+ * apply.c.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/batch_private.h"
 

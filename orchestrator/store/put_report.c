@@ -1,6 +1,6 @@
-/* put_report.c - a report message into a batch: its head, then for each step its units, its global values and its clients.
- * message_parse has checked the body. What it lets pass and no row can hold is left out: a value that is no number, a
- * client below 0. A step that lacks the experiment's unit keeps its values at unit -1.
+/* put_report.c - a report message into a batch: its head, then for each step its units, its global values and its
+ * clients. message_parse has checked the body. What it lets pass and no row can hold is left out: a value that is no
+ * number, a client below 0. A step that lacks the experiment's unit keeps its values at unit -1.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/batch_private.h"
 #include "common/protocol.h"

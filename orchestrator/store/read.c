@@ -1,6 +1,6 @@
 /* read.c - the reading connection: statements made at first use, one transaction for each answer, and columns as JSON.
- * A database opened as immutable is read without locks; when a writer appears beside us meanwhile, the answer is thrown away
- * and asked again on an ordinary connection.
+ * A database opened as immutable is read without locks; when a writer appears beside us meanwhile, the answer is
+ * thrown away and asked again on an ordinary connection.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/read_private.h"
 
@@ -34,7 +34,9 @@ int read_run(struct store *store, read_fn *fn, const struct read_arguments *argu
     int rc;
 
     for (int try = 0;; try++) {
-        rc = !store->reader || (store->immutable && file_has_changed(store->path, &store->seen)) ? reopen(store, err) : 0;
+        rc = 0;
+        if (!store->reader || (store->immutable && file_has_changed(store->path, &store->seen)))
+            rc = reopen(store, err);
         if (rc)
             return rc;
         rc = sql_exec(store->reader, "BEGIN", err);

@@ -18,7 +18,8 @@ int no_experiment(struct store *store, int64_t experiment, struct error *err)
 
     sql_int(store->reader, "SELECT coalesce(max(id), 0) FROM experiments", &highest, NULL);
     if (!highest)
-        return fail(err, -ENOENT, "there is no experiment %lld: none was created in this home yet", (long long)experiment);
+        return fail(err, -ENOENT, "there is no experiment %lld: none was created in this home yet",
+                    (long long)experiment);
     return fail(err, -ENOENT, "there is no experiment %lld: the newest is %lld (flexp list shows all)",
                 (long long)experiment, (long long)highest);
 }

@@ -11,7 +11,8 @@
 enum read_sql {
     READ_EXPERIMENTS, READ_EXPERIMENT, READ_STATE_COUNTS, READ_FAILURES, READ_RUN_REASONS, READ_TOP_SMALLER,
     READ_TOP_LARGER, READ_TRIALS, READ_TRIAL, READ_TEST, READ_ROUND, READ_OPEN_RUN_TIME, READ_RUNS, READ_CHECKPOINTS,
-    READ_CHECKPOINT, READ_METRIC, READ_HIGHEST_TRIAL, READ_NAMES, READ_LATEST, READ_CURVE, READ_METRICS, READ_LOGS_EXPERIMENT, READ_LOGS_TRIAL,
+    READ_CHECKPOINT, READ_METRIC, READ_HIGHEST_TRIAL, READ_NAMES, READ_LATEST, READ_CURVE, READ_METRICS,
+    READ_LOGS_EXPERIMENT, READ_LOGS_TRIAL,
     READ_LOAD_EXPERIMENTS, READ_LOAD_TRIALS, READ_LOAD_CHECKPOINTS, READ_LOAD_JOURNAL, READ_SQL_COUNT
 };
 _Static_assert(READ_SQL_COUNT == READ_STATEMENTS, "store_private.h counts them");
@@ -31,8 +32,8 @@ int read_run(struct store *store, read_fn *fn, const struct read_arguments *argu
 /* The statement, ready for binding; NULL with err filled. */
 sqlite3_stmt *read_statement(struct store *store, enum read_sql sql, struct error *err);
 sqlite3_stmt *read_bound(struct store *store, enum read_sql sql, const int64_t *values, int n, struct error *err);
-/* True while there are rows; at the end *rc is 0 or the failure, and the statement is reset. A NULL statement is a failure
- * that err tells already. */
+/* True while there are rows; at the end *rc is 0 or the failure, and the statement is reset. A NULL statement is a
+ * failure that err tells already. */
 bool read_row(struct store *store, sqlite3_stmt *statement, int *rc, struct error *err);
 
 #define INTS(...) ((const int64_t[]){__VA_ARGS__}), (int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t))

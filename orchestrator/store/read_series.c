@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static int add_metric(struct store *store, int64_t trial, int64_t name_id, const char *name, int64_t client, json_t *rows,
-                      struct error *err)
+static int add_metric(struct store *store, int64_t trial, int64_t name_id, const char *name, int64_t client,
+                      json_t *rows, struct error *err)
 {
     int64_t first = client < -1 ? 0 : client, last = client < -1 ? INT64_MAX : client;
     sqlite3_stmt *statement = read_bound(store, READ_METRICS, INTS(trial, name_id, first, last), err);

@@ -16,16 +16,19 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
     /* 50 experiments of 10,000 trials: 30 ms, over an index */
     [READ_EXPERIMENTS] =
         "SELECT e.id, e.name, e.state, e.reason, e.progress, e.searcher, e.metric, e.smaller_is_better, e.labels,"
-        " e.created_us, e.started_us, e.ended_us, e.best_trial, e.best_value, e.best_unit, e.description FROM experiments e"
-        " WHERE ?1 OR e.ended_us IS NULL OR e.id IN (SELECT id FROM experiments ORDER BY id DESC LIMIT ?2) ORDER BY e.id",
+        " e.created_us, e.started_us, e.ended_us, e.best_trial, e.best_value, e.best_unit, e.description FROM"
+        " experiments e"
+        " WHERE ?1 OR e.ended_us IS NULL OR e.id IN (SELECT id FROM experiments ORDER BY id DESC LIMIT ?2) ORDER BY"
+        " e.id",
     [READ_EXPERIMENT] =
         "SELECT e.id, e.name, e.description, e.labels, e.state, e.reason, e.progress, e.searcher, e.metric,"
-        " e.smaller_is_better, e.time_metric, e.created_us, e.started_us, e.ended_us, e.run_us, e.slot_us, e.best_trial,"
+        " e.smaller_is_better, e.time_metric, e.created_us, e.started_us, e.ended_us, e.run_us, e.slot_us,"
+        " e.best_trial,"
         " e.best_unit, e.best_value, e.best_metrics, e.best_checkpoint, c.config, c.text FROM experiments e"
         " JOIN experiment_configs c ON c.experiment = e.id WHERE e.id = ?1",
     [READ_STATE_COUNTS] = "SELECT state, count(*) FROM trials WHERE experiment = ?1 GROUP BY state", /* 1 ms */
-    [READ_FAILURES] = "SELECT coalesce(reason, 'unknown'), count(*) FROM trials WHERE experiment = ?1 AND state = 'error'"
-                      " GROUP BY 1 ORDER BY 2 DESC, 1",
+    [READ_FAILURES] = "SELECT coalesce(reason, 'unknown'), count(*) FROM trials WHERE experiment = ?1 AND state ="
+                      " 'error' GROUP BY 1 ORDER BY 2 DESC, 1",
     [READ_RUN_REASONS] = "SELECT reason, isa, count(*) FROM runs WHERE experiment = ?1 GROUP BY reason, isa", /* 2 ms */
     [READ_TOP_SMALLER] = "SELECT " TRIAL_COLUMNS " FROM trials t WHERE t.experiment = ?1 AND t.best_value IS NOT NULL"
                          " ORDER BY t.best_value, t.number LIMIT ?2",
@@ -38,10 +41,10 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
                   " WHERE t.experiment = ?1 AND t.number = ?2 ORDER BY r.by = 'best' DESC, r.id DESC LIMIT ?3",
     [READ_ROUND] = "SELECT p.rounds FROM checkpoints c JOIN reports p ON p.run = c.run WHERE c.id = ?1 AND p.unit = ?2"
                    " AND p.rounds IS NOT NULL LIMIT 1",
-    [READ_OPEN_RUN_TIME] = "SELECT coalesce(sum(last_us - started_us), 0), coalesce(sum((last_us - started_us) * slots_n),"
-                           " 0), max(last_us) FROM runs WHERE experiment = ?1 AND ended_us IS NULL",
-    [READ_RUNS] = "SELECT r.id, r.attempt, r.slots, r.pid, r.isa, r.resume_checkpoint, r.started_us, r.ended_us, r.reason,"
-                  " r.text FROM runs r WHERE r.trial = ?1 ORDER BY r.id",
+    [READ_OPEN_RUN_TIME] = "SELECT coalesce(sum(last_us - started_us), 0), coalesce(sum((last_us - started_us) *"
+                           " slots_n), 0), max(last_us) FROM runs WHERE experiment = ?1 AND ended_us IS NULL",
+    [READ_RUNS] = "SELECT r.id, r.attempt, r.slots, r.pid, r.isa, r.resume_checkpoint, r.started_us, r.ended_us,"
+                  " r.reason, r.text FROM runs r WHERE r.trial = ?1 ORDER BY r.id",
     [READ_CHECKPOINTS] = "SELECT id, run, unit, path, bytes, created_us, deleted_us FROM checkpoints WHERE trial = ?1"
                          " ORDER BY id",
     [READ_CHECKPOINT] = "SELECT t.experiment, t.number, c.path, c.unit, c.bytes FROM checkpoints c JOIN trials t"
@@ -70,13 +73,14 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
         " WHERE e.state NOT IN ('completed', 'canceled', 'error') ORDER BY e.id",
     [READ_LOAD_TRIALS] =
         "SELECT t.number, t.hyperparameters, t.state, t.reason, t.restarts, t.runs, t.best_value, t.best_status,"
-        " t.best_unit, t.best_checkpoint, (SELECT max(r.id) FROM runs r WHERE r.trial = t.id AND r.ended_us IS NULL), t.id"
-        " FROM trials t WHERE t.experiment = ?1 ORDER BY t.number",
+        " t.best_unit, t.best_checkpoint, (SELECT max(r.id) FROM runs r WHERE r.trial = t.id AND r.ended_us IS NULL),"
+        " t.id FROM trials t WHERE t.experiment = ?1 ORDER BY t.number",
     /* with the value of the searcher's metric that its own run reported at its unit */
     [READ_LOAD_CHECKPOINTS] =
         "SELECT c.id, c.run, c.unit, c.units, c.path, c.bytes, m.value, m.status FROM checkpoints c"
         " LEFT JOIN metrics m ON m.trial = c.trial AND m.client = -1 AND m.unit = c.unit AND m.run = c.run AND m.name ="
         " (SELECT n.id FROM names n JOIN experiments e ON e.metric = n.name WHERE e.id = ?2)"
         " WHERE c.trial = ?1 AND c.deleted_us IS NULL ORDER BY c.id",
-    [READ_LOAD_JOURNAL] = "SELECT idx, coalesce(answers, 0), kind, body FROM journal WHERE experiment = ?1 ORDER BY idx",
+    [READ_LOAD_JOURNAL] = "SELECT idx, coalesce(answers, 0), kind, body FROM journal WHERE experiment = ?1 ORDER BY"
+                          " idx",
 };

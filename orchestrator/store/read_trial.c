@@ -209,5 +209,6 @@ out:
 
 int store_read_trial(struct store *store, struct trial_ref ref, json_t **ret, struct error *err)
 {
-    return read_run(store, trial, &(struct read_arguments){.experiment = ref.experiment, .trial = ref.number}, ret, err);
+    return read_run(store, trial, &(struct read_arguments){.experiment = ref.experiment, .trial = ref.number}, ret,
+                    err);
 }

@@ -1,8 +1,8 @@
-/* schema.c - tables and migrations. Views are in views.c. Described in docs/schema.md.
- * A step that was released is never edited: append one. Rows of metrics and client_rounds are clustered by trial, then by
- * what a reader asks for, so that a curve is one run of pages; their keys are small integers.
- * Sums and latest values that many trials would have to be scanned for are kept beside them (trials.best_value, latest_*,
- * run_us; experiments.run_us ...), written in the same transaction as what they follow from.
+/* schema.c - tables and migrations. Views are in views.c. Described in docs/schema.md. A step that was released is
+ * never edited: append one. Rows of metrics and client_rounds are clustered by trial, then by what a reader asks for,
+ * so that a curve is one run of pages; their keys are small integers. Sums and latest values that many trials would
+ * have to be scanned for are kept beside them (trials.best_value, latest_*, run_us; experiments.run_us ...), written
+ * in the same transaction as what they follow from.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/store_private.h"
 
@@ -63,8 +63,8 @@ static const char *const FIRST[] = {
     /* kind 0 training, 1 validation, 2 test */
     "CREATE TABLE reports ("
     "  run INTEGER NOT NULL REFERENCES runs(id), seq INTEGER NOT NULL, step INTEGER NOT NULL, kind INTEGER NOT NULL,"
-    "  unit REAL NOT NULL, rounds REAL, epochs REAL, batches REAL, samples REAL, seconds REAL, time_us INTEGER NOT NULL,"
-    "  PRIMARY KEY (run, seq, step)) STRICT, WITHOUT ROWID",
+    "  unit REAL NOT NULL, rounds REAL, epochs REAL, batches REAL, samples REAL, seconds REAL, time_us INTEGER NOT"
+    " NULL,  PRIMARY KEY (run, seq, step)) STRICT, WITHOUT ROWID",
 
     /* status 0 finite, 1 NaN, 2 +infinity, 3 -infinity; where it is not 0, value is NULL */
     "CREATE TABLE metrics ("

@@ -1,10 +1,10 @@
 /* store.h - the only door to SQLite.
  * One thread owns the write connection. The loop builds a batch with store_put_*, hands it over with store_submit and is
- * told by `wake` (any thread; an uv_async_send) that store_poll has finished batches to report; batches commit in the order
- * given, several may share one transaction (group commit), and a batch is on disk (WAL, synchronous=FULL) before its
- * callback runs. Nothing may leave the orchestrator that depends on a batch before that callback.
- * Identifiers are given by the caller, who learns the highest ones in store_open. Times are microseconds since 1970, UTC.
- * Reads use a second connection of the caller's thread; their budget is 50 ms at 10,000 trials.
+ * told by `wake` (any thread; an uv_async_send) that store_poll has finished batches to report; batches commit in the
+ * order given, several may share one transaction (group commit), and a batch is on disk (WAL, synchronous=FULL) before
+ * its callback runs. Nothing may leave the orchestrator that depends on a batch before that callback.
+ * Identifiers are given by the caller, who learns the highest ones in store_open. Times are microseconds since 1970,
+ * UTC. Reads use a second connection of the caller's thread; their budget is 50 ms at 10,000 trials.
  * Schema, views and their queries: docs/schema.md. Non-finite values are NULL with a status.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_STORE_H
@@ -20,12 +20,12 @@ struct store_high {
     int64_t experiment, run, checkpoint; /* highest identifiers in use, 0 when none */
 };
 
-/* Opens or creates PATH (HOME/flexp.db). Refuses by name: a network file system, a database of a newer schema, one that
- * fails its quick check, one that is not flexp's. read_only opens no write connection, starts no thread and makes no file.
- * wake may be NULL (then store_flush is the way to wait). */
+/* Opens or creates PATH (HOME/flexp.db). Refuses by name: a network file system, a database of a newer schema, one
+ * that fails its quick check, one that is not flexp's. read_only opens no write connection, starts no thread and makes
+ * no file. wake may be NULL (then store_flush is the way to wait). */
 int store_open(const char *path, bool read_only, void (*wake)(void *arg), void *wake_arg, struct store **ret,
                struct store_high *ret_high, struct error *err);
-/* Commits what was submitted, joins the thread. */
+/* Commits what was submitted, runs its callbacks, joins the thread. */
 void store_close(struct store *store);
 
 /* --- writing --------------------------------------------------------------------------------------------------- */
@@ -68,7 +68,8 @@ void store_put_experiment_best(struct store_batch *batch, int64_t experiment, in
 /* One attempt. attempt counts from 1 within the trial; slots is a list such as ["cpu:0"]; resume 0 or a checkpoint. */
 void store_put_run(struct store_batch *batch, int64_t run, struct trial_ref trial, int64_t attempt, const json_t *slots,
                    int64_t pid, const char *isa, int64_t resume_checkpoint, int64_t time_us);
-/* reason: length, converged, stopped, preempted, killed, orchestrator_lost, exit, signal, out_of_memory, non_finite, ... */
+/* reason: length, converged, stopped, preempted, killed, orchestrator_lost, exit, signal, out_of_memory, non_finite,
+ * ... */
 void store_put_run_end(struct store_batch *batch, int64_t run, const char *reason, const char *text, int64_t time_us);
 
 /* A report message's body as it came (report or its steps): metric rows, client rows, client_rounds. kind training,
@@ -83,8 +84,8 @@ void store_put_checkpoint_deleted(struct store_batch *batch, int64_t id, int64_t
 void store_put_test(struct store_batch *batch, struct trial_ref trial, int64_t run, double unit, const json_t *metrics,
                     const char *by, int64_t time_us);
 
-/* The append-only journal of an experiment: kind event, operations, config_changed, reopened. index from 1 without gaps.
- * operations name the index of the event that they answer. */
+/* The append-only journal of an experiment: kind event, operations, config_changed, reopened. index from 1 without
+ * gaps. operations name the index of the event that they answer. */
 void store_put_journal(struct store_batch *batch, int64_t experiment, int64_t index, const char *kind, int64_t answers,
                        const json_t *body, int64_t time_us);
 void store_put_log(struct store_batch *batch, struct trial_ref trial, int64_t run, const char *level, const char *text,

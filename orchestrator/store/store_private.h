@@ -1,7 +1,7 @@
-/* store_private.h - what the files of this room share.
- * sql.c: talking to SQLite. schema.c: tables, views, migrations. migrate.c: from an older schema to this one. open.c: which
- * files we accept, creating, pragmas. batch.c, put*.c: building batches. apply*.c: carrying them out. writer.c: the
- * thread. read.c and read_*.c: answers. load.c: the restart.
+/* store_private.h - what the files of this room share. sql.c: talking to SQLite. schema.c: tables, views, migrations.
+ * migrate.c: from an older schema to this one. open.c: which files we accept, creating, pragmas. batch.c, put*.c:
+ * building batches. apply*.c: carrying them out. writer.c: the thread. read.c and read_*.c: answers. load.c: the
+ * restart.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_STORE_PRIVATE_H
 #define FLEXP_ORCHESTRATOR_STORE_PRIVATE_H
@@ -50,7 +50,8 @@ int migrate(sqlite3 *db, const struct migration *migrations, const struct view *
 
 /* --- filesystem.c ----------------------------------------------------------------------------------------------- */
 
-/* The name of a network file system, or NULL. mount_type is what /proc/self/mountinfo calls it ("fuse.sshfs"), or NULL. */
+/* The name of a network file system, or NULL. mount_type is what /proc/self/mountinfo calls it ("fuse.sshfs"), or
+ * NULL. */
 const char *network_filesystem(long magic, const char *mount_type);
 /* -EREMOTE, with its name, when path (or, absent, its folder) lies on one. */
 int refuse_network_filesystem(const char *path, struct error *err);
@@ -66,7 +67,7 @@ int open_for_reading(const char *path, bool live, sqlite3 **ret, bool *ret_immut
 /* True when a database that was opened immutable has since been written to. */
 bool file_has_changed(const char *path, const struct stat *seen);
 
-/* --- batch.c: a batch is a run of operations, each its number and then its tagged values --------------------------- */
+/* --- batch.c: a batch is a run of operations, each its number and then its tagged values ------------------------- */
 
 enum op {
     OP_END, OP_EXPERIMENT, OP_EXPERIMENT_STATE, OP_EXPERIMENT_PROGRESS, OP_EXPERIMENT_BEST, OP_TRIAL, OP_TRIAL_STATE,

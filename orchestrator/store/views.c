@@ -1,6 +1,6 @@
 /* views.c - the public interface of the database: what docs/schema.md describes and what a user's queries may lean on.
- * Times are ISO 8601 in UTC. Where runs of a trial overlap, v_metrics, v_client_metrics and v_client_rounds show the value of
- * the latest run (runs are numbered in the order they were started).
+ * Times are ISO 8601 in UTC. Where runs of a trial overlap, v_metrics, v_client_metrics and v_client_rounds show the
+ * value of the latest run (runs are numbered in the order they were started).
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/store_private.h"
 
@@ -70,7 +70,8 @@ const struct view VIEWS[] = {
      "WHERE m.client >= 0 " METRIC_OF_LATEST_RUN},
 
     {"v_client_rounds",
-     "CREATE VIEW v_client_rounds AS SELECT t.experiment, t.number AS trial, c.round, c.client, c.run, c.unit, c.samples,"
+     "CREATE VIEW v_client_rounds AS SELECT t.experiment, t.number AS trial, c.round, c.client, c.run, c.unit,"
+     " c.samples,"
      " c.seconds, c.status, c.train_loss, c.train_accuracy, c.validation_loss, c.validation_accuracy, c.validation_f1,"
      " c.validation_precision, c.validation_recall, c.non_finite FROM client_rounds c JOIN trials t ON t.id = c.trial"
      " WHERE NOT EXISTS (SELECT 1 FROM client_rounds o WHERE o.trial = c.trial AND o.round = c.round"
@@ -85,7 +86,8 @@ const struct view VIEWS[] = {
      " LEFT JOIN checkpoints c ON c.id = e.best_checkpoint"},
 
     {"v_tests",
-     "CREATE VIEW v_tests AS SELECT t.experiment, t.number AS trial, r.run, r.unit, m.key AS name, m.value AS value, r.by, "
+     "CREATE VIEW v_tests AS SELECT t.experiment, t.number AS trial, r.run, r.unit, m.key AS name, m.value AS value,"
+     " r.by, "
      TIME("r.time_us") " AS time FROM test_results r JOIN trials t ON t.id = r.trial, json_each(r.metrics) m"},
 
     {"v_journal",

@@ -1,9 +1,10 @@
 /* writer.c - the thread that owns the write connection. It takes all that waits, carries it out in one transaction and
- * commits once (group commit): while one fsync is under way the next group gathers. Each batch has a savepoint, so that one
- * that cannot be carried out leaves those before it standing. The first failure is kept, and everything after it fails: what
- * comes later may depend on what was lost.
+ * commits once (group commit): while one fsync is under way the next group gathers. Each batch has a savepoint, so
+ * that one that cannot be carried out leaves those before it standing. The first failure is kept, and everything after
+ * it fails: what comes later may depend on what was lost.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/store_private.h"
+#include "common/failpoint.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -77,6 +78,7 @@ static int commit_group(struct store *store, struct store_batch *first, struct e
         failed = apply_group(store, first, &rc, err);
         commit_rc = sqlite3_get_autocommit(store->writer) ? -EIO : 0;
         if (!commit_rc) {
+            failpoint("in_commit");
             /* Those before the failed one may still be committed; its text is the one to keep. */
             commit_rc = sql_exec(store->writer, "COMMIT", rc ? NULL : err);
             if (commit_rc && !rc && (sqlite3_extended_errcode(store->writer) & 0xff) == SQLITE_CONSTRAINT)

@@ -1,4 +1,5 @@
-/* test_crash.c - what was acknowledged is there: after kill -9 in the middle of commits, and after a disk that filled up.
+/* test_crash.c - what was acknowledged is there: after kill -9 in the middle of commits, and after a disk that filled
+ * up.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "store_test.h"
 #include "common/rng.h"
@@ -190,7 +191,8 @@ static int fill_the_disk(const char *path, bool limit_files, int out)
         if (outcome.status[i] != outcome.status[good] ||
             (outcome.status[i] != -ENOSPC && !(limit_files && outcome.status[i] == -EIO)))
             return 21;
-    if (!store_failure(store) || !strstr(store_failure(store), "a commit failed") || !strstr(store_failure(store), path))
+    if (!store_failure(store) || !strstr(store_failure(store), "a commit failed") ||
+        !strstr(store_failure(store), path))
         return 22;
     if (!strstr(store_failure(store), "full") && !strstr(store_failure(store), "File too large"))
         return fprintf(stderr, "%s\n", store_failure(store)), 23;
@@ -207,7 +209,8 @@ static void check_after(const char *path, int good)
     char expected[60];
 
     snprintf(expected, sizeof expected, "ok\n%d|%d", good, good);
-    assert_query(path, "PRAGMA quick_check; SELECT (SELECT count(*) FROM journal), (SELECT count(*) FROM logs)", expected);
+    assert_query(path, "PRAGMA quick_check; SELECT (SELECT count(*) FROM journal), (SELECT count(*) FROM logs)",
+                 expected);
     store_put_journal(batch, 1, good + 1, "event", 0, NULL, T0);
     commit(store, batch);
     store_close(store);
@@ -232,8 +235,8 @@ static void a_full_disk_loses_nothing_that_was_acknowledged(void **state)
     check_after(home->path, good);
 }
 
-/* The same on a file system of 2 MB, where this may be mounted (in a namespace of our own); a limit on the size of files,
- * as above, is all that can be had elsewhere. */
+/* The same on a file system of 2 MB, where this may be mounted (in a namespace of our own); a limit on the size of
+ * files, as above, is all that can be had elsewhere. */
 static int on_a_small_filesystem(const char *folder, const char *path, int out)
 {
     int rc;

@@ -1,5 +1,5 @@
-/* test_open.c - which files are accepted, which are refused and left as they are; migrations; reading beside a writer, without
- * one, and where nothing can be written.
+/* test_open.c - which files are accepted, which are refused and left as they are; migrations; reading beside a writer,
+ * without one, and where nothing can be written.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "store_test.h"
 #include "orchestrator/store/store_private.h"
@@ -28,8 +28,8 @@ static void fill_a_little(const char *path)
 
     put_experiment(batch, 1);
     for (int i = 1; i <= 200; i++)
-        put_trial(batch, 1, i, "{'lr':0.1,'text':'some hundred bytes of hyperparameters so that there are many pages of "
-                               "them, some hundred bytes of hyperparameters'}");
+        put_trial(batch, 1, i, "{'lr':0.1,'text':'some hundred bytes of hyperparameters so that there are many pages"
+                               " of them, some hundred bytes of hyperparameters'}");
     put_run(batch, 1, 1, 1, 1, 0);
     commit(store, batch);
     store_close(store);
@@ -213,7 +213,7 @@ static void paths_may_hold_what_means_something_in_a_uri(void **state)
     store_close(open_reader(path));
 }
 
-/* --- migrations ---------------------------------------------------------------------------------------------------- */
+/* --- migrations -------------------------------------------------------------------------------------------------- */
 
 static const char *const STEP_1[] = {"CREATE TABLE a (x)", "INSERT INTO a VALUES (1)", NULL};
 static const char *const STEP_2[] = {"ALTER TABLE a ADD COLUMN y", "UPDATE a SET y = x + 1", NULL};

@@ -7,12 +7,13 @@
 #define DOC "docs/schema.md"
 #define EXPECTED "tests/orchestrator/store/schema_queries.txt"
 
-static void report(struct store_batch *batch, int trial, int run, int seq, int unit, const char *kind, const char *metrics,
-                   const char *clients)
+static void report(struct store_batch *batch, int trial, int run, int seq, int unit, const char *kind,
+                   const char *metrics, const char *clients)
 {
     char body[1500];
 
-    snprintf(body, sizeof body, "{'kind':'%s','units':{'rounds':%d},'metrics':%s,'clients':%s}", kind, unit, metrics, clients);
+    snprintf(body, sizeof body, "{'kind':'%s','units':{'rounds':%d},'metrics':%s,'clients':%s}", kind, unit, metrics,
+             clients);
     put_report(batch, 1, trial, run, seq, body);
 }
 
@@ -22,14 +23,16 @@ static void train(struct store_batch *batch, int trial, int run, int units, doub
     char metrics[200];
 
     for (int unit = 1; unit <= units; unit++) {
-        snprintf(metrics, sizeof metrics, "{'validation_accuracy':%g,'train_loss':%g}", start + unit / 16.0, 2.0 / unit);
+        snprintf(metrics, sizeof metrics, "{'validation_accuracy':%g,'train_loss':%g}", start + unit / 16.0,
+                 2.0 / unit);
         report(batch, trial, run, unit, unit, "validation", metrics, "[]");
     }
     put_checkpoint(batch, 1, trial, run, run, units + 1, units);
     store_put_trial_best(batch, (struct trial_ref){1, trial}, start + units / 16.0, units, run);
 }
 
-static void put_run_on(struct store_batch *batch, int64_t experiment, int trial, int run, int attempt, const char *slots)
+static void put_run_on(struct store_batch *batch, int64_t experiment, int trial, int run, int attempt,
+                       const char *slots)
 {
     json_t *list = json_of(slots);
 
@@ -51,7 +54,8 @@ static void put_body(struct store_batch *batch, int idx, const char *kind, int a
     json_decref(value);
 }
 
-/* Trial 1: completed, its first run lost at round 4, its clients told; 2: stopped; 3: waits; 4, 5: in error; 6: queued. */
+/* Trial 1: completed, its first run lost at round 4, its clients told; 2: stopped; 3: waits; 4, 5: in error; 6:
+ * queued. */
 static void put_trials(struct store_batch *batch)
 {
     put_trial(batch, 1, 1, "{'lr':0.1,'batch':16,'net':{'layers':2}}");
@@ -65,7 +69,8 @@ static void put_trials(struct store_batch *batch)
            "[{'client':4,'samples':900,'seconds':0.25,'status':'ok','metrics':{'train_loss':2.5}},"
            "{'client':7,'samples':100,'seconds':0.75,'status':'ok','metrics':{'train_loss':1.5}}]");
     report(batch, 1, 1, 2, 1, "validation", "{'validation_accuracy':0.25}",
-           "[{'client':4,'metrics':{'client_validation_accuracy':0.5}},{'client':7,'metrics':{'client_validation_accuracy':0.25}}]");
+           "[{'client':4,'metrics':{'client_validation_accuracy':0.5}},"
+           "{'client':7,'metrics':{'client_validation_accuracy':0.25}}]");
     put_checkpoint(batch, 1, 1, 1, 1, 3, 1);
     report(batch, 1, 1, 4, 2, "training", "{'train_loss':1.75}", "[]"); /* lost with its run, and trained again */
     store_put_run_end(batch, 1, "signal", "killed by signal 9", T0 + 16 * SECOND);
@@ -121,7 +126,8 @@ static void fill(const char *path)
     store_put_experiment(batch, 2, "second", "text", second, "active", T0 + 200 * SECOND);
     put_trial(batch, 2, 1, "{}");
     put_run_on(batch, 2, 1, 7, 1, "['cpu:0']");
-    put_report(batch, 2, 1, 7, 1, "{'kind':'training','units':{'rounds':1},'metrics':{'train_loss':'-Infinity','a':1.5}}");
+    put_report(batch, 2, 1, 7, 1,
+               "{'kind':'training','units':{'rounds':1},'metrics':{'train_loss':'-Infinity','a':1.5}}");
     commit(store, batch);
     store_close(store);
     json_decref(metrics);

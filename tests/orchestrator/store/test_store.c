@@ -1,4 +1,5 @@
-/* test_store.c - writing and what comes back: batches, callbacks, reports, runs that overlap, values that are not finite.
+/* test_store.c - writing and what comes back: batches, callbacks, reports, runs that overlap, values that are not
+ * finite.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "store_test.h"
 
@@ -238,8 +239,8 @@ static void keeps_a_report_with_its_clients(void **state)
     struct store_batch *batch = store_batch_new();
 
     put_report(batch, 1, 1, 1, 1,
-               "{'kind':'training','units':{'rounds':1,'epochs':0.5,'batches':80},'metrics':{'train_loss':2.1},'clients':["
-               "{'client':4,'samples':900,'seconds':0.25,'metrics':{'train_loss':2.0}},"
+               "{'kind':'training','units':{'rounds':1,'epochs':0.5,'batches':80},'metrics':{'train_loss':2.1},"
+               "'clients':[{'client':4,'samples':900,'seconds':0.25,'metrics':{'train_loss':2.0}},"
                "{'client':7,'samples':100,'seconds':0.5,'status':'dropped','metrics':{}},"
                "{'client':-3,'samples':1}]}");
     put_report(batch, 1, 1, 1, 2,
@@ -290,7 +291,8 @@ static void a_report_that_comes_twice_changes_nothing(void **state)
         struct store_batch *batch = store_batch_new();
         put_report(batch, 1, 1, 1, 1, first);
         if (i == 0)
-            put_report(batch, 1, 1, 1, 2, "{'kind':'validation','units':{'rounds':2},'metrics':{'validation_accuracy':0.6}}");
+            put_report(batch, 1, 1, 1, 2,
+                       "{'kind':'validation','units':{'rounds':2},'metrics':{'validation_accuracy':0.6}}");
         put_checkpoint(batch, 1, 1, 5, 1, 3, 1);
         commit(store, batch);
     }
@@ -399,7 +401,8 @@ static void a_report_without_the_experiments_unit_is_kept_at_minus_one(void **st
     put_report(batch, 1, 1, 1, 1, "{'kind':'training','units':{'batches':9},'metrics':{'train_loss':1}}");
     commit(store, batch);
     store_close(store);
-    assert_query(home->path, "SELECT unit, value FROM v_metrics; SELECT batches FROM v_reports; SELECT unit FROM v_trials",
+    assert_query(home->path, "SELECT unit, value FROM v_metrics; SELECT batches FROM v_reports; SELECT unit FROM"
+                             " v_trials",
                  "-1.0|1.0\n9.0\nNULL");
 }
 
@@ -411,11 +414,13 @@ static void text_that_is_not_utf8_is_kept_readable(void **state)
     struct error err = {0};
     json_t *answer;
 
-    store_put_log(batch, (struct trial_ref){1, 1}, 1, "info", "gr\xc3\xbc\xdf \xff\xc0\x80 \xed\xa0\x80 \xf0\x9f\x98\x80 \xe2\x82", T0);
+    store_put_log(batch, (struct trial_ref){1, 1}, 1, "info", "gr\xc3\xbc\xdf \xff\xc0\x80 \xed\xa0\x80"
+                                                              " \xf0\x9f\x98\x80 \xe2\x82", T0);
     commit(store, batch);
     assert_int_equal(store_read_logs(store, (struct trial_ref){1, 1}, 0, 10, &answer, &err), 0);
     assert_string_equal(json_string_value(at(answer, "lines[0].text")),
-                        "gr\xc3\xbc\xef\xbf\xbd \xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd \xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd "
+                        "gr\xc3\xbc\xef\xbf\xbd \xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"
+                        " \xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd "
                         "\xf0\x9f\x98\x80 \xef\xbf\xbd\xef\xbf\xbd");
     json_decref(answer);
     store_close(store);
@@ -452,8 +457,8 @@ static void a_large_batch_is_one_transaction(void **state)
     char body[160];
 
     for (int i = 1; i <= 50000; i++) {
-        snprintf(body, sizeof body, "{'kind':'training','units':{'rounds':%d},'metrics':{'train_loss':%g,'grad_norm':1}}", i,
-                 1.0 / i);
+        snprintf(body, sizeof body,
+                 "{'kind':'training','units':{'rounds':%d},'metrics':{'train_loss':%g,'grad_norm':1}}", i, 1.0 / i);
         put_report(batch, 1, 1, 1, i, body);
     }
     char *big = malloc(3000001);
