@@ -1,6 +1,6 @@
 /* synthetic.c - images made from the seed, for demos and tests: textures that a convolution tells apart and pixels do not.
  * A class is an orientation and a spatial frequency. An image of it holds small patches of such waves at random places, of
- * random phase (so of either polarity), strength and colour, among a few patches of other classes, over a smooth
+ * one of a few phases, of random strength and colour, among a few patches of other classes, over a smooth
  * background of random colours and noise. The mean image of every class is the same, so that a linear model of the pixels
  * learns next to nothing; the background dominates distances, so that nearest neighbours are of any class.
  * Image i of split s depends on (seed, s, i) alone. Only integers and rng.h, so equal bytes on every machine.
@@ -15,18 +15,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifndef OWN
-#define USED 16
-#define COLOUR 256
-#define OWN 8
-#define FOREIGN 2.0
-#define STRENGTH 40
-#define NOISE_SD 14.0
-#define BACK 44.0
-#define LAMBDA0 2.8
+/* Tried against the wishes of tests/trainer/data/test_synthetic.c: stronger background or more foreign patches make it hard
+ * for a small network, weaker ones let the nearest neighbour see through; all phases learn too slowly, one is too easy. */
+#define OWN 10            /* patches of the image's class */
+#define FOREIGN 1.0       /* patches of other classes */
+#define PHASES_USED 6
+#define COLOUR 128        /* how much the strength differs between channels, of ONE */
+#define STRENGTH 80       /* mean amplitude of a patch in grey levels */
+#define NOISE_SD 12.0
+#define BACK 40.0         /* amplitude of the background */
+#define LAMBDA0 3.2       /* the two wavelengths, in pixels */
 #define LAMBDA1 5.6
-#define WINDOW 3.0
-#endif
+#define WINDOW 3.0        /* of a patch, in pixels */
 #define RADIUS 4          /* patches of 9x9 pixels */
 #define PATCH (2 * RADIUS + 1)
 #define PHASES 16
@@ -150,9 +150,11 @@ static void make_image(const struct setting *s, const int16_t *patches, int labe
     paint_background(s, &rng, planes);
     for (int i = 0; i < s->own + s->foreign; i++) {
         int class = label;
+        size_t phase;
         if (i >= s->own)
             class = (label + 1 + (int)rng_below(&rng, (uint32_t)s->classes - 1)) % s->classes;
-        add_patch(s, patches + (size_t)class * class_patches + (4 + rng_below(&rng, USED)) % PHASES * PATCH * PATCH, &rng, planes);
+        phase = (4 + rng_below(&rng, PHASES_USED)) % PHASES;
+        add_patch(s, patches + (size_t)class * class_patches + phase * PATCH * PATCH, &rng, planes);
     }
     for (size_t p = 0; p < plane; p++)
         for (size_t c = 0; c < (size_t)s->channels; c++) {
