@@ -119,7 +119,8 @@ int plan_check(const struct experiment_config *config, struct config_problems *p
     if (code == 0)
         code = program(config, &argv, err);
     if (code == 0)
-        code = launcher_ask_plan(argv, requests, &answers, err);
+        code = launcher_ask_plan(argv, json_string_or(config->resolved, "working_directory", NULL), requests,
+                                 &answers, err);
     if (code == 0)
         add_errors(config, points, answers, problems);
     else if (err && config->entrypoint) /* the user's own program: its place is in the file */

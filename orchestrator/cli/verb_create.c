@@ -5,19 +5,22 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static int hand_over(struct cli *cli, const struct checked *checked, int64_t *ret_id)
 {
     bool paused = cli->options.given[OPT_PAUSED];
     struct error err = {0};
     json_t *answer = NULL, *text = json_stringn(checked->text, checked->length);
+    char *folder = getcwd(NULL, 0); /* where an entrypoint is to run */
     int code;
 
     if (!text) /* config_read refuses what is not UTF-8, so this is a 0 byte or no memory */
         return cli_fail(CLI_USAGE, "%s cannot be stored: it is not text", checked->file);
     code = cli_ask(cli, true, "create",
-                   json_pack("{s:o, s:O, s:b}", "text", text, "resolved", checked->config->resolved, "paused", paused),
-                   &answer, &err);
+                   json_pack("{s:o, s:O, s:b, s:s*}", "text", text, "resolved", checked->config->resolved, "paused",
+                             paused, "folder", folder), &answer, &err);
+    free(folder);
     if (code == -EINVAL || code == -ENOENT || code == -EBUSY)
         return cli_fail(CLI_USAGE, "%s: %s", checked->file, err.text);
     if (code)

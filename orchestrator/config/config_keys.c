@@ -141,6 +141,9 @@ const struct key CONFIG_KEYS[] = {
      .doc = "Your own program in place of the built-in trainer: a list of words, or a string for /bin/sh. It speaks "
             "the trial protocol (docs/protocol.md).",
      .example = "entrypoint: [python3, train.py]"},
+    {"working_directory", KEY_STRING,
+     .doc = "Folder in which the entrypoint runs; absent: the one in which the experiment was created.",
+     .example = "working_directory: /home/me/project"},
     {"data", KEY_MAP, .required = true, .sub = DATA_KEYS, .references = true,
      .doc = "The images. With an entrypoint: whatever your program wants, handed on untouched.",
      .example = "data: {source: synthetic}"},

@@ -75,8 +75,10 @@ int64_t worker_pid(const struct worker *worker); /* 0 until it has started */
 size_t worker_slots(const struct worker *worker, const size_t **ret);
 
 /* Asks a fresh worker's `plan` for each request, synchronously and without a loop (used by create and validate, in the CLI's
- * process). requests: list of {hyperparameters, sections, slots}; *ret: list of answers in the same order. A program that
- * does not have the capability answers null for each. -EIO with its last lines when it dies or is silent for 30 s. */
-int launcher_ask_plan(const char *const *argv, const json_t *requests, json_t **ret, struct error *err);
+ * process). cwd: the working directory, NULL: ours. requests: list of {hyperparameters, sections, slots}; *ret: list of
+ * answers in the same order. A program that does not have the capability answers null for each. -EIO with its last lines
+ * when it dies or is silent for 30 s. */
+int launcher_ask_plan(const char *const *argv, const char *cwd, const json_t *requests, json_t **ret,
+                      struct error *err);
 
 #endif

@@ -62,7 +62,7 @@ static int make_pipes(struct asking *a, int theirs[ENDS])
     return 0;
 }
 
-static int start(struct asking *a, const char *const *argv, struct error *err)
+static int start(struct asking *a, const char *const *argv, const char *cwd, struct error *err)
 {
     static const int PLACES[ENDS] = {SUPERVISE_OUTPUT, SUPERVISE_PROTOCOL, SUPERVISE_STATUS, SUPERVISE_COMMANDS};
     char trainer[PATH_MAX], fd_text[32];
@@ -84,7 +84,8 @@ static int start(struct asking *a, const char *const *argv, struct error *err)
     }
     arguments[0] = (char *)"flexp";
     arguments[1] = (char *)"supervise";
-    arguments[2] = arguments[3] = arguments[4] = (char *)"-";
+    arguments[2] = arguments[3] = (char *)"-";
+    arguments[4] = (char *)(cwd ? cwd : "-");
     arguments[5] = trainer;
     for (int i = 0; i < argc; i++)
         arguments[5 + i] = (char *)argv[i];
@@ -295,7 +296,8 @@ static void stop(struct asking *a)
     lines_done(&a->status);
 }
 
-int launcher_ask_plan(const char *const *argv, const json_t *requests, json_t **ret, struct error *err)
+int launcher_ask_plan(const char *const *argv, const char *cwd, const json_t *requests, json_t **ret,
+                      struct error *err)
 {
     const char *patience = getenv("FLEXP_HELLO_MS");
     struct asking *a = calloc(1, sizeof *a);
@@ -313,7 +315,7 @@ int launcher_ask_plan(const char *const *argv, const json_t *requests, json_t **
         a->ours[end] = -1;
     a->program = argv && argv[0] ? argv[0] : "flexp-trainer";
     a->patience_ms = patience && atoll(patience) > 0 ? atoll(patience) : 30000;
-    rc = start(a, argv, err);
+    rc = start(a, argv, cwd, err);
     if (!rc) {
         struct timeval limit = {.tv_sec = a->patience_ms / 1000, .tv_usec = a->patience_ms % 1000 * 1000};
         setsockopt(a->ours[PROTOCOL], SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit); /* one that reads nothing */

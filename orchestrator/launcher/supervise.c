@@ -276,11 +276,11 @@ static unsigned first_stranger(const char *cores)
     return SUPERVISE_LEASES + n;
 }
 
-/* In the worker's process; says on failed why it did not become the program. */
+/* In the worker's process; says on failed why it did not become the program: errno, negative where the folder was why. */
 static void become(const char *cwd, char **argv, pid_t supervisor, int output, int failed)
 {
     sigset_t none;
-    int score;
+    int score, code;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != supervisor)
@@ -296,10 +296,13 @@ static void become(const char *cwd, char **argv, pid_t supervisor, int output, i
     dup2(output, 2);
     fcntl(SUPERVISE_PROTOCOL, F_SETFD, 0);
     close_range(SUPERVISE_PROTOCOL + 1, ~0U, CLOSE_RANGE_CLOEXEC);
-    if (!strcmp(cwd, "-") || chdir(cwd) == 0)
+    if (strcmp(cwd, "-") && chdir(cwd)) {
+        code = -errno;
+    } else {
         execvp(argv[0], argv);
-    score = errno;
-    fd_write_all(failed, &score, sizeof score);
+        code = errno;
+    }
+    fd_write_all(failed, &code, sizeof code);
     _exit(127);
 }
 
@@ -382,7 +385,7 @@ int supervise_main(int argc, char **argv)
     open_log(s, argv[3]);
     rc = s->signals < 0 ? errno : start(s, argv[4], argv + 5);
     if (rc) {
-        rc = report_no_start(argv[5], rc);
+        rc = report_no_start(rc < 0 ? argv[4] : argv[5], abs(rc));
         kill_all(s);
     } else {
         rc = watch(s);

@@ -40,11 +40,11 @@ static int check_capacity(const struct server *server, const struct experiment_c
 static json_t *with_folder(const json_t *arguments)
 {
     json_t *resolved = json_deep_copy(json_object_get(arguments, "resolved"));
-    const char *folder = json_string_or(arguments, "folder", NULL);
+    const char *caller = json_string_or(arguments, "folder", ""), *wanted = json_string_or(resolved, "working_directory", "");
 
-    if (folder && *folder == '/' && json_is_array(json_object_get(resolved, "entrypoint")) &&
-        !json_object_get(resolved, "working_directory"))
-        json_object_set_new(resolved, "working_directory", json_string(folder));
+    if (*caller != '/' || *wanted == '/' || !json_is_array(json_object_get(resolved, "entrypoint")))
+        return resolved;
+    json_object_set_new(resolved, "working_directory", json_sprintf("%s%s%s", caller, *wanted ? "/" : "", wanted));
     return resolved;
 }
 

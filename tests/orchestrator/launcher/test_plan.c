@@ -24,7 +24,7 @@ static int ask(const char *script, json_t **ret, struct error *err)
     const char *argv[] = {"/bin/bash", "-c", script, NULL};
     json_t *requests = json_pack("[{s:{}, s:{}, s:i}, {s:{s:f}, s:{}, s:i}]", "hyperparameters", "sections", "slots", 1,
                                  "hyperparameters", "lr", 0.5, "sections", "slots", 1);
-    int rc = launcher_ask_plan(argv, requests, ret, err);
+    int rc = launcher_ask_plan(argv, NULL, requests, ret, err);
 
     json_decref(requests);
     return rc;
@@ -102,12 +102,26 @@ static void a_program_that_is_not_there_is_named(void **state)
     json_t *requests = json_array(), *answers = NULL;
 
     (void)state;
-    assert_int_equal(launcher_ask_plan(argv, requests, &answers, &err), -EIO);
+    assert_int_equal(launcher_ask_plan(argv, NULL, requests, &answers, &err), -EIO);
     assert_non_null(strstr(err.text, "/nowhere/train: it could not be started: /nowhere/train: No such file"));
     setenv("FLEXP_TRAINER", "/nowhere/flexp-trainer", 1);
-    assert_true(launcher_ask_plan(NULL, requests, &answers, &err) < 0);
+    assert_true(launcher_ask_plan(NULL, NULL, requests, &answers, &err) < 0);
     unsetenv("FLEXP_TRAINER");
     assert_non_null(strstr(err.text, "/nowhere/flexp-trainer cannot be run"));
+    json_decref(requests);
+}
+
+static void it_runs_in_the_folder_named(void **state)
+{
+    const char *argv[] = {"/bin/sh", "-c", "pwd; exit 3", NULL};
+    struct error err = {0};
+    json_t *requests = json_array(), *answers = NULL;
+
+    (void)state;
+    assert_int_equal(launcher_ask_plan(argv, "/usr/lib", requests, &answers, &err), -EIO);
+    assert_non_null(strstr(err.text, "/usr/lib"));
+    assert_int_equal(launcher_ask_plan(argv, "/nowhere", requests, &answers, &err), -EIO);
+    assert_non_null(strstr(err.text, "/nowhere: No such file"));
     json_decref(requests);
 }
 
@@ -119,6 +133,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(each_way_to_fail_has_its_words),
         cmocka_unit_test(a_silent_program_is_not_waited_for),
         cmocka_unit_test(a_program_that_is_not_there_is_named),
+        cmocka_unit_test(it_runs_in_the_folder_named),
     };
     if (argc > 1 && !strcmp(argv[1], "supervise"))
         return supervise_main(argc, argv);
