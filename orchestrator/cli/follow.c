@@ -9,6 +9,7 @@
 #include "orchestrator/cli/progress.h"
 #include "orchestrator/cli/render.h"
 #include "orchestrator/cli/screen.h"
+#include "orchestrator/config/config.h"
 
 #include <poll.h>
 #include <signal.h>
@@ -22,6 +23,8 @@
 #define IDLE_DRAW_S 1.0  /* the clock on the screen */
 #define LINE_S 1.0       /* plain lines */
 #define LOGS_S 0.4
+#define UNITS_S 1.0      /* adding up what the trials were trained */
+#define UNITS_SHARE 0.02 /* of the time, at most, with many trials */
 
 struct watch {
     struct cli *cli;
@@ -37,6 +40,7 @@ struct watch {
     bool changed, ended;
     int got_signal;    /* that ends the watching */
     double drawn, logged, line_at, deadline;
+    double units_next; /* when to add up again */
     char *line;        /* the last plain line */
     int64_t last_log;
 };
@@ -202,6 +206,41 @@ static int take_events(struct watch *watch, struct error *err)
     return code;
 }
 
+/* Events say how each running trial stands, not what all were trained together. */
+static void add_up_units(struct watch *watch)
+{
+    double started = now_s(), sum = 0, cost;
+    json_t *answer = NULL, *row;
+    size_t i;
+
+    if (!watch->how->progress || started < watch->units_next ||
+        json_object_get(watch->progress.summary, "units_trained") ||
+        cli_ask(watch->cli, false, "trials", json_pack("{s:I}", "experiment", (json_int_t)watch->id), &answer, NULL))
+        return;
+    json_array_foreach(json_object_get(answer, "trials"), i, row)
+        sum += json_double_or(row, "units", 0);
+    json_decref(answer);
+    cost = now_s() - started;
+    progress_units(&watch->progress, sum, now_s());
+    watch->units_next = started + (cost / UNITS_SHARE > UNITS_S ? cost / UNITS_SHARE : UNITS_S);
+}
+
+/* What the whole search is expected to train, by the searcher's preview of its stored file. */
+static void expect_units(struct watch *watch, const json_t *describe)
+{
+    struct experiment_config *config = NULL;
+    struct preview_row *rows = NULL;
+    double total;
+    size_t n;
+
+    if (config_from_resolved(json_object_get(describe, "config"), &config, NULL))
+        return;
+    if (searcher_preview(&config->searcher, config->space, &rows, &n, &total, NULL) == 0)
+        watch->progress.units_total = total;
+    free(rows);
+    config_free(config);
+}
+
 static int trial_has_ended(struct watch *watch)
 {
     static const char *const ENDED[] = {"completed", "stopped", "canceled", "error"};
@@ -232,6 +271,7 @@ static int loop(struct watch *watch, struct error *err)
             code = take_events(watch, err);
         if (code || watch->ended)
             break;
+        add_up_units(watch);
         draw(watch, NULL);
         say_line(watch, false);
         if (watch->deadline > 0 && now_s() >= watch->deadline)
@@ -356,6 +396,7 @@ int follow_experiment(struct cli *cli, int64_t id, const struct follow *how)
     watch.deadline = how->timeout_s > 0 ? now_s() + how->timeout_s : 0;
     screen_init(&watch.screen, fileno(watch.out), watch.term);
     progress_init(&watch.progress, answer, now_s());
+    expect_units(&watch, answer);
     watch.ended = state_has_ended(progress_state(&watch.progress));
     json_decref(answer);
     sigemptyset(&watch.blocked);

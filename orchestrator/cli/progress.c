@@ -24,8 +24,9 @@ void progress_init(struct progress *progress, const json_t *describe, double now
     progress->metric = json_string_or(describe, "metric", "value");
     progress->unit = json_string_or(describe, "time_metric", "units");
     progress->started = now - json_double_or(json_object_get(describe, "timings"), "elapsed_seconds", 0);
-    rate_init(&progress->units, RATE_WINDOW);
-    rate_init(&progress->done, ETA_WINDOW);
+    progress->units_trained = progress->units_total = NAN;
+    rate_init(&progress->rate_units, RATE_WINDOW);
+    rate_init(&progress->rate_done, ETA_WINDOW);
 }
 
 void progress_done(struct progress *progress)
@@ -35,16 +36,23 @@ void progress_done(struct progress *progress)
     memset(progress, 0, sizeof *progress);
 }
 
+void progress_units(struct progress *progress, double units, double now)
+{
+    progress->units_trained = units;
+    rate_add(&progress->rate_units, now, units);
+}
+
 void progress_event(struct progress *progress, const json_t *event, double now)
 {
     double units = json_double_or(event, "units_trained", NAN), done = json_double_or(event, "progress", NAN);
 
+    progress->units_total = json_double_or(event, "total_units", progress->units_total);
     json_decref(progress->summary);
     progress->summary = json_incref((json_t *)event);
     if (isfinite(units))
-        rate_add(&progress->units, now, units);
+        progress_units(progress, units, now);
     if (isfinite(done))
-        rate_add(&progress->done, now, done);
+        rate_add(&progress->rate_done, now, done);
 }
 
 const char *progress_state(const struct progress *progress)
@@ -60,7 +68,7 @@ static double share(const struct progress *progress)
 /* Seconds left, negative where nobody can say. */
 static double eta(const struct progress *progress, double now)
 {
-    double rate = rate_get(&progress->done, now), left = 1 - share(progress);
+    double rate = rate_get(&progress->rate_done, now), left = 1 - share(progress);
 
     if (strcmp(progress_state(progress), "active") != 0 || rate <= 0 || left <= 0)
         return -1;
@@ -163,8 +171,7 @@ static void frame_best(const struct progress *progress, FILE *out)
 
 static void frame_speed(const struct progress *progress, FILE *out, double now)
 {
-    double rate = rate_get(&progress->units, now), units = json_double_or(progress->summary, "units_trained", NAN);
-    double total = json_double_or(progress->summary, "total_units", NAN);
+    double rate = rate_get(&progress->rate_units, now), units = progress->units_trained, total = progress->units_total;
     char *done = isfinite(units) ? format_units(units) : NULL, *all = isfinite(total) ? format_units(total) : NULL;
 
     if (rate >= 0)
@@ -253,7 +260,7 @@ char *progress_line(const struct progress *progress)
 
 char *progress_line_timed(const struct progress *progress, const char *line, double now)
 {
-    double rate = rate_get(&progress->units, now), left = eta(progress, now);
+    double rate = rate_get(&progress->rate_units, now), left = eta(progress, now);
     char *elapsed = format_seconds(now - progress->started), *remaining = left >= 0 ? format_seconds(left) : NULL;
     char *speed = rate >= 0 ? format_text(", %.*f %s/s", rate < 10 ? 2 : 0, rate, progress->unit) : NULL;
     char *text = format_text("[%7s] %s%s%s%s", elapsed ? elapsed : "", line, speed ? speed : "",

@@ -11,8 +11,9 @@
 struct progress {
     json_t *describe; /* the whole answer from the start: name, config */
     json_t *summary;  /* the last event */
+    double units_trained, units_total; /* NaN where not known */
     const char *metric, *unit; /* borrowed from describe */
-    struct rate units, done;
+    struct rate rate_units, rate_done;
     double started; /* when the experiment was created, on the caller's clock */
 };
 
@@ -20,6 +21,8 @@ struct progress {
 void progress_init(struct progress *progress, const json_t *describe, double now);
 void progress_done(struct progress *progress);
 void progress_event(struct progress *progress, const json_t *event, double now);
+/* How much was trained in all, where events do not say. */
+void progress_units(struct progress *progress, double units, double now);
 const char *progress_state(const struct progress *progress);
 
 /* Lines for a terminal of term->width columns. The caller frees. */

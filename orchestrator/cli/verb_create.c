@@ -15,8 +15,10 @@ static int hand_over(struct cli *cli, const struct checked *checked, int64_t *re
     char *folder = getcwd(NULL, 0); /* where an entrypoint is to run */
     int code;
 
-    if (!text) /* config_read refuses what is not UTF-8, so this is a 0 byte or no memory */
+    if (!text) { /* config_read refuses what is not UTF-8, so this is a 0 byte or no memory */
+        free(folder);
         return cli_fail(CLI_USAGE, "%s cannot be stored: it is not text", checked->file);
+    }
     code = cli_ask(cli, true, "create",
                    json_pack("{s:o, s:O, s:b, s:s*}", "text", text, "resolved", checked->config->resolved, "paused",
                              paused, "folder", folder), &answer, &err);

@@ -5,6 +5,8 @@
 #include "orchestrator/cli/client.h"
 
 #include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define GONE_MS 30000 /* trials get 10 s to checkpoint */
 
@@ -31,6 +33,7 @@ int verb_down(struct cli *cli)
     struct error err = {0};
     json_t *answer = NULL;
     int64_t pid;
+    int process;
     int code = client_open(cli->home, true, &cli->client, &err);
 
     if (code == -ECONNREFUSED)
@@ -38,17 +41,21 @@ int verb_down(struct cli *cli)
     if (code)
         return cli_fail_error(&err);
     pid = client_pid(cli->client);
+    process = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
     if (!cli->options.given[OPT_QUIET] && cli->err.tty)
         fprintf(stderr, "flexp: waiting for running trials to checkpoint\n");
     code = client_request(cli->client, "down", NULL, &answer, &err);
     json_decref(answer);
-    if (code && code != -ECONNRESET)
+    if (code == 0 && client_wait_gone(cli->client, GONE_MS))
+        code = fail(&err, -ETIMEDOUT, "the orchestrator (pid %lld) has not ended within %d s", (long long)pid,
+                    GONE_MS / 1000);
+    if (code && code != -ECONNRESET) {
+        close(process);
         return cli_fail_error(&err);
-    if (client_wait_gone(cli->client, GONE_MS))
-        return cli_fail(CLI_LOST, "the orchestrator (pid %lld) has not ended within %d s", (long long)pid,
-                        GONE_MS / 1000);
-    /* The connection closes a moment before the lock is free: what follows this verb should find it free. */
-    for (int i = 0; i < 100 && start_lock_is_held(cli->home); i++)
-        poll(NULL, 0, 50);
+    }
+    /* The connection closes a moment before the process ends: what follows this verb should find nothing of it. */
+    if (process >= 0)
+        poll(&(struct pollfd){.fd = process, .events = POLLIN}, 1, GONE_MS);
+    close(process);
     return finish(cli, pid);
 }

@@ -212,9 +212,12 @@ class Terminal:
     def __init__(self, place, *arguments, columns=80, rows=24, env=None):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            os.chdir(place.folder)
-            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-            os.execve(FLEXP, [FLEXP, *arguments], dict(place.env, **(env or {})))
+            try:
+                os.chdir(place.folder)
+                fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+                os.execve(FLEXP, [FLEXP, *arguments], dict(place.env, **(env or {})))
+            finally:
+                os._exit(127)
         self.text = ""
         self.status = None
 
@@ -451,7 +454,7 @@ def two_terminals_at_once_share_one_orchestrator(place):
         assert sorted(ids) == list(range(4 * turn + 1, 4 * turn + 5)), ids
         pid = place.pid()
         place.flexp("down")
-        wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
+        assert not command_of(pid)
     others = [one for one in os.listdir("/proc") if one.isdigit() and place.home in command_of(one)]
     assert not others, others
 
@@ -477,7 +480,7 @@ def the_orchestrator_keeps_nothing_of_its_caller(place):
     assert "flexp down" in place.flexp("up", "--slots", "3", expect=2).stderr
     assert place.json("up")["started"] is False
     assert place.json("down")["stopped"] == pid
-    assert not os.path.exists(f"/proc/{pid}") and place.json("down")["stopped"] is None
+    assert not command_of(pid) and place.json("down")["stopped"] is None
 
 
 def up_in_the_foreground_ends_with_ctrl_c_or_sigterm(place):
@@ -544,8 +547,8 @@ def logs_are_followed_until_the_end(place):
     first = follow.stdout.readline()
     assert "training with" in first
     place.open_gate()
-    out, err = follow.communicate(timeout=DEADLINE_S)
-    assert follow.returncode == 0, err
+    out, err = follow.stdout.read(), follow.stderr.read()
+    assert follow.wait(DEADLINE_S) == 0, err
     assert (first + out).count("training with") == 4, first + out
     for line in place.flexp("logs", "1", "-f", "--json").stdout.splitlines():
         assert json.loads(line)["text"]
