@@ -29,6 +29,26 @@ static void real_text(double value, char *ret, size_t room)
         strcat(ret, ".0");
 }
 
+void keys_clean_text(char *text)
+{
+    const unsigned char *from = (const unsigned char *)text;
+    char *to = text;
+
+    while (*from) {
+        size_t length = *from < 0x80 ? 1 : *from >= 0xf0 ? 4 : *from >= 0xe0 ? 3 : *from >= 0xc0 ? 2 : 0, have = 1;
+        while (have < length && (from[have] & 0xc0) == 0x80)
+            have++;
+        if (have == length) {
+            memmove(to, from, length);
+            if (iscntrl((unsigned char)*to))
+                *to = ' ';
+            to += length;
+        }
+        from += have;
+    }
+    *to = 0;
+}
+
 void keys_value_text(const json_t *value, char *ret, size_t room)
 {
     if (json_is_string(value) && strlen(json_string_value(value)) > 60)
@@ -46,6 +66,7 @@ void keys_value_text(const json_t *value, char *ret, size_t room)
                  : json_is_object(value) ? "a map"
                  : json_is_array(value)  ? "a list"
                                          : "nothing");
+    keys_clean_text(ret);
 }
 
 bool keys_is_whole(const json_t *value)

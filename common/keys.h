@@ -72,7 +72,11 @@ const char *keys_reference(const json_t *value);
 /* The hyperparameter (description or value) of a dotted name, or NULL. Borrowed. */
 const json_t *keys_hyperparameter(const json_t *hyperparameters, const char *name);
 
-/* How errors show a value: 0.5, "text", a map ... */
+/* Makes one line of UTF-8 out of text, in place: control characters become blanks, and characters that a cut left
+ * incomplete go. */
+void keys_clean_text(char *text);
+
+/* How errors show a value: 0.5, "text", a map ... One line. */
 void keys_value_text(const json_t *value, char *ret, size_t room);
 
 /* Replaces every "$name" below value by the hyperparameter's value. -EINVAL for an unknown name. New reference. */

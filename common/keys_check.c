@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Looking for what was meant is slow beside the rest, and nobody reads so many. */
+#define MAX_SUGGESTIONS 200
+
 struct check {
     const struct key *root;
     const json_t *hyperparameters;
@@ -40,6 +43,7 @@ static void say(struct check *c, bool warning, const char *format, ...)
     va_end(args);
     if (c->via && (got = strstr(text + used, ", got "))) /* via has said it */
         *got = 0;
+    keys_clean_text(text);
     if (!warning)
         c->errors++;
     if (c->report)
@@ -154,7 +158,8 @@ static void check_reference(struct check *c, const struct key *key, const char *
 
     if (!c->hyperparameters)
         return;
-    if (!description && keys_nearest_hyperparameter(c->hyperparameters, name, near, sizeof near)) {
+    if (!description && c->errors < MAX_SUGGESTIONS &&
+        keys_nearest_hyperparameter(c->hyperparameters, name, near, sizeof near)) {
         say(c, false, "takes $%.100s, which is not a hyperparameter; did you mean $%s?", name, near);
         return;
     }

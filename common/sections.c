@@ -216,12 +216,12 @@ const struct key FEDERATION_KEYS[] = {
     END};
 
 const struct key SECTION_KEYS[] = {
-    {"data", KEY_MAP, .required = true, .sub = DATA_KEYS, .references = true, .doc = "The images.",
+    {"data", KEY_MAP, .required = true, .sub = DATA_KEYS, .doc = "The images.",
      .example = "data: {source: synthetic}"},
-    {"model", KEY_MAP, .required = true, .sub = MODEL_KEYS, .references = true, .doc = "The network.",
+    {"model", KEY_MAP, .required = true, .sub = MODEL_KEYS, .doc = "The network.",
      .example = "model: {preset: seed_cnn}"},
-    {"training", KEY_MAP, .required = true, .sub = TRAINING_KEYS, .references = true, .doc = "Local training.",
+    {"training", KEY_MAP, .required = true, .sub = TRAINING_KEYS, .doc = "Local training.",
      .example = "training: {learning_rate: 0.01}"},
-    {"federation", KEY_MAP, .sub = FEDERATION_KEYS, .references = true,
+    {"federation", KEY_MAP, .sub = FEDERATION_KEYS,
      .doc = "The federation; absent: centralised training.", .example = "federation: {clients: 10}"},
     END};

@@ -118,6 +118,8 @@ void config_problems_add(struct config_problems *problems, bool warning, const c
     grown += problems->n;
     *grown = (struct config_problem){warning, strdup(path), line, column, strdup(text)};
     if (grown->path && grown->text) {
+        keys_clean_text(grown->path);
+        keys_clean_text(grown->text);
         problems->n++;
         return;
     }

@@ -145,7 +145,7 @@ static void refuses_with_what_would_be_right(void **state)
         for (struct key *row = all; row->name; row++)
             row->required = !strcmp(row->name, rows[0].name);
         json_object_set_new(whole, CHECKS[i].section, value);
-        errors = keys_check(all, whole, "", false, hyperparameters, report, &said);
+        errors = keys_check(all, whole, "", true, hyperparameters, report, &said);
         if (strcmp(said.text, CHECKS[i].said))
             fail_msg("%s: wanted\n%sgot\n%s", CHECKS[i].value, CHECKS[i].said, said.text);
         assert_int_equal(errors, said.errors);
@@ -164,6 +164,18 @@ static void any_reference_is_good_where_hyperparameters_are_unknown(void **state
     assert_int_equal(keys_check(TRAINING_KEYS, value, "training", true, NULL, report, &said), 1);
     assert_string_equal(said.text, "training.batch_size| must be at least 1, got 0\n");
     assert_int_equal(keys_check(TRAINING_KEYS, value, "training", false, NULL, NULL, NULL), 2);
+    json_decref(value);
+}
+
+static void a_reference_left_over_is_refused_where_none_is_allowed(void **state)
+{
+    json_t *value =
+        parse("{'data': {'source': 'synthetic'}, 'model': {'preset': 'lenet'}, 'training': {'learning_rate': '$lr'}}");
+    struct said said = {0};
+
+    (void)state;
+    assert_int_equal(keys_check(SECTION_KEYS, value, "", false, NULL, report, &said), 1);
+    assert_int_equal(strncmp(said.text, "training.learning_rate| must be a number, got \"$lr\"", 50), 0);
     json_decref(value);
 }
 
@@ -320,6 +332,40 @@ static void nearest_words_come_from_the_list(void **state)
     assert_false(keys_nearest_word("", "x", near, sizeof near));
 }
 
+static void texts_are_one_line_of_utf8(void **state)
+{
+    static const char *const TEXTS[][2] = {{"plain", "plain"},
+                                           {"a\nb\tc\x7f", "a b c "},
+                                           {"caf\xc3\xa9", "caf\xc3\xa9"},
+                                           {"caf\xc3", "caf"},
+                                           {"\xe2\x82", ""},
+                                           {"\xe2\x82 x", " x"},
+                                           {"\x80\xbfx", "x"},
+                                           {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"},
+                                           {"", ""}};
+    char long_text[200] = "\"";
+
+    (void)state;
+    for (size_t i = 0; i < sizeof TEXTS / sizeof *TEXTS; i++) {
+        char text[40];
+        snprintf(text, sizeof text, "%s", TEXTS[i][0]);
+        keys_clean_text(text);
+        assert_string_equal(text, TEXTS[i][1]);
+    }
+    for (size_t cut = 55; cut < 62; cut++) { /* wherever a long value is cut */
+        char shown[100];
+        json_t *value;
+        memset(long_text, 'x', cut);
+        strcpy(long_text + cut, "\xf0\x9f\x98\x80 and more and more and more");
+        value = json_string(long_text);
+        keys_value_text(value, shown, sizeof shown);
+        json_decref(value);
+        value = json_string(shown);
+        assert_non_null(value);
+        json_decref(value);
+    }
+}
+
 static void a_reference_is_a_dollar_and_a_name(void **state)
 {
     static const char *const TEXTS[][2] = {{"$lr", "lr"}, {"$a.b-c_1", "a.b-c_1"}, {"$", NULL},   {"lr", NULL},
@@ -342,12 +388,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refuses_with_what_would_be_right),
         cmocka_unit_test(any_reference_is_good_where_hyperparameters_are_unknown),
+        cmocka_unit_test(a_reference_left_over_is_refused_where_none_is_allowed),
         cmocka_unit_test(plain_values_are_hyperparameters_too),
         cmocka_unit_test(fills_in_defaults_once),
         cmocka_unit_test(substitutes_references_by_values),
         cmocka_unit_test(knows_what_other_tools_call_a_key),
         cmocka_unit_test(finds_rows_by_path),
         cmocka_unit_test(nearest_words_come_from_the_list),
+        cmocka_unit_test(texts_are_one_line_of_utf8),
         cmocka_unit_test(a_reference_is_a_dollar_and_a_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

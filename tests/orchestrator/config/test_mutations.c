@@ -75,6 +75,7 @@ static void check(const char *text, size_t length, size_t *accepted)
     struct experiment_config *config = NULL, *again = NULL;
     struct config_problems problems;
     struct error err = {0};
+    json_t *as_json;
     char *shown;
 
     if (config_read(text, length, NULL, 0, DATA_ROOT, &config, &problems)) {
@@ -93,6 +94,9 @@ static void check(const char *text, size_t length, size_t *accepted)
     }
     shown = config_problems_text(&problems, "x.yaml");
     assert_non_null(shown);
+    as_json = json_string(shown); /* so that it can go into an answer */
+    assert_non_null(as_json);
+    json_decref(as_json);
     free(shown);
     config_problems_done(&problems);
     config_free(config);
