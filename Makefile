@@ -86,7 +86,8 @@ test: build/.packages ## Install what is missing, build, and run every test (STR
 	@$(MAKE) --no-print-directory -j$$(nproc) programs tests
 	@tests/run $(if $(STRICT),--strict) --variant $(VARIANT) $(ONLY)
 .PHONY: tests
-tests: $(TEST_BINS)
+# parity_dump is what test_parity.py compares with PyTorch
+tests: $(TEST_BINS) $O/tests/trainer/parity/parity_dump
 
 demo: build/.packages ## Install what is missing, build, and run a federated sweep on an embedded data set
 	@$(MAKE) --no-print-directory -j$$(nproc) programs
