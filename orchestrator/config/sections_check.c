@@ -226,6 +226,8 @@ static void check_entrypoint(struct config_check *check)
     const char *text = json_string_value(entrypoint);
     size_t i;
 
+    if (!entrypoint && given(check, "working_directory"))
+        config_say(check, true, "working_directory", "means nothing without an entrypoint and is ignored");
     if (!entrypoint)
         return;
     if (json_is_null(entrypoint)) {
