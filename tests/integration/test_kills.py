@@ -29,11 +29,11 @@ COMMON = """
 name: kills
 max_restarts: 1000
 reproducibility: {experiment_seed: 5}
-data: {source: synthetic, synthetic: {samples: 600, test_samples: 100, classes: 4, channels: 1, size: 16}}
+data: {source: synthetic, synthetic: {samples: 1500, test_samples: 100, classes: 4, channels: 1, size: 16}}
 model: {layers: [{conv2d: {filters: 8, kernel: 3, padding: same, activation: relu}}, {max_pool2d: 2}, flatten,
                  {dropout: 0.2}, {dense: {units: classes}}]}
 training: {learning_rate: $lr, momentum: 0.9, batch_size: 10}
-federation: {clients: 6, clients_per_round: 3, local_epochs: 6, partition: {scheme: dirichlet, alpha: 1.0}}
+federation: {clients: 6, clients_per_round: 3, local_epochs: 24, partition: {scheme: dirichlet, alpha: 1.0}}
 """
 SETTINGS = {
     "grid": ("""
