@@ -36,33 +36,41 @@ void progress_done(struct progress *progress)
     memset(progress, 0, sizeof *progress);
 }
 
+const char *progress_state(const struct progress *progress)
+{
+    return json_string_or(progress->summary, "state", json_string_or(progress->describe, "state", "?"));
+}
+
+/* What the searcher says, which moves when it is told a result; in between, what was trained of what is expected. */
+static double share(const struct progress *progress)
+{
+    double said = json_double_or(progress->summary, "progress", 0);
+    double trained = progress->units_trained / progress->units_total;
+
+    if (state_has_ended(progress_state(progress)) || !isfinite(trained))
+        return said;
+    trained = trained < 0.99 ? trained : 0.99;
+    return trained > said ? trained : said;
+}
+
 void progress_units(struct progress *progress, double units, double now)
 {
     progress->units_trained = units;
     rate_add(&progress->rate_units, now, units);
+    rate_add(&progress->rate_done, now, share(progress));
 }
 
 void progress_event(struct progress *progress, const json_t *event, double now)
 {
-    double units = json_double_or(event, "units_trained", NAN), done = json_double_or(event, "progress", NAN);
+    double units = json_double_or(event, "units_trained", NAN);
 
     progress->units_total = json_double_or(event, "total_units", progress->units_total);
     json_decref(progress->summary);
     progress->summary = json_incref((json_t *)event);
     if (isfinite(units))
         progress_units(progress, units, now);
-    if (isfinite(done))
-        rate_add(&progress->rate_done, now, done);
-}
-
-const char *progress_state(const struct progress *progress)
-{
-    return json_string_or(progress->summary, "state", json_string_or(progress->describe, "state", "?"));
-}
-
-static double share(const struct progress *progress)
-{
-    return json_double_or(progress->summary, "progress", 0);
+    else
+        rate_add(&progress->rate_done, now, share(progress));
 }
 
 /* Seconds left, negative where nobody can say. */

@@ -15,6 +15,9 @@ void render_trial(FILE *out, const struct term *term, const json_t *answer, cons
 
 /* The best trial, its metrics, hyperparameters, test metrics and where its model is: also the end of a follow. */
 void render_best(FILE *out, const struct term *term, const json_t *answer, const char *home);
+/* One table of metrics by row and split; either may be NULL. */
+void render_metrics(FILE *out, const struct term *term, const json_t *validation, const json_t *test);
+void render_hyperparameters(FILE *out, const struct term *term, const json_t *hyperparameters);
 /* "3 running, 5 stopped": a map of counts in a fixed order; colours where the stream has them. The caller frees. */
 char *render_counts(const struct term *term, const json_t *counts);
 /* How many trials a map of counts holds, and how many of them have ended. */

@@ -149,6 +149,8 @@ static void write_row(const struct table *table, FILE *out, const struct term *t
     }
     fclose(memory);
     if (line) {
+        while (length && line[length - 1] == ' ')
+            line[--length] = 0;
         text_write(out, term, line, term->width);
         fputc('\n', out);
     }

@@ -5,7 +5,7 @@
 #include "orchestrator/cli/format.h"
 #include "orchestrator/cli/table.h"
 
-#include <stdlib.h>
+#include <string.h>
 
 static void print_rows(struct cli *cli, const json_t *rows)
 {
@@ -14,16 +14,16 @@ static void print_rows(struct cli *cli, const json_t *rows)
     size_t i;
 
     table_column(table, "SLOT", TABLE_LEFT);
-    table_column(table, "USE", TABLE_LEFT);
+    table_column(table, "STATE", TABLE_LEFT);
     table_column(table, "TRIAL", TABLE_LEFT);
     table_column(table, "HOLDER", TABLE_SHRINK);
     json_array_foreach((json_t *)rows, i, row) {
         const char *holder = json_string_or(row, "holder", "");
         int64_t experiment = json_int_or(row, "experiment", 0), trial = json_int_or(row, "trial", 0);
-        bool busy = trial || json_int_or(row, "run", 0);
+        const char *state = json_string_or(row, "state", "?");
         table_cell(table, STYLE_BOLD, "%s", json_string_or(row, "name", "?"));
-        table_cell(table, busy ? STYLE_CYAN : *holder ? STYLE_YELLOW : STYLE_DIM, "%s",
-                   busy ? "busy" : *holder ? "taken" : "free");
+        table_cell(table, !strcmp(state, "busy") ? STYLE_CYAN : !strcmp(state, "taken") ? STYLE_YELLOW : STYLE_DIM, "%s",
+                   state);
         if (trial)
             table_cell(table, STYLE_NONE, "%lld/%lld", (long long)experiment, (long long)trial);
         else

@@ -39,7 +39,8 @@ static size_t count_of(const json_t *value)
 
 int verb_status(struct cli *cli)
 {
-    const json_t *workers, *slots;
+    const json_t *workers, *slots, *counts;
+    const char *state;
     struct error err = {0};
     json_t *answer = NULL, *row;
     size_t i;
@@ -67,6 +68,18 @@ int verb_status(struct cli *cli)
         printf("%s%lld", i ? ", " : "  pid ", (long long)pid);
     }
     putchar('\n');
+    counts = json_object_get(answer, "experiments");
+    if (json_object_size(counts))
+        printf("experiments  ");
+    json_object_foreach((json_t *)counts, state, row)
+        printf(" %lld %s", (long long)json_integer_value(row), state);
+    if (json_object_size(counts))
+        putchar('\n');
+    if (json_bool_or(answer, "waiting_for_slots", false))
+        printf("All slots are held by others; `flexp slots` says by whom\n");
+    json_array_foreach(json_object_get(answer, "problems"), i, row)
+        printf("experiment %lld cannot go on: %s\n", (long long)json_int_or(row, "experiment", 0),
+               json_string_or(row, "text", "?"));
     json_decref(answer);
     return CLI_OK;
 }

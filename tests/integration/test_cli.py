@@ -575,7 +575,7 @@ def the_live_screen_ends_with_the_best_trial(place):
     place.open_gate()
     assert terminal.wait() == 0, terminal.text
     end = plain(terminal.text)
-    for part in ("Experiment 1", "trials  ", "best    ", "Best trial 1/2", "Validation", "flexp describe 1"):
+    for part in ("Experiment 1", "trials  ", "best    ", "Best trial 1/2", "score ", "flexp describe 1"):
         assert part in end, (part, end)
 
 

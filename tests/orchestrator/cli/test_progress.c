@@ -21,7 +21,7 @@ static json_t *event(double progress, int units, const char *state)
 {
     json_t *value = json_pack(
         "{s:i, s:s, s:s, s:f, s:i, s:i, s:{s:i, s:i, s:i}, s:i, s:{s:f, s:i, s:i}, s:{s:f}, s:[{s:i, s:i, s:i, s:[s]}]}",
-        "id", 3, "name", "night", "state", state, "progress", progress, "units_trained", units, "total_units", 100,
+        "id", 3, "name", "night", "state", state, "progress", progress, "units_trained", units, "total_units", 200,
         "trials", "running", 2, "stopped", 5, "completed", 1, "best_trial_id", 4, "best_validation_metrics",
         "validation_accuracy", 0.8123, "unit", 16, "trial_id", 4, "best_hyperparameters", "lr", 0.0123, "running",
         "trial", 7, "unit", 5, "until", 16, "slots", "cpu:0");
@@ -65,7 +65,7 @@ static void a_frame_has_everything_that_a_person_looks_for(void **state)
 {
     static const char *const WANTED[] = {"Experiment 3", "active", "night", "40%", "ETA 1m00s", "2 running", "5 stopped",
                                          "81.23%, trial 4 at round 16 (validation_accuracy)", "lr=0.0123",
-                                         "2.00 rounds/s", "60 of about 100 trained", "trial 7", "round 5/16"};
+                                         "2.00 rounds/s", "60 of about 200 trained", "trial 7", "round 5/16"};
     struct progress progress = watched();
     struct term term = {.tty = true, .width = 80, .height = 24};
     char *frame = progress_frame(&progress, &term, 120);
@@ -95,6 +95,23 @@ static void members_that_are_missing_do_no_harm(void **state)
     free(text);
     progress_done(&progress);
     json_decref(nothing);
+}
+
+static void between_results_the_bar_follows_what_was_trained(void **state)
+{
+    struct progress progress = watched();
+    char *line;
+
+    (void)state;
+    progress_units(&progress, 150, 121); /* of 200, while the searcher has heard of 40% */
+    line = progress_line(&progress);
+    assert_non_null(strstr(line, "active 75%"));
+    free(line);
+    progress_units(&progress, 500, 122); /* more than was expected is not done yet */
+    line = progress_line(&progress);
+    assert_non_null(strstr(line, "active 99%"));
+    free(line);
+    progress_done(&progress);
 }
 
 /* --- a terminal of a few rows, enough for what screen.c writes --------------------------------------------------- */
@@ -254,6 +271,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_plain_line_says_state_trials_best_rate_and_time_left),
         cmocka_unit_test(a_frame_has_everything_that_a_person_looks_for),
+        cmocka_unit_test(between_results_the_bar_follows_what_was_trained),
         cmocka_unit_test(members_that_are_missing_do_no_harm),
         cmocka_unit_test(the_screen_redraws_in_place_and_gives_the_cursor_back),
         cmocka_unit_test(a_frame_never_is_higher_than_the_terminal),
