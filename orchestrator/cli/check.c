@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FILE_MAX (4u << 20) /* an experiment file is a few kilobytes; a data set given by mistake is not read to its end */
+#define FILE_MAX (4u << 20) /* an experiment file has a few kilobytes; a data set given by mistake is not read whole */
 
 static int read_stdin(char **ret, size_t *ret_length, struct error *err)
 {

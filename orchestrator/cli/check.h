@@ -14,9 +14,9 @@ struct checked {
     struct config_problems problems;
 };
 
-/* Reads FILE (or standard input) with the options --config and --data, checks it, and with ask_trainer asks whether every
- * choice can be trained. Problems are printed to stderr unless --json is given. Returns CLI_OK, or the exit code with
- * everything said; the caller calls checked_done in either case. */
+/* Reads FILE (or standard input) with the options --config and --data, checks it, and with ask_trainer asks whether
+ * every choice can be trained. Problems are printed to stderr unless --json is given. Returns CLI_OK, or the exit code
+ * with everything said; the caller calls checked_done in either case. */
 int check_file(struct cli *cli, bool ask_trainer, struct checked *ret);
 void checked_done(struct checked *checked);
 

@@ -1,6 +1,6 @@
 /* cli_private.h - what the files of the command line share: one invocation, the table of verbs, the table of options.
- * A verb is a row in verbs.c: from it come the parser's options, `help`, `--help` and the checks on its arguments. It gets
- * a struct cli, asks (ask.c), prints, and returns an exit code.
+ * A verb is a row in verbs.c: from it come the parser's options, `help`, `--help` and the checks on its arguments. It
+ * gets a struct cli, asks (ask.c), prints, and returns an exit code.
  *
  * What is for a person goes to stderr where --json is given, so that stdout holds nothing but JSON.
  * Threads: one. struct cli owns all it points to; answers of the ask functions belong to the caller.
@@ -87,7 +87,7 @@ void options_done(struct options *options);
 void help_overview(FILE *out, const struct term *term);
 void help_verb(FILE *out, const struct term *term, const struct verb *verb);
 
-/* The word of a NULL-terminated list nearest to name, by edit distance up to a third of its length; NULL: none is near. */
+/* The word of a NULL-terminated list nearest to name, by edit distance up to a third of its length; NULL: none. */
 const char *nearest_word(const char *const *words, const char *name);
 /* What other programs call a verb of ours ("ls": "list"), or NULL. */
 const char *verb_synonym(const char *name);
@@ -108,8 +108,8 @@ json_t *cli_json_answer(void);
 
 /* --- asking (ask.c, client.c, local.c, start.c) --- */
 
-/* A read request: to the orchestrator where one runs, else in-process on a read-only store, with a note on what waits for
- * `flexp up`. arguments is taken over. */
+/* A read request: to the orchestrator where one runs, else in-process on a read-only store, with a note on what waits
+ * for `flexp up`. arguments is taken over. */
 int cli_read(struct cli *cli, const char *request, json_t *arguments, json_t **ret, struct error *err);
 /* A request that needs the orchestrator; start: one is started where none runs. arguments is taken over. */
 int cli_ask(struct cli *cli, bool start, const char *request, json_t *arguments, json_t **ret, struct error *err);

@@ -1,8 +1,8 @@
 /* client.h - one connection to the orchestrator of a home, over its Unix socket: requests, and a subscription's events.
- * What travels is described in server/requests.h. Every wait has a deadline, so that a stuck orchestrator is named and not
- * waited for. Errors: -ECONNREFUSED none runs; -ECONNRESET it has gone; -ETIMEDOUT it does not answer; -EPROTO it is of
- * another version; -ENOENT, -EINVAL, -EBUSY, -EIO are the server's not_found, bad_input and usage, conflict, internal.
- * Threads: one.
+ * What travels is described in server/requests.h. Every wait has a deadline, so that a stuck orchestrator is named and
+ * not waited for. Errors: -ECONNREFUSED none runs; -ECONNRESET it has gone; -ETIMEDOUT it does not answer; -EPROTO it
+ * is of another version; -ENOENT, -EINVAL, -EBUSY, -EIO are the server's not_found, bad_input and usage, conflict,
+ * internal. Threads: one.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_CLI_CLIENT_H
 #define FLEXP_ORCHESTRATOR_CLI_CLIENT_H

@@ -1,5 +1,5 @@
-/* follow.c - see follow.h. One poll over the connection and a signalfd; signals that the caller ignores (nohup, a shell's &)
- * stay ignored.
+/* follow.c - see follow.h. One poll over the connection and a signalfd; signals that the caller ignores (nohup, a
+ * shell's &) stay ignored.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/cli/follow.h"
 

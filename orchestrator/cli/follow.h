@@ -1,5 +1,6 @@
-/* follow.h - watching an experiment until it ends: create -f, wait, logs -f. On a terminal a live screen, else a plain line
- * when something changed, at most one a second. Ctrl-C, a closed terminal or SIGTERM end the watching and nothing else.
+/* follow.h - watching an experiment until it ends: create -f, wait, logs -f. On a terminal a live screen, else a plain
+ * line when something changed, at most one a second. Ctrl-C, a closed terminal or SIGTERM end the watching and nothing
+ * else.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_CLI_FOLLOW_H
 #define FLEXP_ORCHESTRATOR_CLI_FOLLOW_H

@@ -1,7 +1,7 @@
-/* format.h - how numbers, times and states read everywhere on the screen, so that one thing looks the same in every table:
- * shares (accuracy, f1, precision, recall) as percent with two decimals, other metrics with four significant digits,
- * hyperparameters with three, whole numbers as they are. JSON output has all digits and does not come through here.
- * Results are fresh text that the caller frees, or NULL when out of memory.
+/* format.h - how numbers, times and states read everywhere on the screen, so that one thing looks the same in every
+ * table: shares (accuracy, f1, precision, recall) as percent with two decimals, other metrics with four significant
+ * digits, hyperparameters with three, whole numbers as they are. JSON output has all digits and does not come through
+ * here. Results are fresh text that the caller frees, or NULL when out of memory.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_CLI_FORMAT_H
 #define FLEXP_ORCHESTRATOR_CLI_FORMAT_H

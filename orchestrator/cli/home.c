@@ -14,8 +14,8 @@ static int out_of_memory(struct error *err)
     return fail(err, -ENOMEM, "out of memory");
 }
 
-/* The real path of the longest part of path (absolute) that exists, then the rest as it stands without "." and "". A ".."
- * behind what does not exist is refused: nobody can say where it would lead. */
+/* The real path of the longest part of path (absolute) that exists, then the rest as it stands without "." and "". A
+ * ".." behind what does not exist is refused: nobody can say where it would lead. */
 static int resolve(const char *path, char **ret, struct error *err)
 {
     char *head = strdup(path), *real = NULL, *slash, *joined, *rest, *word, *next;

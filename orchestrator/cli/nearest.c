@@ -6,8 +6,8 @@
 
 #define WORD_MAX 40
 
-/* Edits that turn a into b, neighbours swapped counting as one (optimal string alignment: Damerau 1964, Levenshtein 1966).
- * Words longer than WORD_MAX are far from everything. */
+/* Edits that turn a into b, neighbours swapped counting as one (optimal string alignment: Damerau 1964, Levenshtein
+ * 1966). Words longer than WORD_MAX are far from everything. */
 static size_t distance(const char *a, const char *b)
 {
     size_t rows[3][WORD_MAX + 1], na = strlen(a), nb = strlen(b);

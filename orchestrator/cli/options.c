@@ -8,7 +8,8 @@
 #include <string.h>
 
 const struct option_row OPTION_ROWS[OPT_COUNT] = {
-    [OPT_HOME] = {"home", 0, "DIR", "where experiments live (else FLEXP_HOME, the nearest results/flexp.db upwards, ./results)"},
+    [OPT_HOME] = {"home", 0, "DIR",
+                  "where experiments live (else FLEXP_HOME, the nearest results/flexp.db upwards, ./results)"},
     [OPT_DATA] = {"data", 0, "DIR", "the folder that a relative data.path is looked for in (else FLEXP_DATA)"},
     [OPT_JSON] = {"json", 0, NULL, "print one JSON document and nothing else on standard output"},
     [OPT_NO_COLOR] = {"no-color", 0, NULL, "no colours (NO_COLOR in the environment does the same)"},

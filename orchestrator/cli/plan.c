@@ -1,6 +1,6 @@
-/* plan.c - asking the trainer before anything is stored: every categorical choice and both ends of every numeric axis, put
- * into the trainer's sections. What it refuses becomes a problem of the file, once for each place and text; where only some
- * configurations are refused the first such is named.
+/* plan.c - asking the trainer before anything is stored: every categorical choice and both ends of every numeric axis,
+ * put into the trainer's sections. What it refuses becomes a problem of the file, once for each place and text; where
+ * only some configurations are refused the first such is named.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/cli/check.h"
 

@@ -1,5 +1,5 @@
-/* progress.h - how an experiment is doing, as a frame for the live screen or as one plain line. Takes the summaries that a
- * subscription streams; pure but for the times it is given.
+/* progress.h - how an experiment is doing, as a frame for the live screen or as one plain line. Takes the summaries
+ * that a subscription streams; pure but for the times it is given.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_CLI_PROGRESS_H
 #define FLEXP_ORCHESTRATOR_CLI_PROGRESS_H
@@ -27,7 +27,8 @@ const char *progress_state(const struct progress *progress);
 
 /* Lines for a terminal of term->width columns. The caller frees. */
 char *progress_frame(const struct progress *progress, const struct term *term, double now);
-/* One line without its newline and without the elapsed time, so that equal text means nothing changed. The caller frees. */
+/* One line without its newline and without the elapsed time, so that equal text means nothing changed. The caller
+ * frees. */
 char *progress_line(const struct progress *progress);
 /* "   [  1m05s]" before it, rate and ETA behind it, are what changes by itself. The caller frees. */
 char *progress_line_timed(const struct progress *progress, const char *line, double now);

@@ -1,5 +1,5 @@
-/* rate.h - how fast something grows, over a sliding window: rounds per second, and from progress the time left. The clock is
- * the caller's.
+/* rate.h - how fast something grows, over a sliding window: rounds per second, and from progress the time left. The
+ * clock is the caller's.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_CLI_RATE_H
 #define FLEXP_ORCHESTRATOR_CLI_RATE_H

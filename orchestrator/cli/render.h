@@ -1,5 +1,5 @@
-/* render.h - answers as people read them. The shapes are those of store_read_* and `status`, `slots` (docs/schema.md); a member
- * that is missing is left out of the picture, never an error.
+/* render.h - answers as people read them. The shapes are those of store_read_* and `status`, `slots` (docs/schema.md);
+ * a member that is missing is left out of the picture, never an error.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_CLI_RENDER_H
 #define FLEXP_ORCHESTRATOR_CLI_RENDER_H

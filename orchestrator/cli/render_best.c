@@ -12,8 +12,8 @@
 
 /* --- metrics ---------------------------------------------------------------------------------------------------- */
 
-/* A metric's name is prefix, row, suffix. The first column takes what has neither, as an own program's "score". From left to
- * right; those that did not fit the terminal go from the right. */
+/* A metric's name is prefix, row, suffix. The first column takes what has neither, as an own program's "score". From
+ * left to right; those that did not fit the terminal go from the right. */
 static const struct column {
     const char *title, *prefix, *suffix;
 } COLUMNS[] = {

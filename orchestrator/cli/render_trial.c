@@ -44,7 +44,8 @@ static void runs_table(FILE *out, const struct term *term, const json_t *rows)
     table_column(table, "END", TABLE_LEFT);
     table_column(table, "TEXT", TABLE_SHRINK);
     json_array_foreach((json_t *)rows, i, row) {
-        double started = time_seconds(json_object_get(row, "started")), ended = time_seconds(json_object_get(row, "ended"));
+        double started = time_seconds(json_object_get(row, "started"));
+        double ended = time_seconds(json_object_get(row, "ended"));
         table_cell(table, STYLE_NONE, "%lld", (long long)json_int_or(row, "run", 0));
         table_cell(table, STYLE_NONE, "%lld", (long long)json_int_or(row, "attempt", 0));
         text_cell(table, STYLE_DIM, format_time(json_object_get(row, "started")));
@@ -135,8 +136,8 @@ static void trial_head(FILE *out, const struct term *term, const json_t *answer)
     char *value, *at;
 
     fprintf(out, "%sTrial %lld/%lld%s  %s%s%s%s%s\n", on, (long long)json_int_or(answer, "experiment", 0),
-            (long long)json_int_or(answer, "id", 0), term_off(term, STYLE_BOLD), term_on(term, state_style(state)), state,
-            term_off(term, state_style(state)), reason ? "  " : "", reason ? reason : "");
+            (long long)json_int_or(answer, "id", 0), term_off(term, STYLE_BOLD), term_on(term, state_style(state)),
+            state, term_off(term, state_style(state)), reason ? "  " : "", reason ? reason : "");
     while (*raw) { /* the last lines of a worker's output may be in it */
         size_t n = strcspn(raw, "\n");
         char *line = strndup(raw, n), *clean = line ? text_clean(line) : NULL;

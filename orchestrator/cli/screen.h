@@ -1,6 +1,6 @@
 /* screen.h - a few lines at the bottom of the terminal that are redrawn in place. A frame is composed whole, cut to the
- * terminal's width and height, and written in one go: each line over the old one, what is left of that erased after, so that
- * nothing flickers. Text that should stay (log lines) is printed above. The cursor is hidden while a frame stands.
+ * terminal's width and height, and written in one go: each line over the old one, what is left of that erased after, so
+ * that nothing flickers. Text that should stay (log lines) is printed above. The cursor is hidden while a frame stands.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_CLI_SCREEN_H
 #define FLEXP_ORCHESTRATOR_CLI_SCREEN_H

@@ -1,7 +1,7 @@
-/* start.c - starting the orchestrator from a verb. It runs this same program as `flexp up --foreground`, executed anew so that
- * it keeps nothing of its caller: own session, forked twice, no terminal, no descriptors but the one it says "ready" on, only
- * the part of the environment below, stderr in HOME/orchestrator.log. Several callers may start at once: one orchestrator gets
- * the home's lock, the others' give up, and all callers wait for the one to answer.
+/* start.c - starting the orchestrator from a verb. It runs this same program as `flexp up --foreground`, executed anew
+ * so that it keeps nothing of its caller: own session, forked twice, no terminal, no descriptors but the one it says
+ * "ready" on, only the part of the environment below, stderr in HOME/orchestrator.log. Several callers may start at
+ * once: one orchestrator gets the home's lock, the others' give up, and all callers wait for the one to answer.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/cli/cli_private.h"
 
@@ -24,9 +24,9 @@
 #define LOG_KEEP (8 << 20) /* a log longer than this is moved to orchestrator.log.1 first */
 
 /* Names ending in '*' are prefixes. HOME locates the user's caches, XDG_RUNTIME_DIR the socket, TMPDIR the leases. */
-static const char *const KEPT[] = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "XDG_RUNTIME_DIR",
-                                   "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "FLEXP_*", "ASAN_OPTIONS",
-                                   "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS", NULL};
+static const char *const KEPT[] = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR",
+                                   "XDG_RUNTIME_DIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "FLEXP_*",
+                                   "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS", NULL};
 /* Meant for this caller alone. */
 static const char *const DROPPED[] = {"FLEXP_HOME", "FLEXP_DATA", "FLEXP_FD", NULL};
 

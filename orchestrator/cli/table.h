@@ -1,6 +1,6 @@
 /* table.h - aligned tables for people. Cells are copied and cleaned (see text_clean). On a terminal a table that is too
- * wide first loses its optional columns from the right, then narrows the columns that may shrink, then is cut at the edge;
- * in a file or pipe nothing is lost.
+ * wide first loses its optional columns from the right, then narrows the columns that may shrink, then is cut at the
+ * edge; in a file or pipe nothing is lost.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_CLI_TABLE_H
 #define FLEXP_ORCHESTRATOR_CLI_TABLE_H

@@ -76,8 +76,8 @@ const char *term_off(const struct term *term, enum style style)
     return term->color && style != STYLE_NONE ? "\033[0m" : "";
 }
 
-/* The length in bytes of what stands at text: a colour sequence (*ret_width 0), or one character. An invalid byte counts
- * as one character of one column. */
+/* The length in bytes of what stands at text: a colour sequence (*ret_width 0), or one character. An invalid byte
+ * counts as one character of one column. */
 static size_t step(const char *text, int *ret_width)
 {
     wchar_t wide = 0;

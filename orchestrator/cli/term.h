@@ -20,7 +20,8 @@ struct term {
     int height; /* 0 likewise */
 };
 
-/* Call once at the start of the program: lets wcwidth know UTF-8 whatever the locale; says whether the locale is UTF-8. */
+/* Call once at the start of the program: lets wcwidth know UTF-8 whatever the locale; says whether the locale is UTF-8.
+ * */
 bool term_locale(void);
 void term_init(struct term *term, int fd, bool utf8, bool no_color);
 /* After a resize. */
@@ -32,10 +33,11 @@ const char *term_off(const struct term *term, enum style style);
 
 /* Columns that text takes. */
 int text_width(const char *text);
-/* Writes text cut to width columns (0: no limit), with an ellipsis where something was cut; colours that are open at the
- * cut are closed. Returns the columns written. */
+/* Writes text cut to width columns (0: no limit), with an ellipsis where something was cut; colours that are open at
+ * the cut are closed. Returns the columns written. */
 int text_write(FILE *out, const struct term *term, const char *text, int width);
-/* A copy without control characters (each becomes '?', a tab a space) and with invalid UTF-8 replaced. The caller frees. */
+/* A copy without control characters (each becomes '?', a tab a space) and with invalid UTF-8 replaced. The caller
+ * frees. */
 char *text_clean(const char *text);
 
 #endif

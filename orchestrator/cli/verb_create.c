@@ -42,10 +42,10 @@ static void tell(struct cli *cli, const char *name, int64_t id)
     if (!cli->options.given[OPT_QUIET]) {
         fprintf(out, "Created experiment %lld (%s)%s\n", (long long)id, clean ? clean : "", paused ? ", paused" : "");
         if (paused)
-            fprintf(out, "  flexp activate %lld%s%*sstart it\n", (long long)id, with, 4, "");
+            fprintf(out, "  flexp activate %lld%s    start it\n", (long long)id, with);
         if (!follow && !cli_json(cli))
-            fprintf(out, "  flexp wait %lld -f%s%*sfollow it\n  flexp describe %lld%s%*sits best trial\n", (long long)id,
-                    with, 5, "", (long long)id, with, 4, "");
+            fprintf(out, "  flexp wait %lld -f%s     follow it\n  flexp describe %lld%s    its best trial\n",
+                    (long long)id, with, (long long)id, with);
         fflush(out);
     } else if (!cli_json(cli)) {
         fprintf(out, "%lld\n", (long long)id);

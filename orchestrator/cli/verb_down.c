@@ -1,4 +1,5 @@
-/* verb_down.c - down: stop the orchestrator and wait until it is gone. That none runs is no error: it is what was asked for.
+/* verb_down.c - down: stop the orchestrator and wait until it is gone. That none runs is no error: it is what was asked
+ * for.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/cli/cli_private.h"
 

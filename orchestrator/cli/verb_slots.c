@@ -21,9 +21,9 @@ static void print_rows(struct cli *cli, const json_t *rows)
         const char *holder = json_string_or(row, "holder", "");
         int64_t experiment = json_int_or(row, "experiment", 0), trial = json_int_or(row, "trial", 0);
         const char *state = json_string_or(row, "state", "?");
+        enum style style = !strcmp(state, "busy") ? STYLE_CYAN : !strcmp(state, "taken") ? STYLE_YELLOW : STYLE_DIM;
         table_cell(table, STYLE_BOLD, "%s", json_string_or(row, "name", "?"));
-        table_cell(table, !strcmp(state, "busy") ? STYLE_CYAN : !strcmp(state, "taken") ? STYLE_YELLOW : STYLE_DIM, "%s",
-                   state);
+        table_cell(table, style, "%s", state);
         if (trial)
             table_cell(table, STYLE_NONE, "%lld/%lld", (long long)experiment, (long long)trial);
         else

@@ -34,7 +34,7 @@ static int not_running(struct cli *cli)
 
 static size_t count_of(const json_t *value)
 {
-    return json_is_array(value) ? json_array_size(value) : json_is_integer(value) ? (size_t)json_integer_value(value) : 0;
+    return json_is_array(value) ? json_array_size(value) : (size_t)json_integer_value(value);
 }
 
 int verb_status(struct cli *cli)

@@ -1,5 +1,5 @@
-/* verb_up.c - up: start the orchestrator, in the background or, with --foreground, as this process. The hidden --ready-fd is how
- * start.c hears when it answers.
+/* verb_up.c - up: start the orchestrator, in the background or, with --foreground, as this process. The hidden
+ * --ready-fd is how start.c hears when it answers.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/cli/cli_private.h"
 

@@ -14,8 +14,8 @@
 
 const struct verb VERBS[] = {
     {"create", "FILE", 1, 1, O(OPT_FOLLOW) | O(OPT_CONFIG) | O(OPT_PAUSED), "Check an experiment file and start it",
-     "FILE may be - for standard input. Nothing is stored unless all of the file is right and the trainer can train it.\n"
-     "An orchestrator is started where none runs. Ctrl-C while following leaves the experiment running (exit code 130).",
+     "FILE may be - for standard input. Nothing is stored unless all of it is right and the trainer can train it.\n"
+     "An orchestrator is started where none runs. Ctrl-C while following leaves the experiment running.",
      "flexp create -f configs/quickstart.yaml\n"
      "flexp create night.yaml --config searcher.max_trials=64 --data /data", verb_create, false},
     {"list", "", 0, 0, O(OPT_ALL), "List experiments: the newest 50 and all that go on; with --all every one", NULL,
@@ -35,7 +35,8 @@ const struct verb VERBS[] = {
      "Without ID: the latest experiment. With -f lines are printed as they come until the experiment ends;\n"
      "on a terminal live progress stands below them. With -f and --json each line is one JSON document.",
      "flexp logs 1 -f", verb_logs, false},
-    {"wait", "ID", 1, 1, O(OPT_TIMEOUT) | O(OPT_FOLLOW), "Wait until an experiment ends; exit code 1 unless it completed",
+    {"wait", "ID", 1, 1, O(OPT_TIMEOUT) | O(OPT_FOLLOW),
+     "Wait until an experiment ends; exit code 1 unless it completed",
      "With -f live progress is shown meanwhile.", "flexp wait 1 --timeout 3600 && flexp describe 1\nflexp wait 1 -f",
      verb_wait, false},
     {"pause", "ID", 1, 1, 0, "Checkpoint an experiment's trials at the round's end and give its slots back", NULL,
@@ -43,7 +44,8 @@ const struct verb VERBS[] = {
     {"activate", "ID", 1, 1, 0, "Let a paused experiment go on", NULL, "flexp activate 1", verb_change, false},
     {"cancel", "ID", 1, 1, 0, "End an experiment at its trials' next round; what is stored stays", NULL,
      "flexp cancel 1", verb_change, false},
-    {"kill", "ID", 1, 1, 0, "End an experiment at once; what is stored stays", NULL, "flexp kill 1", verb_change, false},
+    {"kill", "ID", 1, 1, 0, "End an experiment at once; what is stored stays", NULL, "flexp kill 1", verb_change,
+     false},
     {"validate", "FILE", 1, 1, O(OPT_CONFIG), "Check an experiment file, all problems at once, without creating",
      "Needs no orchestrator. FILE may be - for standard input.", "flexp validate configs/quickstart.yaml",
      verb_validate, false},

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The program `flexp` as people and scripts use it: every verb, --json, exit codes, mistakes, no orchestrator, standard input, two
-terminals at once, Ctrl-C while following, a terminal that is closed, deep folders, names, NO_COLOR.
+"""The program `flexp` as people and scripts use it: every verb, --json, exit codes, mistakes, no orchestrator, standard
+input, two terminals at once, Ctrl-C while following, a terminal that is closed, deep folders, names, NO_COLOR.
 
-Trials are carried by a small worker below, which speaks the trial protocol and waits for a gate file where a test wants to look
-at an experiment that is going on. FLEXP_BIN: the program (build/flexp). Prints TAP.
+Trials are carried by a small worker below, which speaks the trial protocol and waits for a gate file where a test wants
+to look at an experiment that is going on. FLEXP_BIN: the program (build/flexp). Prints TAP.
 SPDX-License-Identifier: Apache-2.0
 """
 import contextlib
@@ -110,7 +110,8 @@ name: {name}
 entrypoint: [{python}, {worker}, {gate}]
 hyperparameters:
   lr: {{type: categorical, vals: [{lrs}]}}
-searcher: {{name: grid, metric: score, smaller_is_better: true, max_concurrent_trials: 2, time_metric: rounds, max_time: 4}}
+searcher: {{name: grid, metric: score, smaller_is_better: false, max_concurrent_trials: 2, time_metric: rounds,
+            max_time: 4}}
 max_restarts: 0
 data: {{depth: 3}}
 """
@@ -160,7 +161,6 @@ class Place:
 
     def config(self, name="night", lrs="0.1, 0.3, 0.5, 0.7", gate="-", file="night.yaml", **replace):
         text = CONFIG.format(name=name, python=sys.executable, worker=self.worker, gate=gate, lrs=lrs)
-        text = text.replace("smaller_is_better: true", "smaller_is_better: false")
         for old, new in replace.items():
             text = text.replace(old, new)
         return self.write(file, text)
@@ -178,7 +178,8 @@ class Place:
     def flexp(self, *arguments, expect=0, stdin=None, cwd=None, env=None):
         done = subprocess.run([FLEXP, *arguments], env=dict(self.env, **(env or {})), cwd=cwd or self.folder,
                               input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_S, check=False)
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_S,
+                              check=False)
         assert expect is None or done.returncode == expect, \
             f"flexp {' '.join(arguments)}: exit {done.returncode}, wanted {expect}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
@@ -235,7 +236,8 @@ class Terminal:
         deadline = time.monotonic() + DEADLINE_S
         while not re.search(pattern, self.text):
             assert time.monotonic() < deadline, f"no {pattern!r} in {self.text[-3000:]!r}"
-            assert self.read() is not False or re.search(pattern, self.text), f"ended without {pattern!r}: {self.text[-3000:]!r}"
+            assert self.read() is not False or re.search(pattern, self.text), \
+                f"ended without {pattern!r}: {self.text[-3000:]!r}"
 
     def resize(self, columns, rows):
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -264,12 +266,13 @@ def plain(text):
     return re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", text)
 
 
-# --- tests; each gets a fresh Place ------------------------------------------------------------------------------------
+# --- tests; each gets a fresh Place ----------------------------------------------------------------------------------
 
 def every_verb_has_help_with_an_example(place):
     verbs = place.json("help")["verbs"]
-    wanted = {"create", "list", "describe", "trials", "trial describe", "trial logs", "trial kill", "logs", "wait", "pause",
-              "activate", "cancel", "kill", "validate", "preview", "slots", "up", "down", "status", "version", "help"}
+    wanted = {"create", "list", "describe", "trials", "trial describe", "trial logs", "trial kill", "logs", "wait",
+              "pause", "activate", "cancel", "kill", "validate", "preview", "slots", "up", "down", "status",
+              "version", "help"}
     assert {verb["name"] for verb in verbs} == wanted
     overview = place.flexp("help").stdout
     for verb in verbs:
@@ -335,11 +338,11 @@ def validate_names_every_problem_with_its_place(place):
     assert answer["valid"] is True and answer["trials"] == 4
     bad = place.config(file="bad.yaml", **{"max_time: 4": "max_tme: 4", "max_restarts: 0": "max_restarts: no"})
     done = place.flexp("validate", bad, expect=2)
-    assert re.search(r"^\S*bad\.yaml:6:\d+: error: searcher\.max_tme .*max_time", done.stderr, re.M), done.stderr
-    assert re.search(r"^\S*bad\.yaml:7:\d+: error: max_restarts ", done.stderr, re.M), done.stderr
+    assert re.search(r"^\S*bad\.yaml:7:\d+: error: searcher\.max_tme .*max_time", done.stderr, re.M), done.stderr
+    assert re.search(r"^\S*bad\.yaml:8:\d+: error: max_restarts ", done.stderr, re.M), done.stderr
     assert not done.stdout
     answer = place.json("validate", bad, expect=2)
-    assert answer["valid"] is False and {p["line"] for p in answer["problems"] if p["severity"] == "error"} >= {6, 7}
+    assert answer["valid"] is False and {p["line"] for p in answer["problems"] if p["severity"] == "error"} >= {7, 8}
     assert "max_time" in place.flexp("validate", good, "--config", "searcher.max_time=0", expect=2).stderr
     with open(good, encoding="utf-8") as text:
         assert place.flexp("validate", "-", stdin=text.read()).stdout.startswith("<stdin>: valid")
@@ -348,7 +351,8 @@ def validate_names_every_problem_with_its_place(place):
 
 
 def what_the_trainer_refuses_is_a_problem_of_the_file(place):
-    bad = place.config(file="deep.yaml", **{"vals: [0.1, 0.3, 0.5, 0.7]}": "vals: [0.1]}\n  layers: {type: categorical, vals: [1, 9]}"})
+    bad = place.config(file="deep.yaml", lrs="0.1", **{"vals: [0.1]}": "vals: [0.1]}\n  layers: {type: int, minval: 1, "
+                                                                       "maxval: 9, count: 2}"})
     done = place.flexp("create", bad, expect=2)
     assert done.stderr.count("is too deep") == 1 and "layers=9" in done.stderr, done.stderr
     assert re.search(r"^\S*deep\.yaml:\d+:\d+: error: data\.depth is too deep", done.stderr, re.M), done.stderr
@@ -360,7 +364,8 @@ def what_the_trainer_refuses_is_a_problem_of_the_file(place):
 
 
 def preview_counts_trials_by_length(place):
-    path = place.config(**{"name: grid": "name: adaptive_asha, max_trials: 16, max_rungs: 2", "max_time: 4": "max_time: 8"})
+    path = place.config(**{"name: grid": "name: adaptive_asha, max_trials: 16, max_rungs: 2",
+                           "max_time: 4": "max_time: 8"})
     answer = place.json("preview", path)
     assert answer["time_metric"] == "rounds"
     assert sum(row["trials"] for row in answer["trials_by_length"]) == 16
@@ -376,7 +381,8 @@ def an_experiment_goes_from_file_to_best_trial(place):
     assert done.stdout.startswith("Created experiment 1 (night)") and "flexp describe 1" in done.stdout
     place.flexp("wait", "1")
     answer = place.json("describe", "1")
-    assert answer["id"] == 1 and answer["name"] == "night" and answer["state"] == "completed" and answer["progress"] == 1
+    assert answer["id"] == 1 and answer["name"] == "night"
+    assert answer["state"] == "completed" and answer["progress"] == 1
     assert answer["best_trial_id"] == 2 and answer["best_hyperparameters"] == {"lr": 0.3}
     assert answer["best_validation_metrics"]["trial_id"] == 2 and answer["best_validation_metrics"]["round"] == 4
     assert abs(answer["best_validation_metrics"]["score"] - 0.975) < 1e-12
@@ -397,7 +403,8 @@ def an_experiment_goes_from_file_to_best_trial(place):
     assert "training with 0.5" not in place.flexp("trial", "logs", "1/2").stdout
     assert place.flexp("logs", "1/2").stdout == place.flexp("trial", "logs", "1/2").stdout
     text = place.flexp("describe", "1").stdout
-    for part in ("Best trial 1/2", "at round 4", "0.9750", "lr", "0.3", "Top 3", "Failures", "flexp trial describe 1/2"):
+    for part in ("Best trial 1/2", "at round 4", "0.9750", "lr", "0.3", "Top 3", "Failures",
+                 "flexp trial describe 1/2"):
         assert part in text, (part, text)
     assert "this learning rate always fails" in place.flexp("trial", "describe", "1/4").stdout
     assert place.flexp("trials", "1").stdout.splitlines()[1].split()[0] == "2"
@@ -425,7 +432,8 @@ def without_an_id_the_latest_is_meant_and_names_do_where_only_one_has_them(place
 def standard_input_and_overrides_make_an_experiment(place):
     with open(place.config(), encoding="utf-8") as file:
         text = file.read()
-    created = place.json("create", "-", "--config", "name=other", "--config", "searcher.max_time=2", "--paused", stdin=text)
+    created = place.json("create", "-", "--config", "name=other", "--config", "searcher.max_time=2", "--paused",
+                         stdin=text)
     assert created == {"schema_version": 1, "id": 1}
     answer = place.json("describe", "1")
     assert answer["name"] == "other" and answer["state"] == "paused" and answer["config_text"] == text
@@ -673,7 +681,8 @@ TESTS = [every_verb_has_help_with_an_example, without_a_verb_the_usage_is_on_std
          standard_input_and_overrides_make_an_experiment, a_bad_file_creates_nothing,
          two_terminals_at_once_share_one_orchestrator, the_orchestrator_keeps_nothing_of_its_caller,
          up_in_the_foreground_ends_with_ctrl_c_or_sigterm, a_piped_follow_prints_lines_and_a_summary,
-         an_experiment_that_does_not_complete_gives_exit_code_1, one_trial_can_be_killed, logs_are_followed_until_the_end,
+         an_experiment_that_does_not_complete_gives_exit_code_1, one_trial_can_be_killed,
+         logs_are_followed_until_the_end,
          ctrl_c_while_following_leaves_it_running, the_live_screen_ends_with_the_best_trial,
          the_live_screen_fits_forty_columns_and_follows_a_resize, closing_the_terminal_kills_nothing,
          a_lost_orchestrator_is_named_and_up_goes_on, a_deep_folder_finds_the_home_above,

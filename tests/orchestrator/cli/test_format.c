@@ -44,8 +44,8 @@ static void shares_are_percent_and_losses_have_four_decimals(void **state)
 
 static void hyperparameters_have_three_digits_and_dotted_names(void **state)
 {
-    json_t *value = json_loads("{\"lr\": 0.0123456, \"batch\": 32, \"opt\": {\"name\": \"sgd\", \"m\": 0.9}, \"on\": true,"
-                               " \"list\": [1, 2]}", 0, NULL);
+    json_t *value = json_loads("{\"lr\": 0.0123456, \"batch\": 32, \"opt\": {\"name\": \"sgd\", \"m\": 0.9},"
+                               " \"on\": true, \"list\": [1, 2]}", 0, NULL);
 
     (void)state;
     is(format_hyperparameters(value), "lr=0.0123, batch=32, opt.name=sgd, opt.m=0.9, on=true, list=[1,2]");

@@ -132,15 +132,17 @@ static void what_cannot_be_a_home_is_refused(void **state)
     assert_null(home);
 }
 
+#define IN_A_FOLDER(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(without_anything_it_is_results_here, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(the_nearest_ancestor_with_a_store_is_found_from_a_deep_folder, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(inside_the_home_itself_it_is_found_too, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(the_option_wins_over_the_environment_and_that_over_the_search, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(links_are_resolved_where_they_exist, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(what_cannot_be_a_home_is_refused, set_up, tear_down),
+        IN_A_FOLDER(without_anything_it_is_results_here),
+        IN_A_FOLDER(the_nearest_ancestor_with_a_store_is_found_from_a_deep_folder),
+        IN_A_FOLDER(inside_the_home_itself_it_is_found_too),
+        IN_A_FOLDER(the_option_wins_over_the_environment_and_that_over_the_search),
+        IN_A_FOLDER(links_are_resolved_where_they_exist),
+        IN_A_FOLDER(what_cannot_be_a_home_is_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

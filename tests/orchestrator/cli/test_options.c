@@ -83,8 +83,8 @@ static void values_are_kept_and_config_may_be_repeated(void **state)
     char *copy;
 
     (void)state;
-    assert_int_equal(parse("flexp --home /a create x --config a.b=1 --config=c==2 --home /b", &verb, &options, &err, &copy),
-                     0);
+    assert_int_equal(parse("flexp --home /a create x --config a.b=1 --config=c==2 --home /b", &verb, &options, &err,
+                           &copy), 0);
     assert_string_equal(options.value[OPT_HOME], "/b");
     assert_int_equal(options.config_n, 2);
     assert_string_equal(options.config[0], "a.b=1");

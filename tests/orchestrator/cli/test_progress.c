@@ -1,5 +1,5 @@
-/* test_progress.c - the live frame and the plain lines, from summaries as the orchestrator streams them; and what the screen
- * writes, read back by a small terminal.
+/* test_progress.c - the live frame and the plain lines, from summaries as the orchestrator streams them; and what the
+ * screen writes, read back by a small terminal.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/cli/progress.h"
 #include "orchestrator/cli/screen.h"
@@ -20,7 +20,8 @@ static const char DESCRIBE[] =
 static json_t *event(double progress, int units, const char *state)
 {
     json_t *value = json_pack(
-        "{s:i, s:s, s:s, s:f, s:i, s:i, s:{s:i, s:i, s:i}, s:i, s:{s:f, s:i, s:i}, s:{s:f}, s:[{s:i, s:i, s:i, s:[s]}]}",
+        "{s:i, s:s, s:s, s:f, s:i, s:i, s:{s:i, s:i, s:i}, s:i, s:{s:f, s:i, s:i}, s:{s:f},"
+        " s:[{s:i, s:i, s:i, s:[s]}]}",
         "id", 3, "name", "night", "state", state, "progress", progress, "units_trained", units, "total_units", 200,
         "trials", "running", 2, "stopped", 5, "completed", 1, "best_trial_id", 4, "best_validation_metrics",
         "validation_accuracy", 0.8123, "unit", 16, "trial_id", 4, "best_hyperparameters", "lr", 0.0123, "running",
@@ -51,8 +52,8 @@ static void a_plain_line_says_state_trials_best_rate_and_time_left(void **state)
     char *line = progress_line(&progress), *timed = progress_line_timed(&progress, line, 120);
 
     (void)state;
-    assert_string_equal(line, "active 40%: 2 running, 1 completed, 5 stopped, best validation_accuracy 81.23% (trial 4 at"
-                              " round 16)");
+    assert_string_equal(line, "active 40%: 2 running, 1 completed, 5 stopped, best validation_accuracy 81.23% (trial 4"
+                              " at round 16)");
     assert_non_null(strstr(timed, "[    20s] active 40%"));
     assert_non_null(strstr(timed, "2.00 rounds/s"));
     assert_non_null(strstr(timed, "ETA 1m00s"));
@@ -63,7 +64,8 @@ static void a_plain_line_says_state_trials_best_rate_and_time_left(void **state)
 
 static void a_frame_has_everything_that_a_person_looks_for(void **state)
 {
-    static const char *const WANTED[] = {"Experiment 3", "active", "night", "40%", "ETA 1m00s", "2 running", "5 stopped",
+    static const char *const WANTED[] = {"Experiment 3", "active", "night", "40%", "ETA 1m00s", "2 running",
+                                         "5 stopped",
                                          "81.23%, trial 4 at round 16 (validation_accuracy)", "lr=0.0123",
                                          "2.00 rounds/s", "60 of about 200 trained", "trial 7", "round 5/16"};
     struct progress progress = watched();
