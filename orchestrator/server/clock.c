@@ -1,7 +1,8 @@
-/* clock.c - the clocks, and every deadline: a timer looks at all of them a few times a second, which costs nothing and needs
- * no handle apiece. FLEXP_HELLO_MS, FLEXP_SILENT_MS, FLEXP_GRACE_MS, FLEXP_IDLE_MS, FLEXP_BACKOFF_MS, FLEXP_DOWN_MS set them
- * for tests.
+/* clock.c - the clocks, and every deadline: one timer looks at all of them a few times a second, which costs nothing and
+ * needs no handle apiece. FLEXP_HELLO_MS, FLEXP_SILENT_MS, FLEXP_GRACE_MS, FLEXP_IDLE_MS, FLEXP_BACKOFF_MS, FLEXP_DOWN_MS
+ * set them for tests.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "common/file.h"
 #include "common/log.h"
 #include "orchestrator/server/server_private.h"
 
@@ -9,7 +10,8 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define BACKOFF_MOST 60 /* times the first */
+#define DELAY_MAX_MS 60000
+#define IDLE_ALONE_MS 5000 /* a warm worker when nothing runs or wants to: it keeps the slots from other homes */
 
 int64_t clock_us(void)
 {
@@ -21,10 +23,7 @@ int64_t clock_us(void)
 
 uint64_t clock_ms(void)
 {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    return uv_hrtime() / 1000000;
 }
 
 static uint64_t from_environment(const char *name, uint64_t absent)
@@ -49,7 +48,7 @@ void limits_read(struct limits *ret)
     };
 }
 
-/* --- trials that wait after a worker died -------------------------------------------------------------------------------- */
+/* --- trials that wait after a worker died ---------------------------------------------------------------------------- */
 
 static struct delay *delay_find(const struct server *server, int64_t experiment, int64_t trial)
 {
@@ -63,7 +62,7 @@ static struct delay *delay_find(const struct server *server, int64_t experiment,
 void delay_add(struct server *server, int64_t experiment, int64_t trial)
 {
     struct delay *delay = delay_find(server, experiment, trial);
-    uint64_t factor;
+    uint64_t wait = server->limits.backoff;
 
     if (!delay) {
         delay = calloc(1, sizeof *delay);
@@ -74,9 +73,10 @@ void delay_add(struct server *server, int64_t experiment, int64_t trial)
         delay->next = server->delays;
         server->delays = delay;
     }
-    factor = delay->failures < 6 ? 1u << delay->failures : BACKOFF_MOST;
+    for (int i = 0; i < delay->failures && wait < DELAY_MAX_MS; i++)
+        wait *= 2;
     delay->failures++;
-    delay->until_ms = clock_ms() + server->limits.backoff * factor;
+    delay->until_ms = clock_ms() + (wait < DELAY_MAX_MS ? wait : DELAY_MAX_MS);
 }
 
 void delay_remove(struct server *server, int64_t experiment, int64_t trial)
@@ -95,10 +95,10 @@ bool delay_holds(const struct server *server, int64_t experiment, int64_t trial,
 {
     const struct delay *delay = delay_find(server, experiment, trial);
 
-    return delay && delay->until_ms > now;
+    return delay && now < delay->until_ms;
 }
 
-/* --- deadlines ----------------------------------------------------------------------------------------------------------- */
+/* --- deadlines ------------------------------------------------------------------------------------------------------- */
 
 static bool passed(uint64_t since, uint64_t limit, uint64_t now)
 {
@@ -113,45 +113,68 @@ static uint64_t grace_of(const struct server *server, const struct attempt *atte
     return rounds > server->limits.grace ? rounds : server->limits.grace;
 }
 
+static void kill_for(struct server *server, struct attempt *attempt, const char *why, const char *what, uint64_t limit)
+{
+    char *text = format_text("%s for %.3g s", what, (double)limit / 1000);
+
+    attempt_kill(server, attempt, why, text ? text : what);
+    free(text);
+}
+
 static void check_attempt(struct server *server, struct attempt *attempt, uint64_t now)
 {
+    const struct limits *limits = &server->limits;
     const struct hand *hand = attempt->hand;
-    char text[200];
 
     if (!hand || hand->leaving)
         return;
-    if (attempt->phase == ATTEMPT_STARTS && passed(hand->started_ms, server->limits.hello, now)) {
-        snprintf(text, sizeof text, "the worker did not say hello within %.0f s", (double)server->limits.hello / 1000);
-        attempt_kill(server, attempt, "silent", text);
-    } else if (attempt->phase == ATTEMPT_RUNS && passed(hand->heard_ms, server->limits.silent, now)) {
-        snprintf(text, sizeof text, "the worker said nothing, not even that it lives, for %.0f s",
-                 (double)server->limits.silent / 1000);
-        attempt_kill(server, attempt, "silent", text);
-    } else if (attempt->told_ms && passed(attempt->told_ms, grace_of(server, attempt), now)) {
-        attempt_kill(server, attempt, "unresponsive", "the worker was told to stop and did not");
-    }
+    if (attempt->phase == ATTEMPT_STARTS && passed(hand->started_ms, limits->hello, now))
+        kill_for(server, attempt, "silent", "the worker has not said hello", limits->hello);
+    else if (attempt->phase == ATTEMPT_RUNS && passed(hand->heard_ms, limits->silent, now))
+        kill_for(server, attempt, "silent", "the worker has said nothing, not even that it lives,", limits->silent);
+    else if (attempt->told_ms && passed(attempt->told_ms, grace_of(server, attempt), now))
+        kill_for(server, attempt, "unresponsive", "the worker was told to end its run and has gone on",
+                 grace_of(server, attempt));
 }
 
 static void check_hands(struct server *server, uint64_t now)
 {
+    uint64_t limit = server->limits.idle;
+
+    if (!server->attempts && !server->slots_wanted && limit > IDLE_ALONE_MS)
+        limit = IDLE_ALONE_MS;
     for (struct hand *hand = server->hands; hand; hand = hand->next)
-        if (!hand->attempt && !hand->leaving && passed(hand->idle_ms, server->limits.idle, now))
+        if (!hand->attempt && !hand->leaving && passed(hand->idle_ms, limit, now))
             hand_dismiss(hand);
 }
 
 static void check_time_limits(struct server *server)
 {
+    int64_t now = clock_us();
+
     for (struct entry *entry = server->entries; entry; entry = entry->next) {
         double limit = experiment_get_config(entry->experiment)->time_limit_s;
         struct turn turn;
-        if (entry->time_is_up || limit <= 0 || (double)(clock_us() - entry->created_us) < limit * 1e6)
+        if (entry->time_is_up || limit <= 0 || (double)(now - entry->created_us) < limit * 1e6)
             continue;
         entry->time_is_up = true;
-        log_info("experiment %lld: its time limit of %g s has passed", (long long)entry->id, limit);
-        turn_init(&turn, clock_us());
+        log_info("experiment %lld: its time_limit of %g s has passed", (long long)entry->id, limit);
+        turn_init(&turn, now);
         experiment_time_limit(entry->experiment, &turn);
         server_submit(server, entry->id, &turn);
     }
+}
+
+/* Slots that nobody here needs are for other homes. */
+static void check_leases(struct server *server)
+{
+    const struct slot_info *slots;
+    size_t n = launcher_slots(server->launcher, &slots), ours = 0;
+
+    for (size_t i = 0; i < n; i++)
+        ours += slots[i].ours;
+    if (ours && !server->hands && !server->attempts && !server->slots_wanted)
+        launcher_unlease(server->launcher);
 }
 
 static void on_tick(uv_timer_t *timer)
@@ -167,14 +190,15 @@ static void on_tick(uv_timer_t *timer)
     check_hands(server, now);
     if (server->state == SERVER_RUNS) {
         check_time_limits(server);
+        /* slots that another home gave back, and trials that have waited long enough, announce themselves by nothing */
         if (server->schedule_wanted || server->slots_wanted || server->delays)
             schedule(server);
+        check_leases(server);
     }
     server_check_stopped(server);
 }
 
 void clock_start(struct server *server)
 {
-    server->tick.data = server;
     uv_timer_start(&server->tick, on_tick, server->limits.tick, server->limits.tick);
 }

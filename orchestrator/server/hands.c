@@ -193,7 +193,7 @@ static void on_run_message(struct hand *hand, const struct message *message)
     struct turn turn;
     char text[sizeof err.text + 64];
 
-    if (!entry || attempt->run != message->run || attempt->phase != ATTEMPT_RUNS) {
+    if (!entry || attempt->run != message->run || attempt->phase != ATTEMPT_RUNS || attempt->over) {
         release_stranger(hand, message->run);
         return;
     }
@@ -205,6 +205,7 @@ static void on_run_message(struct hand *hand, const struct message *message)
         return;
     }
     note_progress(server, attempt, entry->experiment, message);
+    attempt->over = message->op == MSG_DONE || message->op == MSG_FAILED;
     if (message->op == MSG_FAILED)
         delay_add(server, attempt->experiment, attempt->trial);
     if (message->op == MSG_REPORT && !strcmp(json_string_or(message->body, "kind", ""), "validation"))

@@ -23,10 +23,10 @@ static void make_absolute(const char *home, json_t *value)
         return;
     }
     json_object_foreach (value, name, item) {
-        if (!strcmp(name, "config") || !strcmp(name, "hyperparameters"))
+        if (!strcmp(name, "config") || !strcmp(name, "hyperparameters") || !strcmp(name, "name") || !strcmp(name, "text"))
             continue;
-        path = !strcmp(name, "path") ? json_string_value(item) : NULL;
-        whole = path && *path != '/' ? format_text("%s/%s", home, path) : NULL;
+        path = json_string_value(item);
+        whole = path && !strncmp(path, "experiments/", 12) ? format_text("%s/%s", home, path) : NULL;
         if (whole)
             json_string_set(item, whole);
         free(whole);

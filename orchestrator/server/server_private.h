@@ -40,6 +40,7 @@ struct attempt {
     enum attempt_phase phase;
     struct hand *hand; /* NULL while it waits */
     bool ending;       /* told to preempt or stop, or killed */
+    bool over;         /* it has said done or failed: nothing more is heard about it */
     uint64_t told_ms;  /* when; 0: not yet */
     uint64_t reported_ms, longest_ms; /* last report, longest time between two: what one may have to wait for a round's end */
     char *why, *why_text;             /* the reason for which we killed its worker; NULL: it ended by itself */

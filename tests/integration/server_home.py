@@ -1,0 +1,253 @@
+"""A home with its own orchestrator, leases and pretended cores, for tests of the server; and a client of its socket.
+
+Every wait has a deadline. SPDX-License-Identifier: Apache-2.0
+"""
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import time
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+FLEXP = os.path.abspath(os.environ.get("FLEXP_BIN", os.path.join(TOP, "build", "flexp")))
+WORKER = os.path.join(TOP, "tests", "integration", "scripted_worker.py")
+DEADLINE_S = 60
+
+
+class Late(AssertionError):
+    pass
+
+
+def wait_for(what, condition, deadline_s=DEADLINE_S):
+    """The condition's value as soon as it is true."""
+    deadline = time.monotonic() + deadline_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise Late(f"waited {deadline_s} s for {what}")
+        time.sleep(0.01)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+class Refused(Exception):
+    """An answer that is not ok."""
+
+    def __init__(self, error):
+        super().__init__(f"{error['code']}: {error['text']}")
+        self.code, self.text = error["code"], error["text"]
+
+
+class Client:
+    def __init__(self, path, deadline_s=DEADLINE_S):
+        self.link = socket.socket(socket.AF_UNIX)
+        self.link.settimeout(deadline_s)
+        self.link.connect(path)
+        self.pending = b""
+        self.last = 0
+        self.events = []
+        self.hello = self.line()
+
+    def line(self):
+        while b"\n" not in self.pending:
+            more = self.link.recv(1 << 16)
+            if not more:
+                raise ConnectionError("the server closed the connection")
+            self.pending += more
+        line, self.pending = self.pending.split(b"\n", 1)
+        return json.loads(line)
+
+    def ask(self, request, **arguments):
+        self.last += 1
+        self.link.sendall(json.dumps({"id": self.last, "request": request, "arguments": arguments}).encode() + b"\n")
+        while True:
+            line = self.line()
+            if "event" in line:
+                self.events.append(line["event"])
+            elif line["id"] == self.last:
+                if not line["ok"]:
+                    raise Refused(line["error"])
+                return line["answer"]
+
+    def event(self):
+        while not self.events:
+            line = self.line()
+            if "event" in line:
+                self.events.append(line["event"])
+        return self.events.pop(0)
+
+    def close(self):
+        self.link.close()
+
+
+class Home:
+    """Use as a context: at its end the orchestrator is killed and no process of it may be left."""
+
+    def __init__(self, cores=2, leases=None, **env):
+        self.folder = tempfile.mkdtemp(prefix="flexp-test-server-")
+        self.path = os.path.join(self.folder, "home")
+        self.trace = os.path.join(self.folder, "trace")
+        self.leases = leases or os.path.join(self.folder, "leases")
+        self.env = {key: value for key, value in os.environ.items() if not key.startswith("FLEXP_")}
+        self.env.update(FLEXP_HOME=self.path, FLEXP_CORES=str(cores), FLEXP_LEASES=self.leases, FLEXP_BACKOFF_MS="10",
+                        FLEXP_TEST_HOME=self.folder, **{key: str(value) for key, value in env.items()})
+        self.pids = set()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        try:
+            pid = self.pid()
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+            wait_for("every process to end", lambda: not self.processes(), 20)
+            if kind:
+                print("# " + self.log().replace("\n", "\n# "))
+        finally:
+            for left in self.processes():
+                os.kill(left, signal.SIGKILL)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def processes(self):
+        """Those whose environment names this home: the orchestrator, supervisors, workers and what they started."""
+        mark = f"FLEXP_TEST_HOME={self.folder}".encode()
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    if mark in file.read().split(b"\0") and alive(pid):
+                        found.append(int(pid))
+            except OSError:
+                pass
+        return found
+
+    def file(self, name):
+        return os.path.join(self.folder, name)
+
+    def log(self):
+        try:
+            with open(os.path.join(self.path, "orchestrator.log"), encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except OSError:
+            return ""
+
+    def flexp(self, *arguments, check=True, cwd=None, **env):
+        done = subprocess.run([FLEXP, *arguments], env={**self.env, **env}, cwd=cwd or self.folder, text=True,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              timeout=DEADLINE_S, check=False)
+        if check and done.returncode:
+            raise AssertionError(f"flexp {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def up(self, *arguments, **env):
+        self.flexp("up", *arguments, **env)
+        return self.pid()
+
+    def lock(self):
+        try:
+            with open(os.path.join(self.path, "lock"), encoding="utf-8") as file:
+                return file.read().split("\n")
+        except OSError:
+            return []
+
+    def pid(self):
+        """The orchestrator's, or None."""
+        lines = self.lock()
+        pid = int(lines[0]) if lines and lines[0].isdigit() else 0
+        return pid if pid and alive(pid) else None
+
+    def socket(self):
+        return self.lock()[1]
+
+    def client(self):
+        return Client(self.socket())
+
+    def ask(self, request, **arguments):
+        client = self.client()
+        try:
+            return client.ask(request, **arguments)
+        finally:
+            client.close()
+
+    def kill9(self):
+        """Kills the orchestrator and waits until what ran under it is gone."""
+        os.kill(self.pid(), signal.SIGKILL)
+        wait_for("every process to end", lambda: not self.processes(), 20)
+
+    def limit_files(self, length):
+        """From now on no file of the orchestrator can grow past this length: what a full disk does to the store."""
+        resource.prlimit(self.pid(), resource.RLIMIT_FSIZE, (length, length))
+
+    # --- experiments
+
+    def config(self, script=None, trials=2, rounds=4, concurrent=None, extra="", **keys):
+        """Writes an experiment file of a grid over lr with the scripted worker."""
+        path = self.file("script.json")
+        with open(path, "w", encoding="utf-8") as out:
+            json.dump({"trace": self.trace, **(script or {})}, out)
+        lines = ["name: scripted", f"entrypoint: [python3, {WORKER}, {path}]", "data: {}",
+                 f"hyperparameters: {{lr: {{type: double, minval: 0.1, maxval: 0.9, count: {trials}}}}}",
+                 "searcher: {name: grid, metric: validation_accuracy, smaller_is_better: false, time_metric: rounds,"
+                 f" max_time: {rounds}, max_concurrent_trials: {concurrent or trials}}}"]
+        lines += [f"{key}: {json.dumps(value)}" for key, value in keys.items()]
+        path = self.file("experiment.yaml")
+        with open(path, "w", encoding="utf-8") as out:
+            out.write("\n".join(lines) + "\n" + extra)
+        return path
+
+    def create(self, *arguments, check=True, **settings):
+        done = self.flexp("create", "--json", self.config(**settings), *arguments, check=check)
+        return json.loads(done.stdout)["id"] if done.returncode == 0 else done
+
+    def describe(self, experiment=1):
+        return json.loads(self.flexp("describe", str(experiment), "--json").stdout)
+
+    def state(self, experiment=1):
+        return self.describe(experiment)["state"]
+
+    def wait_end(self, experiment=1, state="completed"):
+        wait_for(f"experiment {experiment} to end", lambda: self.state(experiment) in
+                 ("completed", "canceled", "error"))
+        assert self.state(experiment) == state, f"{self.state(experiment)}, not {state}"
+        return self.describe(experiment)
+
+    def events(self, **want):
+        """Lines of the workers' trace that have these values."""
+        try:
+            with open(self.trace, encoding="utf-8") as file:
+                lines = [json.loads(line) for line in file.read().split("\n")[:-1]]
+        except OSError:
+            return []
+        return [line for line in lines if all(line.get(key) == value for key, value in want.items())]
+
+    def wait_event(self, n=1, **want):
+        return wait_for(f"{n} of {want}", lambda: self.events(**want)[n - 1:])[0]
+
+    def sql(self, query, *arguments):
+        base = sqlite3.connect(f"file:{os.path.join(self.path, 'flexp.db')}?mode=ro", uri=True, timeout=20)
+        try:
+            return base.execute(query, arguments).fetchall()
+        finally:
+            base.close()
+
+    def runs(self, experiment=1, trial=None):
+        """(trial, reason, text) of every run, oldest first."""
+        rows = self.sql("SELECT trial, reason, text FROM v_runs WHERE experiment = ? ORDER BY run", experiment)
+        return [row for row in rows if trial is None or row[0] == trial]
+
+    def restarts(self, experiment=1):
+        return dict(self.sql("SELECT number, restarts FROM trials WHERE experiment = ? ORDER BY number", experiment))
