@@ -3,8 +3,8 @@
  * configurations that trials 1..n-1 left over, one step of a Fisher-Yates shuffle of all of them. The shuffle is kept
  * sparse (only positions that were moved), so a step costs O(1) in time and memory however large the space. Since it
  * counts what was proposed, not what was finished, pending trials count. When all have been proposed, a new shuffle
- * starts. Source: Durstenfeld, "Algorithm 235: Random permutation", CACM 7(7), 1964. SPDX-License-Identifier:
- * Apache-2.0 */
+ * starts. Source: Durstenfeld, "Algorithm 235: Random permutation", CACM 7(7), 1964.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "searchers/searcher_private.h"
 #include "searchers/space_private.h"
 
