@@ -288,6 +288,18 @@ int searcher_answer(struct searcher *searcher, const struct searcher_event *even
     return 0;
 }
 
+double searcher_longest(const struct searcher *searcher)
+{
+    double longest = 0;
+
+    for (size_t i = 0; i < searcher->plan.n; i++) {
+        const struct bracket_plan *bracket = &searcher->plan.brackets[i];
+        if (bracket->units[bracket->rungs - 1] > longest)
+            longest = bracket->units[bracket->rungs - 1];
+    }
+    return longest;
+}
+
 double searcher_progress(const struct searcher *searcher)
 {
     return searcher->progress;

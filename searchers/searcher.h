@@ -93,6 +93,8 @@ int searcher_answer(struct searcher *searcher, const struct searcher_event *even
 
 /* 0..1: how much of the work is done, by units trained of the units expected. */
 double searcher_progress(const struct searcher *searcher);
+/* The unit at which a trial has trained all its length: max_units, or where rung lengths accumulate their sum. */
+double searcher_longest(const struct searcher *searcher);
 
 /* What a search would do without metrics (the goldens' preview): rows of (trials, last rung's unit), smallest unit
  * first. */

@@ -274,7 +274,7 @@ static int on_done(struct experiment *experiment, struct trial *trial, bool eval
     } else if (i == 1) {
         on_converged(experiment, trial, turn);
     } else {
-        trial->excused = true;
+        trial->excused = run->unit >= trial->told; /* one that was preempted on its way there still owes it */
         trial_end_run(experiment, trial, reason, NULL, turn);
     }
     return 0;

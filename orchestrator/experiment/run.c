@@ -110,11 +110,12 @@ static json_t *assign_json(const struct experiment *experiment, const struct tri
         {"sections", sections},
         {"time_metric", json_string(UNIT_NAMES[config->time_metric])},
         {"train_until", unit_json(run->train_until)},
-        {"max_units", unit_json(config->searcher.max_units)},
+        {"max_units", unit_json(searcher_longest(experiment->searcher))},
         {"metric", json_string(config->metric)},
         {"smaller_is_better", json_boolean(config->smaller_is_better)},
         {"min_checkpoint_period", unit_json(config->min_checkpoint_period)},
-        {"resume", resume ? json_pack("{s:o, s:O}", "path", path_json(trial_path(experiment, trial, resume->path)), "units", resume->units)
+        {"resume", resume ? json_pack("{s:o, s:O}", "path", path_json(trial_path(experiment, trial, resume->path)),
+                                      "units", resume->units)
                           : json_null()},
         {"trial_dir", path_json(trial_path(experiment, trial, ""))},
         {"run_dir", path_json(trial_path(experiment, trial, run_dir))},

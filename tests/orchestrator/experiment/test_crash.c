@@ -200,7 +200,7 @@ static void expect_equal(json_t *expected, json_t *got, const char *what)
         json_object_foreach (expected, key, value) {
             if (!json_equal(value, json_object_get(got, key))) {
                 char *a = json_canonical(value), *b = json_canonical(json_object_get(got, key));
-                print_message("%s: %s differs\n  %s\n  %s\n", what, key, a, b);
+                printf("# %s: %s differs\n#   %s\n#   %s\n", what, key, a, b);
                 free(a);
                 free(b);
             }

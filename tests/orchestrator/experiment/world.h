@@ -106,12 +106,18 @@ static double accuracy(const struct worker *worker, int64_t unit)
     return (1 - (lr - 0.3) * (lr - 0.3)) * (double)unit / (double)(unit + 3) + 0.02 * rng_double(&noise);
 }
 
+/* Where it is not sent there, it validates two units of three. */
+static bool is_validated(int64_t unit)
+{
+    return unit % 3 != 0;
+}
+
 static bool improves(const struct worker *worker, int64_t unit)
 {
     double value = accuracy(worker, unit);
 
     for (int64_t u = 1; u < unit; u++)
-        if (!searcher_better(false, value, accuracy(worker, u)))
+        if (is_validated(u) && !searcher_better(false, value, accuracy(worker, u)))
             return false;
     return isfinite(value);
 }
@@ -156,6 +162,11 @@ static bool worker_can_act(const struct worker *worker)
                            worker->unit < worker->until);
 }
 
+static bool has_converged(const struct world *world, const struct worker *worker)
+{
+    return world->converges && worker->trial % 3 == 0 && worker->unit >= 5;
+}
+
 /* Fills worker->say where it is empty. */
 static void worker_think(const struct world *world, struct worker *worker)
 {
@@ -165,6 +176,9 @@ static void worker_think(const struct world *world, struct worker *worker)
         if (worker->checkpointed < worker->unit)
             say_checkpoint(worker);
         say_done(worker, "preempted");
+    } else if (!worker->evaluates && has_converged(world, worker)) {
+        say_validation(worker); /* resumed from the checkpoint with which it ended */
+        say_done(worker, "converged");
     } else if (worker->evaluates) {
         say(worker, json_pack("{s:s, s:s, s:o, s:{s:f}}", "op", "report", "kind", "test", "units", units(worker->until),
                               "metrics", "test_accuracy", accuracy(worker, worker->until) - 0.01));
@@ -174,12 +188,12 @@ static void worker_think(const struct world *world, struct worker *worker)
         say(worker, json_pack("{s:s, s:s, s:o, s:{s:f}, s:[{s:i, s:i, s:f, s:{s:f}}]}", "op", "report", "kind",
                               "training", "units", units(worker->unit), "metrics", "train_loss", 1.0 / (double)worker->unit,
                               "clients", "client", 2, "samples", 90, "seconds", 0.1, "metrics", "train_loss", 0.5));
-        if (worker->unit % 2 == 0 || worker->unit == worker->until || worker->unit == 5)
+        if (is_validated(worker->unit) || worker->unit == worker->until)
             say_validation(worker);
-        if (world->converges && worker->trial % 3 == 0 && worker->unit >= 5) {
+        if (has_converged(world, worker)) {
             say_checkpoint(worker);
             say_done(worker, "converged");
-        } else if (worker->unit == worker->until || (worker->unit % 2 == 0 && improves(worker, worker->unit))) {
+        } else if (worker->unit == worker->until || (is_validated(worker->unit) && improves(worker, worker->unit))) {
             say_checkpoint(worker);
         }
     }
