@@ -33,6 +33,7 @@ static json_t *state_of(const struct run *run, int64_t optimizer_steps)
     if (run->convergence.has_best)
         json_object_set_new(state, "convergence_best", json_real(run->convergence.best));
     json_object_set_new(state, "convergence_rounds", json_integer(run->convergence.rounds_without));
+    json_object_set_new(state, "converged", json_boolean(run->converged));
     return state;
 }
 
@@ -84,6 +85,7 @@ int run_resume(struct run *run, const char *path, struct error *err)
     run->convergence.has_best = json_to_double(json_object_get(checkpoint.state, "convergence_best"),
                                                &run->convergence.best);
     run->convergence.rounds_without = json_int_or(checkpoint.state, "convergence_rounds", 0);
+    run->converged = json_bool_or(checkpoint.state, "converged", false);
     best = json_object_get(checkpoint.state, "best");
     if (best) {
         run->best.has = true;

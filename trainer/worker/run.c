@@ -213,11 +213,13 @@ static int after_round(struct run *run, enum verdict *ret, struct error *err)
 
     if (due && (rc = run_validate(run, &improved, err)))
         return rc;
-    if (run->observed && convergence_observe(&run->convergence, run->observed_value))
-        *ret = CONVERGED;
+    run->converged = run->observed && convergence_observe(&run->convergence, run->observed_value);
     run->observed = false;
-    if (*ret == CONVERGED && (rc = run_validate(run, &improved, err)))
-        return rc;
+    if (run->converged) {
+        *ret = CONVERGED;
+        if (!due && (rc = run_validate(run, &improved, err)))
+            return rc;
+    }
     if (*ret == GO_ON)
         *ret = listen(run, false, &checkpoint);
     if (*ret == RELEASED)
@@ -248,6 +250,11 @@ static int live(struct run *run, enum verdict *ret, struct error *err)
     int rc = 0;
 
     run->checkpoint_ms = now_ms();
+    if (run->converged) { /* an earlier run of this trial ended so, but its last word was lost */
+        bool improved;
+        *ret = CONVERGED;
+        return run_validate(run, &improved, err);
+    }
     while (!rc && *ret == GO_ON) {
         if (run_unit(run) >= run->until) {
             rc = await_verdict(run, ret, err);

@@ -44,6 +44,7 @@ struct run {
     uint64_t round;
     double units[UNIT_KINDS];
     struct convergence convergence;
+    bool converged;           /* it has ended by its own rule, and its checkpoint says so */
     bool observed;            /* the watched metric has a value of this round */
     double observed_value;
     struct best best;

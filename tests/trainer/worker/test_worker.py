@@ -260,6 +260,18 @@ def converges_by_its_own_rule(worker):
 
 
 @with_worker
+def a_run_that_resumes_where_its_trial_converged_ends_there(worker):
+    federation = dict(SECTIONS["federation"], convergence={"metric": "train_loss", "min_delta": 100.0, "patience": 2})
+    sections = dict(SECTIONS, federation=federation)
+    last = [m for m in worker.train_to_the_end(1, sections=sections) if m["op"] == "checkpoint"][-1]
+    worker.assign(2, until=6, sections=sections, resume={
+        "path": os.path.join(worker.folder, "trial1", last["path"]), "units": last["units"]})
+    heard = worker.hear_until("done", "failed")
+    check([m["op"] for m in heard] == ["report", "done"] and heard[0]["kind"] == "validation", heard)
+    check(heard[-1]["reason"] == "converged" and heard[-1]["units"]["rounds"] == 3, heard[-1])
+
+
+@with_worker
 def centralised_training_keeps_its_momentum_over_a_restart(worker):
     sections = {key: value for key, value in SECTIONS.items() if key != "federation"}
     whole = worker.train_to_the_end(1, sections=sections)
@@ -319,7 +331,8 @@ TESTS = [says_hello_with_its_capabilities, reports_before_its_checkpoint_and_wai
          a_run_resumed_at_its_unit_reports_the_value_again, leaves_result_and_model_of_the_best_validation,
          evaluates_a_checkpoint_on_the_test_split, diverged_training_fails_with_its_reason,
          a_wrong_configuration_fails_with_its_key_path, plan_answers_yes_or_key_paths, a_released_run_falls_silent_at_once,
-         converges_by_its_own_rule, centralised_training_keeps_its_momentum_over_a_restart, a_torn_checkpoint_is_named,
+         converges_by_its_own_rule,
+         a_run_that_resumes_where_its_trial_converged_ends_there, centralised_training_keeps_its_momentum_over_a_restart, a_torn_checkpoint_is_named,
          train_metrics_are_finite_numbers_between_their_bounds, leaves_when_the_socket_ends,
          a_line_that_is_no_message_ends_the_worker_with_its_reason, without_an_orchestrator_it_says_what_it_is]
 
