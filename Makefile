@@ -1,6 +1,9 @@
 # flexp: see `make help`.
 # SPDX-License-Identifier: Apache-2.0
 VARIANT ?= release
+# V=1 shows the commands
+Q := $(if $(V),,@)
+SAY := @$(if $(V),:,echo '  ')
 PREFIX ?= /usr/local
 CC = gcc
 O := build/$(VARIANT)
@@ -46,33 +49,42 @@ endif
 programs: $(BIN)/flexp $(BIN)/flexp-trainer
 
 $(BIN)/flexp: $(call obj,orchestrator/cli/main.c) $O/liborchestrator.a $O/libsearchers.a $O/libcommon.a
-	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_orchestrator) $(LIBS_common) $(LDFLAGS)
+	$(SAY) $@
+	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_orchestrator) $(LIBS_common) $(LDFLAGS)
 $(BIN)/flexp-trainer: $(call obj,trainer/main.c) $O/libtrainer.a $O/libsearchers.a $O/libcommon.a
-	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_trainer) $(LIBS_common) $(LDFLAGS)
+	$(SAY) $@
+	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_trainer) $(LIBS_common) $(LDFLAGS)
 
 define archive
 $O/lib$1.a: $(call obj,$(SRC_$1))
 	@rm -f $$@
-	$$(AR) rcs $$@ $$^
+	$$(Q)$$(AR) rcs $$@ $$^
 endef
 $(foreach r,common searchers orchestrator trainer,$(eval $(call archive,$r)))
 
 $O/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) $(EXTRA_$(firstword $(subst /, ,$<))) -c -o $@ $<
+	$(SAY) $<
+	$(Q)$(CC) $(CFLAGS_ALL) $(EXTRA_$(firstword $(subst /, ,$<))) -c -o $@ $<
 
 $O/tests/common/%: $O/tests/common/%.o $O/libcommon.a
-	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_common)
+	$(SAY) $@
+	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_common)
 $O/tests/searchers/%: $O/tests/searchers/%.o $O/libsearchers.a $O/libcommon.a
-	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_common)
+	$(SAY) $@
+	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_common)
 $O/tests/orchestrator/%: $O/tests/orchestrator/%.o $O/liborchestrator.a $O/libsearchers.a $O/libcommon.a
-	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_orchestrator) $(LIBS_common)
+	$(SAY) $@
+	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_orchestrator) $(LIBS_common)
 $O/tests/trainer/%: $O/tests/trainer/%.o $O/libtrainer.a $O/libsearchers.a $O/libcommon.a
-	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_trainer) $(LIBS_common)
+	$(SAY) $@
+	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_trainer) $(LIBS_common)
 $O/tests/bench/%: $O/tests/bench/%.o $O/libtrainer.a $O/libsearchers.a $O/libcommon.a
-	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_trainer) $(LIBS_common)
+	$(SAY) $@
+	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_trainer) $(LIBS_common)
 $O/tests/bench/store_bench: $O/tests/bench/store_bench.o $O/liborchestrator.a $O/libsearchers.a $O/libcommon.a
-	$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_orchestrator) $(LIBS_common)
+	$(SAY) $@
+	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_orchestrator) $(LIBS_common)
 .PRECIOUS: $O/tests/%.o $O/%.o
 
 # The packages are looked at once for each state of the list.
