@@ -63,14 +63,14 @@ static json_t *search_as_journalled(const json_t *journal, const char *kind, boo
     size_t n = 0, i, k;
 
     json_array_foreach ((json_t *)journal, i, record) {
-        json_t *body = json_object_get(record, "body"), *list = json_is_array(body) ? body : json_pack("[O]", body);
+        json_t *body = json_object_get(record, "body"), *list;
         if (strcmp(json_string_or(record, "kind", ""), kind))
             continue;
+        list = json_is_array(body) ? json_incref(body) : json_pack("[O]", body);
         json_array_foreach (list, k, op)
             if (strcmp(json_string_or(op, "op", ""), "pause"))
                 lines[n++] = json_canonical(op);
-        if (list != body)
-            json_decref(list);
+        json_decref(list);
         assert_true(n < 3900);
     }
     if (sorted)
