@@ -52,7 +52,7 @@ searcher: {name: adaptive_asha, metric: validation_accuracy, max_trials: 12, max
 """, False),
 }
 FAILPOINTS = ["before_commit:20", "after_commit_before_effects:15", "after_assign:3", "during_create", "before_delete:2",
-              "after_delete:2", "in_journal:4", "worker_mid_round:9", "worker_before_checkpoint:3",
+              "after_delete:2", "in_journal:4", "worker_mid_round:3000", "worker_before_checkpoint:3",
               "worker_after_checkpoint:3"]
 
 

@@ -2,7 +2,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/worker/run_private.h"
 
-#include "common/failpoint.h"
 #include "common/file.h"
 #include "common/log.h"
 #include "trainer/artifact/checkpoint.h"
@@ -260,7 +259,6 @@ static int live(struct run *run, enum verdict *ret, struct error *err)
             rc = await_verdict(run, ret, err);
             continue;
         }
-        failpoint("worker_mid_round");
         rc = run_round(run, err);
         if (!rc)
             rc = after_round(run, ret, err);

@@ -3,6 +3,7 @@
  * weights wait in one of a few spare buffers, so that the thread goes on; where none is left it waits. The sum is taken in
  * the working layout, element by element the same as in the canonical one.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "common/failpoint.h"
 #include "trainer/backend/cpu/cpu_private.h"
 
 #include <math.h>
@@ -121,7 +122,8 @@ static int train_replica(struct round *round, struct worker *w, struct replica *
             size_t n = r->samples_n - i < r->batch ? r->samples_n - i : r->batch;
             if (r->max_batches > 0 && r->batches >= r->max_batches)
                 goto trained;
-            if (round->cancel && *round->cancel)
+            failpoint("worker_mid_round");
+            if (round->cancel && __atomic_load_n(round->cancel, __ATOMIC_ACQUIRE))
                 rc = fail(&w->err, -ECANCELED, "canceled");
             else if (atomic_load_explicit(&round->stopped, memory_order_relaxed))
                 rc = fail(&w->err, -ECANCELED, "stopped");
