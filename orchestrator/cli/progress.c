@@ -223,6 +223,16 @@ static void frame_running(const struct progress *progress, FILE *out, const stru
     }
 }
 
+/* Another orchestrator of this machine has the slots. */
+static void frame_waiting(const struct progress *progress, FILE *out)
+{
+    char *waiting = text_clean(json_string_or(progress->summary, "waiting", ""));
+
+    if (waiting && *waiting)
+        fprintf(out, "waiting %s\n", waiting);
+    free(waiting);
+}
+
 char *progress_frame(const struct progress *progress, const struct term *term, double now)
 {
     const char *state = progress_state(progress);
@@ -234,6 +244,7 @@ char *progress_frame(const struct progress *progress, const struct term *term, d
         frame_head(progress, out, term, now);
         frame_bar(progress, out, term, now);
         fprintf(out, "trials  %s\n", counts && *counts ? counts : "none yet");
+        frame_waiting(progress, out);
         frame_best(progress, out);
         frame_speed(progress, out, now);
         frame_running(progress, out, term);
@@ -252,13 +263,16 @@ char *progress_line(const struct progress *progress)
 {
     struct term plain = {0};
     char *counts = render_counts(&plain, json_object_get(progress->summary, "trials")), *value = best_value(progress);
-    char *at = best_at(progress), *text, *best = NULL;
+    char *at = best_at(progress), *waiting = text_clean(json_string_or(progress->summary, "waiting", "")), *text;
+    char *best = NULL;
 
     if (value)
         best = format_text(", best %s %s (trial %lld%s)", progress->metric, value, (long long)best_trial(progress),
                            at ? at : "");
-    text = format_text("%s %.0f%%: %s%s", progress_state(progress), share(progress) * 100,
-                       counts && *counts ? counts : "no trials yet", best ? best : "");
+    text = format_text("%s %.0f%%: %s%s%s%s", progress_state(progress), share(progress) * 100,
+                       counts && *counts ? counts : "no trials yet", best ? best : "",
+                       waiting && *waiting ? ", waiting " : "", waiting ? waiting : "");
+    free(waiting);
     free(counts);
     free(value);
     free(at);

@@ -43,6 +43,7 @@ int verb_status(struct cli *cli)
     const char *state;
     struct error err = {0};
     json_t *answer = NULL, *row;
+    char *waiting;
     size_t i;
     int code = client_open(cli->home, true, &cli->client, &err);
 
@@ -75,8 +76,10 @@ int verb_status(struct cli *cli)
         printf(" %lld %s", (long long)json_integer_value(row), state);
     if (json_object_size(counts))
         putchar('\n');
-    if (json_bool_or(answer, "waiting_for_slots", false))
-        printf("All slots are held by others; `flexp slots` says by whom\n");
+    waiting = text_clean(json_string_or(answer, "waiting", ""));
+    if (waiting && *waiting)
+        printf("waiting       %s\n", waiting);
+    free(waiting);
     json_array_foreach(json_object_get(answer, "problems"), i, row)
         printf("experiment %lld cannot go on: %s\n", (long long)json_int_or(row, "experiment", 0),
                json_string_or(row, "text", "?"));

@@ -1,5 +1,5 @@
-/* environment.c - the environment that workers get, made anew so that nothing of the caller's leaks into a trial; and which
- * programs are meant.
+/* environment.c - the environment that workers get, made anew so that nothing of the caller's leaks into a trial; and
+ * which programs are meant.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/launcher/launcher_private.h"
 

@@ -1,12 +1,12 @@
-/* launcher.h - supplies slots and makes workers connect. The local launcher: slots are cores (hwloc; those this process may
- * use) and, later, GPUs; leased machine-wide by flock on a file per core in /tmp/flexp-slots so that two homes never share
- * one, while they are needed: the caller leases when something wants to run and gives back when all is idle. A lease is
- * inherited by the supervisors on it, so it outlasts an orchestrator that was killed until its processes are gone.
- * Workers run under a supervisor (`flexp` itself, by the hidden verb "supervise": a subreaper that pins to the
- * slots' cores, passes the protocol socket as FLEXP_FD, keeps stdout and stderr in run_dir/output.log while forwarding
- * lines, reports the exit status, and kills all descendants when the worker ends or the orchestrator is gone).
- * The environment of workers is made anew: PATH, HOME, LANG, TMPDIR, LD_LIBRARY_PATH, CUDA_VISIBLE_DEVICES, FLEXP_*.
- * For tests: FLEXP_CORES=N pretends that the machine has N cores, FLEXP_LEASES=FOLDER keeps the leases there,
+/* launcher.h - supplies slots and makes workers connect. The local launcher: slots are cores (hwloc; those this process
+ * may use) and, later, GPUs; leased machine-wide by flock on a file per core in /tmp/flexp-slots so that two homes
+ * never share one, while they are needed: the caller leases when something wants to run and gives back when all is
+ * idle. A lease is inherited by the supervisors on it, so it outlasts an orchestrator that was killed until its
+ * processes are gone. Workers run under a supervisor (`flexp` itself, by the hidden verb "supervise": a subreaper that
+ * pins to the slots' cores, passes the protocol socket as FLEXP_FD, keeps stdout and stderr in run_dir/output.log while
+ * forwarding lines, reports the exit status, and kills all descendants when the worker ends or the orchestrator is
+ * gone). The environment of workers is made anew: PATH, HOME, LANG, TMPDIR, LD_LIBRARY_PATH, CUDA_VISIBLE_DEVICES,
+ * FLEXP_*. For tests: FLEXP_CORES=N pretends that the machine has N cores, FLEXP_LEASES=FOLDER keeps the leases there,
  * FLEXP_SUPERVISOR=PROGRAM is run in place of /proc/self/exe, FLEXP_HELLO_MS replaces the 30 s of launcher_ask_plan.
  * A worker that was released stays warm on its slots and takes the next run there without a new process.
  * Handles are embedded; callbacks run on the loop's thread; a launcher_worker is freed in its last close callback.
@@ -36,13 +36,14 @@ struct launcher_events {
     void (*message)(void *arg, struct worker *worker, char *line, size_t length);
     /* A line of the worker's own output. */
     void (*output)(void *arg, struct worker *worker, const char *line);
-    /* All over: exit status known, every pipe at its end. reason: exit, signal, out_of_memory, lost_protocol, lost; text for a
-     * person: what happened, and in further lines the last lines of output. The worker must not be used after this returns. */
+    /* All over: exit status known, every pipe at its end. reason: exit, signal, out_of_memory, lost_protocol, lost;
+     * text for a person: what happened, and in further lines the last lines of output. The worker must not be used
+     * after this returns. */
     void (*ended)(void *arg, struct worker *worker, const char *reason, const char *text);
 };
 
-/* slots: how many at most ("" or NULL: all cores that this process may use, within the control group's quota; "cpu", "gpu",
- * or a number). home is written into the leases. Leases nothing yet. -EINVAL, -ENODEV. */
+/* slots: how many at most ("" or NULL: all cores that this process may use, within the control group's quota; "cpu",
+ * "gpu", or a number). home is written into the leases. Leases nothing yet. -EINVAL, -ENODEV. */
 int launcher_new(uv_loop_t *loop, const char *home, const char *slots, const struct launcher_events *events, void *arg,
                  struct launcher **ret, struct error *err);
 /* Kills what is left; closed() runs when the last worker is gone. */
@@ -57,8 +58,8 @@ size_t launcher_lease(struct launcher *launcher);
 /* Gives back every lease on which no worker stands. */
 void launcher_unlease(struct launcher *launcher);
 
-/* argv: the program (NULL-terminated; NULL for the built-in trainer beside this executable, or FLEXP_TRAINER). env: extra
- * "NAME=VALUE", or NULL. folder: where output.log goes; it exists. cwd: the working directory, NULL: folder. */
+/* argv: the program (NULL-terminated; NULL for the built-in trainer beside this executable, or FLEXP_TRAINER). env:
+ * extra "NAME=VALUE", or NULL. folder: where output.log goes; it exists. cwd: the working directory, NULL: folder. */
 int launcher_start(struct launcher *launcher, const size_t *slots, size_t n, const char *const *argv,
                    const char *const *env, const char *folder, const char *cwd, void *data, struct worker **ret,
                    struct error *err);
@@ -74,10 +75,10 @@ void worker_set_folder(struct worker *worker, const char *folder);
 int64_t worker_pid(const struct worker *worker); /* 0 until it has started */
 size_t worker_slots(const struct worker *worker, const size_t **ret);
 
-/* Asks a fresh worker's `plan` for each request, synchronously and without a loop (used by create and validate, in the CLI's
- * process). cwd: the working directory, NULL: ours. requests: list of {hyperparameters, sections, slots}; *ret: list of
- * answers in the same order. A program that does not have the capability answers null for each. -EIO with its last lines
- * when it dies or is silent for 30 s. */
+/* Asks a fresh worker's `plan` for each request, synchronously and without a loop (used by create and validate, in the
+ * CLI's process). cwd: the working directory, NULL: ours. requests: list of {hyperparameters, sections, slots}; *ret:
+ * list of answers in the same order. A program that does not have the capability answers null for each. -EIO with its
+ * last lines when it dies or is silent for 30 s. */
 int launcher_ask_plan(const char *const *argv, const char *cwd, const json_t *requests, json_t **ret,
                       struct error *err);
 

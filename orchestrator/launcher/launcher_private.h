@@ -1,6 +1,6 @@
 /* launcher_private.h - what the files of launcher/ share.
- * slots.c finds cores, leases.c leases them, processes.c knows /proc and control groups, environment.c makes the workers'
- * environment, worker.c carries one worker's pipes, plan.c asks without a loop.
+ * slots.c finds cores, leases.c leases them, processes.c knows /proc and control groups, environment.c makes the
+ * workers' environment, worker.c carries one worker's pipes, plan.c asks without a loop.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_LAUNCHER_PRIVATE_H
 #define FLEXP_ORCHESTRATOR_LAUNCHER_PRIVATE_H
@@ -62,8 +62,8 @@ void lease_give(int fd);
 /* --- processes.c --- */
 /* SIGKILL to every descendant of process root (not itself). Returns how many were found. */
 size_t kill_descendants(pid_t root);
-/* Kills and reaps children of this process that are of a session or whose environment has the entry MARK ("NAME=VALUE"):
- * what a supervisor that was itself killed left behind. */
+/* Kills and reaps children of this process that are of a session or whose environment has the entry MARK
+ * ("NAME=VALUE"): what a supervisor that was itself killed left behind. */
 void kill_marked_children(const char *mark, pid_t session);
 /* Processes killed for want of memory so far, in this control group or, where that cannot be read, on the machine. */
 long long oom_kills(void);

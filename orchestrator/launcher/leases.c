@@ -1,7 +1,7 @@
 /* leases.c - one file per core in one folder per machine; who holds the flock on it may use the core.
  * The files are never removed (a removed file could be locked by two), may belong to any user (so they are opened for
- * reading where they cannot be for writing, and created only with O_EXCL, as sticky folders demand), and hold the pid and
- * home of the holder, for messages alone.
+ * reading where they cannot be for writing, and created only with O_EXCL, as sticky folders demand), and hold the pid
+ * and home of the holder, for messages alone.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/launcher/launcher_private.h"
 #include "common/file.h"

@@ -1,7 +1,7 @@
 /* supervise.c - see supervise.h. One thread, one poll(2); no library that could fail under it.
- * It must not die before what it watches, so it ignores what a terminal sends, offers the worker to the kernel first when
- * memory runs out, and never waits for the orchestrator: output that is not taken up stays in the worker's pipe, commands
- * are still heard.
+ * It must not die before what it watches, so it ignores what a terminal sends, offers the worker to the kernel first
+ * when memory runs out, and never waits for the orchestrator: output that is not taken up stays in the worker's pipe,
+ * commands are still heard.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/launcher/supervise.h"
 #include "common/file.h"
@@ -148,8 +148,8 @@ static void hear_commands(struct supervisor *s)
         s->command_n = 0; /* no command is so long */
 }
 
-/* Until no child is left, for orphans of the whole tree become our children. A process that cannot be killed (it changed
- * its user) is given up after a while. */
+/* Until no child is left, for orphans of the whole tree become our children. A process that cannot be killed (it
+ * changed its user) is given up after a while. */
 static void kill_all(struct supervisor *s)
 {
     long long limit = now_ms() + KILL_LIMIT_MS;
@@ -276,7 +276,8 @@ static unsigned first_stranger(const char *cores)
     return SUPERVISE_LEASES + n;
 }
 
-/* In the worker's process; says on failed why it did not become the program: errno, negative where the folder was why. */
+/* In the worker's process; says on failed why it did not become the program: errno, negative where the folder was
+ * why. */
 static void become(const char *cwd, char **argv, pid_t supervisor, int output, int failed)
 {
     sigset_t none;
@@ -357,7 +358,7 @@ int supervise_main(int argc, char **argv)
     int rc;
 
     if (argc < 6) {
-        fprintf(stderr, "usage: flexp supervise CORES FOLDER CWD PROGRAM [ARGUMENT...] (flexp starts this by itself)\n");
+        fprintf(stderr, "usage: flexp supervise CORES FOLDER CWD PROGRAM [ARGUMENT...] (flexp does so by itself)\n");
         return 2;
     }
     s = calloc(1, sizeof *s);

@@ -1,7 +1,7 @@
 /* worker.c - one worker: its supervisor's process, its pipes, its end.
- * It is over when the supervisor's exit status and the end of protocol, output and status have all come, in whichever order;
- * then ended() is called once and the handles are closed; the last close callback frees it. Where an end does not come (a
- * descriptor leaked to a process that could not be killed), a timer makes it come.
+ * It is over when the supervisor's exit status and the end of protocol, output and status have all come, in whichever
+ * order; then ended() is called once and the handles are closed; the last close callback frees it. Where an end does
+ * not come (a descriptor leaked to a process that could not be killed), a timer makes it come.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "orchestrator/launcher/launcher_private.h"
@@ -55,7 +55,7 @@ struct sending {
     char *text;
 };
 
-/* --- the end ------------------------------------------------------------------------------------------------------- */
+/* --- the end ---------------------------------------------------------------------------------------------------- */
 
 static void on_closed(uv_handle_t *handle)
 {
@@ -160,7 +160,7 @@ static void on_supervisor_exit(uv_process_t *process, int64_t code, int signal_n
     check_over(worker);
 }
 
-/* --- what comes in ------------------------------------------------------------------------------------------------- */
+/* --- what comes in ---------------------------------------------------------------------------------------------- */
 
 static void on_status(struct worker *worker, const char *line, size_t length)
 {
@@ -273,7 +273,7 @@ static void on_read(uv_stream_t *pipe, ssize_t n, const uv_buf_t *buffer)
         on_end_of_stream(worker, kind);
 }
 
-/* --- starting ------------------------------------------------------------------------------------------------------ */
+/* --- starting --------------------------------------------------------------------------------------------------- */
 
 /* "0,2", the cores of the slots; the caller frees. */
 static char *core_list(const struct launcher *launcher, const size_t *slots, size_t n)
@@ -412,7 +412,7 @@ int launcher_start(struct launcher *launcher, const size_t *slots, size_t n, con
     worker->next = launcher->workers;
     launcher->workers = worker;
     rc = spawn(worker, argv, env, folder, cwd, err);
-    if (rc) { /* the handles must still be closed by the loop; uv_spawn has made one of the process where it was reached */
+    if (rc) { /* the loop must close the handles; that of the process is one where uv_spawn was reached */
         worker->ended = true;
         if (!uv_handle_get_type((uv_handle_t *)&worker->process))
             worker->open_handles--;
@@ -432,7 +432,7 @@ int launcher_start(struct launcher *launcher, const size_t *slots, size_t n, con
     return 0;
 }
 
-/* --- telling it ---------------------------------------------------------------------------------------------------- */
+/* --- telling it ------------------------------------------------------------------------------------------------- */
 
 static void on_sent(uv_write_t *request, int status)
 {

@@ -1,6 +1,6 @@
 /* attempts.c - from a decision of the scheduler to the end of a run.
- * The worker comes first: it is started on its slots and says hello, and only then is the run made and stored, with pid and
- * instruction set. A worker that dies before its hello makes a run too, which ends at once and says why.
+ * The worker comes first: it is started on its slots and says hello, and only then is the run made and stored, with pid
+ * and instruction set. A worker that dies before its hello makes a run too, which ends at once and says why.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "common/log.h"

@@ -1,6 +1,6 @@
-/* clock.c - the clocks, and every deadline: one timer looks at all of them a few times a second, which costs nothing and
- * needs no handle apiece. FLEXP_HELLO_MS, FLEXP_SILENT_MS, FLEXP_GRACE_MS, FLEXP_IDLE_MS, FLEXP_BACKOFF_MS, FLEXP_DOWN_MS
- * set them for tests.
+/* clock.c - the clocks, and every deadline: one timer looks at all of them a few times a second, which costs nothing
+ * and needs no handle apiece. FLEXP_HELLO_MS, FLEXP_SILENT_MS, FLEXP_GRACE_MS, FLEXP_IDLE_MS, FLEXP_BACKOFF_MS,
+ * FLEXP_DOWN_MS set them for tests.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "common/log.h"
@@ -48,7 +48,7 @@ void limits_read(struct limits *ret)
     };
 }
 
-/* --- trials that wait after a worker died ---------------------------------------------------------------------------- */
+/* --- trials that wait after a worker died ----------------------------------------------------------------------- */
 
 static struct delay *delay_find(const struct server *server, int64_t experiment, int64_t trial)
 {
@@ -98,7 +98,7 @@ bool delay_holds(const struct server *server, int64_t experiment, int64_t trial,
     return delay && now < delay->until_ms;
 }
 
-/* --- deadlines ------------------------------------------------------------------------------------------------------- */
+/* --- deadlines -------------------------------------------------------------------------------------------------- */
 
 static bool passed(uint64_t since, uint64_t limit, uint64_t now)
 {

@@ -1,6 +1,6 @@
-/* connections.c - clients on the Unix socket. Each line is one request; its answer leaves when what it changed is on disk.
- * A client that does not read is not read from either, and past a bound it is let go; one that breaks off in the middle of a
- * line, or leaves before its answer, does no harm.
+/* connections.c - clients on the Unix socket. Each line is one request; its answer leaves when what it changed is on
+ * disk. A client that does not read is not read from either, and past a bound it is let go; one that breaks off in the
+ * middle of a line, or leaves before its answer, does no harm.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "common/log.h"
@@ -23,7 +23,7 @@ struct sending {
 
 static void take_requests(struct connection *connection);
 
-/* --- the end --------------------------------------------------------------------------------------------------------- */
+/* --- the end ---------------------------------------------------------------------------------------------------- */
 
 static void free_if_done(struct connection *connection)
 {
@@ -54,7 +54,7 @@ static void close_connection(struct connection *connection)
     uv_close((uv_handle_t *)&connection->pipe, on_closed);
 }
 
-/* --- sending --------------------------------------------------------------------------------------------------------- */
+/* --- sending ---------------------------------------------------------------------------------------------------- */
 
 static size_t queued(const struct connection *connection)
 {
@@ -129,7 +129,7 @@ static json_t *answer_line(int64_t id, json_t *answer)
     return json_pack("{s:I, s:b, s:o}", "id", (json_int_t)id, "ok", 1, "answer", answer);
 }
 
-/* --- answers that wait for a commit ---------------------------------------------------------------------------------- */
+/* --- answers that wait for a commit ----------------------------------------------------------------------------- */
 
 static void answer_after_commit(struct connection *connection, int64_t id, json_t *line)
 {
@@ -173,7 +173,7 @@ void answers_deliver(struct server *server)
     }
 }
 
-/* --- requests ---------------------------------------------------------------------------------------------------------- */
+/* --- requests --------------------------------------------------------------------------------------------------- */
 
 /* An orchestrator of another version can be asked how it is and be told to go. */
 static int check_version(const json_t *request, const char *name, struct error *err)
@@ -182,7 +182,7 @@ static int check_version(const json_t *request, const char *name, struct error *
 
     if (!strcmp(version, FLEXP_VERSION) || !strcmp(name, "status") || !strcmp(name, "down"))
         return 0;
-    return fail(err, -EPROTO, "this orchestrator is flexp %s and the request is of flexp %s: `flexp down`, then `flexp up`",
+    return fail(err, -EPROTO, "this orchestrator is flexp %s, the request of flexp %s: `flexp down`, then `flexp up`",
                 FLEXP_VERSION, version);
 }
 
@@ -192,7 +192,7 @@ static int check_request(const json_t *request, const char **ret_name, const jso
 
     *ret_arguments = json_object_get(request, "arguments");
     if (!name)
-        return fail(err, -EINVAL, "a request is an object such as {\"id\": 1, \"request\": \"list\", \"arguments\": {}}");
+        return fail(err, -EINVAL, "a request is an object, as {\"id\": 1, \"request\": \"list\", \"arguments\": {}}");
     if (*ret_arguments && !json_is_object(*ret_arguments))
         return fail(err, -EINVAL, "%s: arguments must be an object", name);
     *ret_name = name;
@@ -320,13 +320,13 @@ static void on_connection(uv_stream_t *listener, int status)
         refuse(connection, "too many clients are connected");
         return;
     }
-    connection_send(connection, json_pack("{s:s, s:I, s:s}", "flexp", FLEXP_VERSION, "pid", (json_int_t)getpid(), "home",
-                                          server->home));
+    connection_send(connection, json_pack("{s:s, s:I, s:s}", "flexp", FLEXP_VERSION, "pid", (json_int_t)getpid(),
+                                          "home", server->home));
     if (!connection->closing)
         uv_read_start((uv_stream_t *)&connection->pipe, on_alloc, on_read);
 }
 
-/* --- listening ------------------------------------------------------------------------------------------------------- */
+/* --- listening -------------------------------------------------------------------------------------------------- */
 
 int connections_listen(struct server *server, struct error *err)
 {

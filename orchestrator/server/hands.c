@@ -1,4 +1,5 @@
-/* hands.c - workers as the server sees them: what they say is checked, handed on to their run's experiment, and committed.
+/* hands.c - workers as the server sees them: what they say is checked, handed on to their run's experiment, and
+ * committed.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/failpoint.h"
 #include "common/file.h"
@@ -10,10 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OUTPUT_BURST 2000 /* lines that a worker may print at once, and per second, before the rest is only in output.log */
+/* Lines that a worker may print at once, and each second, before the rest is only in output.log. */
+#define OUTPUT_BURST 2000
 #define OUTPUT_RATE 100
 
-/* --- which program --------------------------------------------------------------------------------------------------- */
+/* --- which program ---------------------------------------------------------------------------------------------- */
 
 /* Equal for equal programs; NULL when the experiment is gone. The caller frees. */
 char *program_of(const struct server *server, int64_t experiment)
@@ -117,7 +119,7 @@ void hand_release(struct server *server, struct hand *hand)
         hand_dismiss(hand);
 }
 
-/* --- what they say ------------------------------------------------------------------------------------------------- */
+/* --- what they say ---------------------------------------------------------------------------------------------- */
 
 /* It cannot be trusted any more. */
 static void blame(struct hand *hand, const char *text)
@@ -243,7 +245,7 @@ static void on_message(void *arg, struct worker *worker, char *line, size_t leng
     message_done(&message);
 }
 
-/* --- what they print ------------------------------------------------------------------------------------------------- */
+/* --- what they print -------------------------------------------------------------------------------------------- */
 
 static void log_output(struct hand *hand, const char *level, const char *line)
 {

@@ -1,6 +1,6 @@
 /* home.c - the lock that makes one orchestrator per home, and where its socket is.
- * The lock's file says the pid and the socket's path, so that a client whose environment names another runtime folder (a cron
- * job, an ssh session) finds the same socket.
+ * The lock's file says the pid and the socket's path, so that a client whose environment names another runtime folder
+ * (a cron job, an ssh session) finds the same socket.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "orchestrator/server/server_private.h"
@@ -68,11 +68,12 @@ static int check_folder(const char *path, bool make, struct error *err)
     if (!S_ISDIR(st.st_mode))
         return fail(err, -ENOTDIR, "%s: is not a folder, and the orchestrator's socket belongs there", path);
     if (st.st_uid != getuid())
-        return fail(err, -EPERM, "%s: belongs to user %u, not to you, and the orchestrator's socket belongs there", path,
-                    st.st_uid);
+        return fail(err, -EPERM, "%s: belongs to user %u, not to you, and the orchestrator's socket belongs there",
+                    path, st.st_uid);
     if ((st.st_mode & 077) && (!make || chmod(path, 0700)))
-        return fail(err, -EPERM, "%s: others may enter it (mode %o; 700 is right), and the orchestrator's socket belongs "
-                    "there", path, st.st_mode & 0777);
+        return fail(err, -EPERM,
+                    "%s: others may enter it (mode %o; 700 is right), and the orchestrator's socket belongs there",
+                    path, st.st_mode & 0777);
     return 0;
 }
 

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- paths ------------------------------------------------------------------------------------------------------------- */
+/* --- paths ------------------------------------------------------------------------------------------------------ */
 
 /* The store knows files relative to the home; answers name them from the root. The file's own text is left alone. */
 static void make_absolute(const char *home, json_t *value)
@@ -23,7 +23,8 @@ static void make_absolute(const char *home, json_t *value)
         return;
     }
     json_object_foreach (value, name, item) {
-        if (!strcmp(name, "config") || !strcmp(name, "hyperparameters") || !strcmp(name, "name") || !strcmp(name, "text"))
+        if (!strcmp(name, "config") || !strcmp(name, "hyperparameters") || !strcmp(name, "name") ||
+            !strcmp(name, "text"))
             continue;
         path = json_string_value(item);
         whole = path && !strncmp(path, "experiments/", 12) ? format_text("%s/%s", home, path) : NULL;
@@ -46,7 +47,7 @@ void absolute_paths(const struct store *store, json_t *answer)
     make_absolute(home, answer);
 }
 
-/* --- handlers that need the store alone -------------------------------------------------------------------------------- */
+/* --- handlers that need the store alone ------------------------------------------------------------------------- */
 
 static int64_t experiment_of(const json_t *arguments)
 {
@@ -67,12 +68,7 @@ static int list(struct server *server, struct store *store, const json_t *argume
 static int describe(struct server *server, struct store *store, const json_t *arguments, json_t **ret,
                     struct error *err)
 {
-    int rc = store_read_describe(store, experiment_of(arguments), ret, err);
-
-    (void)server;
-    if (!rc)
-        absolute_paths(store, *ret);
-    return rc;
+    return request_summary(server, store, experiment_of(arguments), ret, err);
 }
 
 static int trials(struct server *server, struct store *store, const json_t *arguments, json_t **ret, struct error *err)
@@ -132,7 +128,7 @@ const struct request REQUESTS[] = {
     {NULL, REQUEST_READ, NULL, NULL, NULL},
 };
 
-/* --- arguments --------------------------------------------------------------------------------------------------------- */
+/* --- arguments -------------------------------------------------------------------------------------------------- */
 
 static const struct argument_type {
     const char *name, *what;

@@ -1,13 +1,14 @@
-/* requests.h - the one table of requests: name, arguments, JSON answer, what it needs. It serves the CLI over the Unix socket,
- * read verbs in-process where no orchestrator runs, tests, and later HTTP.
+/* requests.h - the one table of requests: name, arguments, JSON answer, what it needs. It serves the CLI over the Unix
+ * socket, read verbs in-process where no orchestrator runs, tests, and later HTTP.
  *
  * On the socket, newline-delimited JSON:
  *     {"id": 1, "request": "describe", "arguments": {"experiment": 1}}
- *     {"id": 1, "ok": true, "answer": {...}}   or   {"id": 1, "ok": false, "error": {"code": "not_found", "text": "..."}}
+ *     {"id": 1, "ok": true, "answer": {...}}
+ *     {"id": 1, "ok": false, "error": {"code": "not_found", "text": "..."}}
  * error codes: usage, not_found, bad_input, conflict, internal, version. The first line from the server is
  *     {"flexp": "0.1.0", "pid": 123, "home": "/..."}
- * `subscribe {experiment}` answers once and then streams {"id": 1, "event": {...}}: the experiment's summary whenever it
- * changed (at most 5 a second; always the last one), until the client closes.
+ * `subscribe {experiment}` answers once and then streams {"id": 1, "event": {...}}: the experiment's summary whenever
+ * it changed (at most 5 a second; always the last one), until the client closes.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_REQUESTS_H
 #define FLEXP_ORCHESTRATOR_REQUESTS_H
@@ -31,12 +32,12 @@ struct request {
     const char *doc;
 };
 
-/* Names, arguments, answers:
- *   list {all?}  describe {experiment}  trials {experiment}  trial {experiment, trial}  metrics {experiment, trial, name?,
- *   client?}  logs {experiment, trial?, after?, limit?}                                      read
- *   create {text, resolved, paused?} -> {experiment}   pause|activate|cancel|kill {experiment}   kill_trial {experiment,
- *   trial}   status {}   slots {}   down {}   subscribe {experiment}                         server
- */
+/* Names and arguments.
+ * Read: list {all?}, describe {experiment}, trials {experiment}, trial {experiment, trial},
+ *       metrics {experiment, trial, name?, client?}, logs {experiment, trial?, after?, limit?}
+ * Server: create {text, resolved, paused?, folder?} answers {experiment}; folder: where an entrypoint runs;
+ *       pause, activate, cancel, kill {experiment}, kill_trial {experiment, trial}, status {}, slots {}, down {},
+ *       subscribe {experiment} */
 extern const struct request REQUESTS[]; /* ends with name NULL */
 
 /* Finds, checks arguments, calls. err->code: -ENOENT not_found, -EINVAL bad_input, -EBUSY conflict, else internal. */

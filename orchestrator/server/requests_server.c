@@ -17,7 +17,7 @@ static int refuse_when_stopping(const struct server *server, struct error *err)
     return fail(err, -EBUSY, "the orchestrator is going down; `flexp up` starts it again");
 }
 
-/* --- create ------------------------------------------------------------------------------------------------------------ */
+/* --- create ----------------------------------------------------------------------------------------------------- */
 
 static int check_capacity(const struct server *server, const struct experiment_config *config, struct error *err)
 {
@@ -27,12 +27,14 @@ static int check_capacity(const struct server *server, const struct experiment_c
     size_t capacity = wants_cuda ? cuda : cpu;
 
     if (config->slot_type == SLOT_CUDA && !cuda)
-        return fail(err, -EINVAL, "resources.slot_type: cuda, but this orchestrator has no cuda slot (it has %zu cpu slot%s)",
+        return fail(err, -EINVAL,
+                    "resources.slot_type: cuda, but this orchestrator has no cuda slot (it has %zu cpu slot%s)",
                     cpu, cpu == 1 ? "" : "s");
     if (config->slots_per_trial < 0 || (size_t)config->slots_per_trial > capacity)
         return fail(err, -EINVAL,
-                    "resources.slots_per_trial: a trial wants %lld slots, but this orchestrator has %zu %s slot%s in all",
-                    (long long)config->slots_per_trial, capacity, wants_cuda ? "cuda" : "cpu", capacity == 1 ? "" : "s");
+                    "resources.slots_per_trial: a trial wants %lld slots, but this orchestrator has %zu %s slot%s",
+                    (long long)config->slots_per_trial, capacity, wants_cuda ? "cuda" : "cpu",
+                    capacity == 1 ? "" : "s");
     return 0;
 }
 
@@ -40,7 +42,8 @@ static int check_capacity(const struct server *server, const struct experiment_c
 static json_t *with_folder(const json_t *arguments)
 {
     json_t *resolved = json_deep_copy(json_object_get(arguments, "resolved"));
-    const char *caller = json_string_or(arguments, "folder", ""), *wanted = json_string_or(resolved, "working_directory", "");
+    const char *caller = json_string_or(arguments, "folder", "");
+    const char *wanted = json_string_or(resolved, "working_directory", "");
 
     if (*caller != '/' || *wanted == '/' || !json_is_array(json_object_get(resolved, "entrypoint")))
         return resolved;
@@ -103,7 +106,7 @@ int request_create(struct server *server, struct store *store, const json_t *arg
     return 0;
 }
 
-/* --- verbs on one experiment --------------------------------------------------------------------------------------------- */
+/* --- verbs on one experiment ------------------------------------------------------------------------------------ */
 
 /* One that has ended, or cannot be restored, can only be read. */
 static int find_living(struct server *server, struct store *store, const json_t *arguments, struct entry **ret,
@@ -191,7 +194,7 @@ int request_kill_trial(struct server *server, struct store *store, const json_t 
     return finish_verb(server, entry, &turn, rc, ret, err);
 }
 
-/* --- about the orchestrator ---------------------------------------------------------------------------------------------- */
+/* --- about the orchestrator ------------------------------------------------------------------------------------- */
 
 /* {experiment, trial, run}, where it has one. */
 static void add_attempt(json_t *row, const struct attempt *attempt)
@@ -254,13 +257,14 @@ int request_status(struct server *server, struct store *store, const json_t *arg
         leased += slots[i].ours;
     pids = json_array();
     workers = list_workers(server, pids);
-    *ret = json_pack("{s:i, s:I, s:s, s:s, s:f, s:I, s:I, s:o, s:o, s:o, s:O, s:b, s:b}", "schema_version",
+    *ret = json_pack("{s:i, s:I, s:s, s:s, s:f, s:I, s:I, s:o, s:o, s:o, s:O, s:b, s:s?, s:b}", "schema_version",
                      SERVER_SCHEMA_VERSION, "pid", (json_int_t)getpid(), "home", server->home, "version", FLEXP_VERSION,
                      "uptime_s", (double)(clock_us() - server->started_us) / 1e6, "slots",
                      (json_int_t)(launcher_capacity(server->launcher, SLOT_KIND_CPU) +
                                   launcher_capacity(server->launcher, SLOT_KIND_CUDA)),
                      "slots_leased", (json_int_t)leased, "workers", workers, "worker_pids", pids, "experiments", states,
-                     "problems", server->problems, "waiting_for_slots", server->slots_wanted && !leased, "stopping",
+                     "problems", server->problems, "waiting_for_slots", *server->waiting != 0, "waiting",
+                     *server->waiting ? server->waiting : NULL, "stopping",
                      server->state != SERVER_RUNS);
     return *ret ? 0 : fail(err, -ENOMEM, "out of memory");
 }
@@ -307,32 +311,37 @@ int request_down(struct server *server, struct store *store, const json_t *argum
     return 0;
 }
 
-/* --- subscribe ------------------------------------------------------------------------------------------------------------ */
+/* --- subscribe -------------------------------------------------------------------------------------------------- */
 
-int request_summary(struct server *server, int64_t experiment, json_t **ret, struct error *err)
+static json_t *running_rows(const struct server *server, int64_t experiment)
 {
-    json_t *running = json_array();
-    int rc = store_read_describe(server->store, experiment, ret, err);
+    json_t *rows = json_array();
 
-    if (rc) {
-        json_decref(running);
-        return rc;
-    }
-    absolute_paths(server->store, *ret);
-    for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
+    for (const struct attempt *attempt = server ? server->attempts : NULL; attempt; attempt = attempt->next)
         if (attempt->experiment == experiment && attempt->phase == ATTEMPT_RUNS)
-            json_array_append_new(running, json_pack("{s:I, s:I, s:o, s:o, s:o}", "trial", (json_int_t)attempt->trial,
-                                                     "run", (json_int_t)attempt->run, "unit",
-                                                     json_from_double(attempt->unit), "until",
-                                                     json_from_double(attempt->until), "slots",
-                                                     attempt_slot_names(server, attempt)));
-    json_object_set_new(*ret, "running", running);
+            json_array_append_new(rows, json_pack("{s:I, s:I, s:o, s:o, s:o}", "trial", (json_int_t)attempt->trial,
+                                                  "run", (json_int_t)attempt->run, "unit",
+                                                  json_from_double(attempt->unit), "until",
+                                                  json_from_double(attempt->until), "slots",
+                                                  attempt_slot_names(server, attempt)));
+    return rows;
+}
+
+int request_summary(struct server *server, struct store *store, int64_t experiment, json_t **ret, struct error *err)
+{
+    bool waiting = server && *server->waiting;
+    int rc = store_read_describe(store, experiment, ret, err);
+
+    if (rc)
+        return rc;
+    absolute_paths(store, *ret);
+    json_object_set_new(*ret, "running", running_rows(server, experiment));
+    json_object_set_new(*ret, "waiting", waiting ? json_string(server->waiting) : json_null());
     return 0;
 }
 
 int request_subscribe(struct server *server, struct store *store, const json_t *arguments, json_t **ret,
                       struct error *err)
 {
-    (void)store;
-    return request_summary(server, json_int_or(arguments, "experiment", 0), ret, err);
+    return request_summary(server, store, json_int_or(arguments, "experiment", 0), ret, err);
 }

@@ -3,6 +3,7 @@
 #include "common/log.h"
 #include "orchestrator/server/server_private.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -216,6 +217,29 @@ static void lease(struct server *server)
     launcher_lease(server->launcher);
 }
 
+/* Something wants slots and not one is ours: whoever looks on is told who has them. */
+static void note_waiting(struct server *server)
+{
+    const struct slot_info *slots;
+    size_t n = launcher_slots(server->launcher, &slots), ours = 0, held = n;
+    char text[sizeof server->waiting] = "";
+
+    for (size_t i = n; i-- > 0;) {
+        ours += slots[i].ours;
+        if (*slots[i].holder)
+            held = i;
+    }
+    if (server->slots_wanted && !ours && held < n)
+        snprintf(text, sizeof text, "for slots held by %s", slots[held].holder);
+    if (!strcmp(text, server->waiting))
+        return;
+    memcpy(server->waiting, text, sizeof text);
+    if (*text)
+        log_info("waiting %s", text);
+    for (const struct entry *entry = server->entries; entry; entry = entry->next)
+        subscriptions_changed(server, entry->id);
+}
+
 void schedule(struct server *server)
 {
     struct table table = {0};
@@ -232,6 +256,7 @@ void schedule(struct server *server)
         rc = decide(server, &table);
     }
     free_table(&table);
+    note_waiting(server);
     if (rc) {
         server_fail(server, rc, "out of memory while scheduling");
         return;

@@ -1,6 +1,6 @@
 /* server.c - the orchestrator's start, its end, and nothing between.
- * The end comes in steps: runs are preempted (SERVER_STOPS), then whoever is left is killed and waited for (SERVER_CLOSES),
- * then what was submitted is on disk, the last answers leave and all handles close (SERVER_CLOSED).
+ * The end comes in steps: runs are preempted (SERVER_STOPS), then whoever is left is killed and waited for
+ * (SERVER_CLOSES), then what was submitted is on disk, the last answers leave and all handles close (SERVER_CLOSED).
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "common/log.h"
@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* --- the end ------------------------------------------------------------------------------------------------------------- */
+/* --- the end ---------------------------------------------------------------------------------------------------- */
 
 static void close_handles(struct server *server)
 {
@@ -105,7 +105,7 @@ static void on_signal(uv_signal_t *handle, int number)
     server_check_stopped(server);
 }
 
-/* --- the start ----------------------------------------------------------------------------------------------------------- */
+/* --- the start -------------------------------------------------------------------------------------------------- */
 
 static void wake_up(void *arg)
 {

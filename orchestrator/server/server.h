@@ -1,7 +1,7 @@
 /* server.h - the orchestrator: one libuv loop that ties store, experiments, scheduler, launcher and clients together.
  * One thread (the store has its own). Holds flock on HOME/lock for its life; listens on a Unix socket (mode 0600) in
- * XDG_RUNTIME_DIR (else /tmp/flexp-UID, 0700), named by the hash of the home's real path. Uncommitted consequences never
- * leave: see struct turn.
+ * XDG_RUNTIME_DIR (else /tmp/flexp-UID, 0700), named by the hash of the home's real path. Uncommitted consequences
+ * never leave: see struct turn.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_SERVER_H
 #define FLEXP_ORCHESTRATOR_SERVER_H
@@ -11,8 +11,8 @@
 #include <stddef.h>
 
 /* Runs until `down` or SIGTERM (both: runs are preempted with a checkpoint, at most 10 s, then killed; experiments stay
- * active and go on at the next `up`). ready_fd: "ready\n" or one line of error is written and it is closed when requests
- * are being answered; -1: none. slots as in launcher_new. -EBUSY when another one holds the home's lock. */
+ * active and go on at the next `up`). ready_fd: "ready\n" or one line of error is written and it is closed when
+ * requests are being answered; -1: none. slots as in launcher_new. -EBUSY when another one holds the home's lock. */
 int server_run(const char *home, const char *slots, int ready_fd, struct error *err);
 
 /* The socket's path for a home. */

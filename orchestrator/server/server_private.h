@@ -4,8 +4,8 @@
  * clock.c watches every deadline, connections.c and subscriptions.c serve clients, requests*.c answer them.
  *
  * One way through: an input (a message, a request, an end, a deadline) is handed to an experiment with a struct turn;
- * server_submit gives the turn to the store; when it is on disk its effects are carried out, the answers that waited for it
- * leave, and the scheduler is asked.
+ * server_submit gives the turn to the store; when it is on disk its effects are carried out, the answers that waited
+ * for it leave, and the scheduler is asked.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_SERVER_PRIVATE_H
 #define FLEXP_ORCHESTRATOR_SERVER_PRIVATE_H
@@ -42,7 +42,7 @@ struct attempt {
     bool ending;       /* told to preempt or stop, or killed */
     bool over;         /* it has said done or failed: nothing more is heard about it */
     uint64_t told_ms;  /* when; 0: not yet */
-    uint64_t reported_ms, longest_ms; /* last report, longest time between two: what one may have to wait for a round's end */
+    uint64_t reported_ms, longest_ms; /* last report, longest time between two: how long a round may take */
     char *why, *why_text;             /* the reason for which we killed its worker; NULL: it ended by itself */
     double unit, until;
     size_t slots_n;
@@ -130,6 +130,7 @@ struct server {
     struct answer *answers, **answers_end;
     uint64_t submitted, committed; /* turns */
     bool schedule_wanted, slots_wanted;
+    char waiting[160]; /* why nothing runs although something wants to; "" when that is not so */
     uint64_t lease_ms, published_ms, publish_cost_ms;
     json_t *problems; /* experiments that could not be restored: [{experiment, text}] */
     enum { SERVER_RUNS, SERVER_STOPS, SERVER_CLOSES, SERVER_CLOSED } state;
@@ -221,8 +222,9 @@ typedef int request_handler(struct server *server, struct store *store, const js
                             struct error *err);
 request_handler request_create, request_pause, request_activate, request_cancel, request_kill, request_kill_trial,
     request_status, request_slots, request_down, request_subscribe;
-/* The summary that subscribers get. */
-int request_summary(struct server *server, int64_t experiment, json_t **ret, struct error *err);
+/* What describe answers and subscribers get: the store's description, and what runs now (server may be NULL:
+ * nothing). */
+int request_summary(struct server *server, struct store *store, int64_t experiment, json_t **ret, struct error *err);
 void absolute_paths(const struct store *store, json_t *answer);
 
 #endif

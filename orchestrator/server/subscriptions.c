@@ -1,6 +1,6 @@
-/* subscriptions.c - streams of an experiment's summary: whenever it changed, at most 5 a second, and always the last one.
- * A change only marks who is owed a summary; one timer pays, reading each experiment once. A client that has not yet taken up
- * the last one stays owed, and gets the latest when it has.
+/* subscriptions.c - streams of an experiment's summary: whenever it changed, at most 5 a second, and always the last
+ * one. A change only marks who is owed a summary; one timer pays, reading each experiment once. A client that has not
+ * yet taken up the last one stays owed, and gets the latest when it has.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/server/server_private.h"
 
@@ -68,7 +68,8 @@ static int64_t next_owed(const struct server *server, int64_t above)
 
     for (const struct connection *connection = server->connections; connection; connection = connection->next)
         for (const struct subscription *s = connection->subscriptions; s; s = s->next)
-            if (s->owed && s->experiment > above && (!found || s->experiment < found) && !connection_is_slow(connection))
+            if (s->owed && s->experiment > above && (!found || s->experiment < found) &&
+                !connection_is_slow(connection))
                 found = s->experiment;
     return found;
 }
@@ -77,7 +78,7 @@ static void publish(struct server *server, int64_t experiment)
 {
     json_t *summary;
 
-    if (request_summary(server, experiment, &summary, NULL))
+    if (request_summary(server, server->store, experiment, &summary, NULL))
         return;
     for (struct connection *connection = server->connections, *next; connection; connection = next) {
         next = connection->next;

@@ -1,5 +1,6 @@
-/* turns.c - nothing leaves before its commit: a turn goes to the store, and when it is on disk its effects are carried out in
- * order. Turns commit in the order in which they were submitted, so what one sends can rely on what an earlier one stored.
+/* turns.c - nothing leaves before its commit: a turn goes to the store, and when it is on disk its effects are carried
+ * out in order. Turns commit in the order in which they were submitted, so what one sends can rely on what an earlier
+ * one stored.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/failpoint.h"
 #include "common/file.h"
@@ -22,7 +23,7 @@ struct deletion {
     struct error err;
 };
 
-/* --- deleting, on another thread ------------------------------------------------------------------------------------ */
+/* --- deleting, on another thread -------------------------------------------------------------------------------- */
 
 static void do_delete(uv_work_t *work)
 {
@@ -67,7 +68,7 @@ static void start_deletion(struct server *server, const char *path)
     }
 }
 
-/* --- effects --------------------------------------------------------------------------------------------------------- */
+/* --- effects ---------------------------------------------------------------------------------------------------- */
 
 /* A delivery may end the attempt, so it is looked up each time. */
 static void send_effect(struct server *server, const struct effect *effect)

@@ -1,20 +1,25 @@
 #!/usr/bin/env python3
 """A worker that behaves as a script tells it: normal, silent, garbled, slow, dying, deaf, with children that linger.
 
-Usage, as an experiment's entrypoint: [python3, scripted_worker.py, SCRIPT]. SCRIPT is a file of JSON (or JSON itself): an object of
-the keys below; "trials": {"2": {...}} overrides them for one trial, and hyperparameters of the same names do so too. Rounds
-are imaginary; the validation_accuracy of trial t at round r is lr * r / (r + 1), so the best trial has the largest lr.
+Usage, as an experiment's entrypoint: [python3, scripted_worker.py, SCRIPT]. SCRIPT is a file of JSON (or JSON itself):
+an object of the keys below; "trials": {"2": {...}} overrides them for one trial, and hyperparameters of the same names
+do so too. Rounds are imaginary; the validation_accuracy at round r is lr * r / (r + 1), so the largest lr is best.
 
-  round_ms      how long a round takes (10)              heartbeat_ms   between two heartbeats (100)
-  hello_ms      wait before hello                        hello          the hello line as text, in place of the right one
-  capabilities  those of the hello                       print          lines to print when a run begins
-  gate          file: rounds past gate_round (0) wait until it exists
-  at            what to do before which round: {"3": ACTION}; "tries": N does so only while the trial's attempt <= N
-     ACTION: exit:CODE signal:NUMBER silent garbled:TEXT failed:REASON converged close sleep:MS linger flood:LINES say:JSON
-  deaf          ignore preempt and stop, until the gate (if any) is open
+  round_ms       how long a round takes (10)
+  heartbeat_ms   between two heartbeats (100)
+  hello_ms       wait before hello
+  hello          the hello line as text, in place of the right one
+  capabilities   those of the hello
+  print          lines to print when a run begins
+  gate           file: rounds past gate_round (0) wait until it exists
+  at             what to do before which round: {"3": ACTION}; "tries": N does so only while the attempt is <= N
+     ACTION: exit:CODE signal:NUMBER silent garbled:TEXT say:JSON failed:REASON converged close sleep:MS linger
+             flood:LINES
+  deaf           ignore preempt and stop, until the gate (if any) is open
   linger         file to which the pids of lingering children go
-  plan          answer to plan, less op and id           trace          file that gets a JSON line for each thing heard and done
-  late          keep talking about a run after done
+  plan           answer to plan, less op and id
+  trace          file that gets a JSON line for each thing heard and done
+  late           keep talking about a run after done
 
 Standard library only.
 SPDX-License-Identifier: Apache-2.0
@@ -127,7 +132,8 @@ class Worker:
     def linger(self):
         """Children that do not go by themselves: a deaf one, and one forked twice in a session of its own."""
         where = self.get("linger")
-        script = ("trap '' TERM HUP INT; echo $$ >>\"$0\"; (setsid sh -c 'echo $$ >>\"$0\"; exec sleep 1000' \"$0\" &); "
+        script = ("trap '' TERM HUP INT; echo $$ >>\"$0\"; "
+                  "(setsid sh -c 'echo $$ >>\"$0\"; exec sleep 1000' \"$0\" &); "
                   "sleep 1000 & echo $! >>\"$0\"; wait")
         subprocess.Popen(["/bin/sh", "-c", script, where], stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 20

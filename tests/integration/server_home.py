@@ -1,7 +1,8 @@
-"""A home with its own orchestrator, leases and pretended cores, for tests of the server; and a client of its socket.
+"""For tests of the server: a home with its own orchestrator, leases and pretended cores; a client; a runner.
 
 Every wait has a deadline. SPDX-License-Identifier: Apache-2.0
 """
+import concurrent.futures
 import json
 import os
 import resource
@@ -10,8 +11,10 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import time
+import traceback
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FLEXP = os.path.abspath(os.environ.get("FLEXP_BIN", os.path.join(TOP, "build", "flexp")))
@@ -94,7 +97,7 @@ class Client:
 
 
 class Home:
-    """Use as a context: at its end the orchestrator is killed and no process of it may be left."""
+    """Use as a context: at its end the orchestrator is told to go, and no process of it may be left."""
 
     def __init__(self, cores=2, leases=None, **env):
         self.folder = tempfile.mkdtemp(prefix="flexp-test-server-")
@@ -103,7 +106,8 @@ class Home:
         self.leases = leases or os.path.join(self.folder, "leases")
         self.env = {key: value for key, value in os.environ.items() if not key.startswith("FLEXP_")}
         self.env.update(FLEXP_HOME=self.path, FLEXP_CORES=str(cores), FLEXP_LEASES=self.leases, FLEXP_BACKOFF_MS="10",
-                        FLEXP_TEST_HOME=self.folder, **{key: str(value) for key, value in env.items()})
+                        FLEXP_DOWN_MS="1000", FLEXP_TEST_HOME=self.folder,
+                        **{key: str(value) for key, value in env.items()})
         self.pids = set()
 
     def __enter__(self):
@@ -113,8 +117,9 @@ class Home:
         try:
             pid = self.pid()
             if pid:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGTERM)
             wait_for("every process to end", lambda: not self.processes(), 20)
+            assert "Sanitizer" not in self.log() and "Assertion" not in self.log(), self.log()
             if kind:
                 print("# " + self.log().replace("\n", "\n# "))
         finally:
@@ -251,3 +256,49 @@ class Home:
 
     def restarts(self, experiment=1):
         return dict(self.sql("SELECT number, restarts FROM trials WHERE experiment = ? ORDER BY number", experiment))
+
+
+# --- tests
+
+TESTS = []
+
+
+def test(function):
+    """Marks a test; it is called with a Home."""
+    TESTS.append(function)
+    return function
+
+
+def refused(code, contains, ask, *arguments, **keywords):
+    """Checks that a request is refused so."""
+    try:
+        answer = ask(*arguments, **keywords)
+    except Refused as why:
+        assert why.code == code and contains in why.text, f"{why}, wanted {code} with {contains!r}"
+        return
+    raise AssertionError(f"not refused: {answer}")
+
+
+def run_one(function):
+    try:
+        with Home() as home:
+            function(home)
+        return None
+    except Exception:  # noqa: BLE001: whatever it is, it is this test's failure
+        return traceback.format_exc()
+
+
+def run_tests():
+    chosen = [one for one in TESTS if len(sys.argv) < 2 or one.__name__ in sys.argv[1:]]
+    if not os.path.exists(FLEXP):
+        print(f"not ok 1 - {FLEXP} is there to be tested")
+        return 1
+    failed = 0
+    print(f"1..{len(chosen)}")
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for number, (function, why) in enumerate(zip(chosen, pool.map(run_one, chosen)), 1):
+            print(f"{'not ok' if why else 'ok'} {number} - {function.__name__}", flush=True)
+            if why:
+                failed += 1
+                print("# " + why.rstrip().replace("\n", "\n# "), flush=True)
+    return 1 if failed else 0

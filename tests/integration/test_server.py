@@ -1,39 +1,21 @@
 #!/usr/bin/env python3
-"""The orchestrator with workers that behave as a script tells them, and clients that behave badly.
+"""The orchestrator with workers that behave as a script tells them.
 
-Drives the real program (FLEXP_BIN, else build/flexp) and speaks to its socket. Each test has a home, leases and pretended cores of
-its own; at its end no process may be left. Prints TAP. Arguments: names of tests, for these alone.
+Drives the real program (FLEXP_BIN, else build/flexp). Each test has a home, leases and pretended cores of its own; at
+its end no process may be left. Prints TAP. Arguments: names of tests, for these alone.
 SPDX-License-Identifier: Apache-2.0
 """
-import concurrent.futures
 import json
 import os
 import signal
-import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 import time
-import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from server_home import DEADLINE_S, FLEXP, TOP, Client, Home, Refused, alive, wait_for  # noqa: E402
-
-TESTS = []
-
-
-def test(function):
-    TESTS.append(function)
-    return function
-
-
-def refused(code, contains, ask, *arguments, **keywords):
-    try:
-        answer = ask(*arguments, **keywords)
-    except Refused as why:
-        assert why.code == code and contains in why.text, f"{why}, wanted {code} with {contains!r}"
-        return
-    raise AssertionError(f"not refused: {answer}")
+from server_home import DEADLINE_S, FLEXP, TOP, Home, alive, refused, run_tests, test, wait_for  # noqa: E402
 
 
 def check_acknowledged(home):
@@ -148,8 +130,9 @@ def a_slow_worker_that_heartbeats_is_left_alone(home):
 def a_garbled_line_ends_the_run_with_the_parse_error(home):
     home.create(trials=3, script={"tries": 1, "trials": {"1": {"at": {"2": "garbled:{rubbish"}},
                                                          "2": {"at": {"2": 'say:{"op": "dance"}'}},
-                                                         "3": {"at": {"2": 'say:{"op": "report", "run": 3, "seq": 77, '
-                                                                           '"kind": "training", "units": {"rounds": 1}}'}}}})
+                                                         "3": {"at": {"2": "say:" + json.dumps(
+                                                             {"op": "report", "run": 3, "seq": 77, "kind": "training",
+                                                              "units": {"rounds": 1}})}}}})
     home.wait_end()
     for trial, text in ((1, "not JSON"), (2, 'unknown operation "dance"')):
         runs = home.runs(trial=trial)
@@ -307,7 +290,7 @@ def a_request_that_no_slot_set_can_satisfy_is_refused(home):
     assert home.sql("SELECT count(*) FROM experiments") == [(0,)]
     home.create(trials=2, resources={"slots_per_trial": 2})
     home.wait_end()
-    assert {row[0] for row in home.sql("SELECT slots FROM runs")} == {'["cpu:0","cpu:1"]'}, home.sql("SELECT slots FROM runs")
+    assert {row[0] for row in home.sql("SELECT slots FROM runs")} == {'["cpu:0","cpu:1"]'}
 
 
 @test
@@ -356,7 +339,8 @@ def status_and_slots_say_who_does_what(home):
     assert sorted(answer["worker_pids"]) == pids == sorted(row["pid"] for row in answer["workers"]), answer
     assert answer["experiments"] == {"active": 1} and answer["uptime_s"] > 0
     rows = home.ask("slots")["slots"]
-    assert [(row["name"], row["state"], row["experiment"]) for row in rows] == [("cpu:0", "busy", 1), ("cpu:1", "busy", 1)]
+    assert [(row["name"], row["state"], row["experiment"]) for row in rows] == [("cpu:0", "busy", 1),
+                                                                                ("cpu:1", "busy", 1)]
     assert json.loads(home.flexp("status", "--json").stdout)["pid"] == home.pid()
 
 
@@ -503,13 +487,20 @@ def two_homes_never_share_a_core_and_the_second_waits_its_turn(home):
     wait_for("two to run", lambda: home.describe()["trials"]["running"] == 2)
     with Home(cores=2, leases=home.leases) as other:
         other.create(trials=2)
-        wait_for("the wait", lambda: other.ask("status")["waiting_for_slots"])
+        waiting = wait_for("the wait", lambda: other.ask("status")["waiting"])
+        assert home.path in waiting and f"pid {home.pid()}" in waiting, waiting
+        assert waiting in other.flexp("status").stdout
+        told = other.file("told")
+        with open(told, "w", encoding="utf-8") as out:
+            follower = subprocess.Popen([FLEXP, "wait", "1", "-f"], env=other.env, stdout=out, stderr=out)
+        wait_for("its telling so", lambda: waiting in open(told, encoding="utf-8").read(), 20)
         rows = other.ask("slots")["slots"]
         assert all(row["state"] == "taken" and home.path in row["holder"] for row in rows), rows
         assert other.describe()["trials"]["running"] == 0
         open(gate, "w", encoding="utf-8").close()
         home.wait_end()
         other.wait_end()
+        assert follower.wait(DEADLINE_S) == 0
         overlap = [(a, b) for a in home.sql("SELECT slots, started_us, ended_us FROM runs")
                    for b in other.sql("SELECT slots, started_us, ended_us FROM runs")
                    if a[0] == b[0] and a[1] < b[2] and b[1] < a[2]]
@@ -566,206 +557,58 @@ def a_program_named_by_a_relative_path_runs_where_it_was_created(home):
     assert home.events(trial=1)[0]["cwd"] == folder
 
 
-# --- clients
-
-
 @test
-def arguments_are_checked_before_anything_happens(home):
-    home.up()
-    client = home.client()
-    assert client.hello["pid"] == home.pid() and client.hello["home"] == home.path and client.hello["flexp"]
-    for request, arguments, code, text in (
-            ("dance", {}, "usage", "dance"),
-            ("describe", {}, "bad_input", "experiment (an integer) is missing"),
-            ("describe", {"experiment": "1"}, "bad_input", "must be an integer"),
-            ("describe", {"experiment": 1.5}, "bad_input", "must be an integer"),
-            ("describe", {"experiment": -1}, "bad_input", "negative"),
-            ("describe", {"experiment": 1, "colour": 2}, "bad_input", '"colour"'),
-            ("describe", {"experiment": 7}, "not_found", "7"),
-            ("list", {"all": 1}, "bad_input", "true or false"),
-            ("create", {"text": "x"}, "bad_input", "resolved"),
-            ("create", {"text": "x", "resolved": {}}, "bad_input", ""),
-            ("create", {"text": "x", "resolved": []}, "bad_input", "must be an object"),
-            ("pause", {"experiment": 3}, "not_found", "3"),
-            ("logs", {"experiment": 1, "limit": 0}, "bad_input", "limit"),
-            ("subscribe", {"experiment": 9}, "not_found", "9"),
-            ("kill_trial", {"experiment": 1}, "bad_input", "trial")):
-        refused(code, text, client.ask, request, **arguments)
-    client.close()
-
-
-@test
-def lines_that_are_no_requests_get_an_error_and_the_next_one_an_answer(home):
-    home.up()
-    client = home.client()
-    for line in (b"rubbish\n", b"[1,2]\n", b"7\n", b'{"id": 1}\n', b'{"id": 1, "request": 7}\n', b"\n", b"\xff\xfe\n",
-                 b'{"id": 1, "request": "list", "arguments": []}\n', b'{"id": 1, "id": 2}\n'):
-        client.link.sendall(line)
-        answer = client.line()
-        assert answer["ok"] is False and answer["error"]["code"] == "bad_input", (line, answer)
-    client.link.sendall(b'{"id": 5, "requ')
-    other = home.client()
-    assert other.ask("list")["experiments"] == []  # half a line of one holds up nobody
-    client.link.sendall(b'est": "list"}\n{"id": 6, "request": "status"}\n')
-    assert [client.line()["id"], client.line()["id"]] == [5, 6]
-    client.link.sendall(b'{"id": 8, "request": "list", "flexp": "99.0"}\n')
-    assert client.line()["error"]["code"] == "version"
-    client.close()
-    other.close()
-
-
-@test
-def a_line_without_end_is_cut_off(home):
-    home.up()
-    client = home.client()
-    try:
-        for _ in range(64):
-            client.link.sendall(b"x" * (1 << 20))
-        answer = client.line()
-        assert "8 MiB" in answer["error"]["text"], answer
-    except (ConnectionError, OSError):
-        pass  # it may be gone before the text is read
-    assert home.ask("list")["experiments"] == []
-
-
-@test
-def many_clients_are_served_and_too_many_are_told(home):
-    home.up()
-    clients = [home.client() for _ in range(200)]
-    for client in clients:
-        client.link.sendall(b'{"id": 1, "request": "status"}\n')
-    for client in clients:
-        assert client.line()["ok"]
-    more = []
-    refusals = 0
-    for _ in range(100):
-        link = socket.socket(socket.AF_UNIX)
-        link.settimeout(DEADLINE_S)
-        link.connect(home.socket())
-        first = link.recv(65536)
-        refusals += b"too many clients" in first
-        more.append(link)
-    assert refusals >= 40, refusals
-    for client in clients:
-        client.close()
-    for link in more:
-        link.close()
-    wait_for("room", lambda: b"too many" not in one_line(home))
-
-
-def one_line(home):
-    link = socket.socket(socket.AF_UNIX)
-    link.settimeout(DEADLINE_S)
-    link.connect(home.socket())
-    first = link.recv(65536)
-    link.close()
-    return first
-
-
-@test
-def clients_that_leave_in_the_middle_do_no_harm(home):
-    home.create(trials=2, script={"round_ms": 5}, rounds=200)
-    for i in range(60):
-        client = home.client()
-        client.link.sendall(b'{"id": 1, "request": "describe", "arguments": {"experiment": 1}}\n' * 20
-                            + b'{"id": 2, "request": "subscribe", "arguments": {"experiment": 1}}\n'
-                            + b'{"id": 3, "request": "pa'[:i % 20])
-        client.close()
-    home.wait_end()
-
-
-@test
-def a_client_that_does_not_read_is_throttled_and_others_are_served(home):
-    home.create(trials=2)
-    home.wait_end()
-    stuck = home.client()
-    stuck.link.setblocking(False)
-    sent = 0
-    request = b'{"id": 1, "request": "describe", "arguments": {"experiment": 1}}\n' * 100
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            sent += stuck.link.send(request)
-        except BlockingIOError:
-            break  # it takes no more: the server does not read on for ever
-    else:
-        raise AssertionError(f"it took {sent} bytes of requests without its answers being read")
-    assert home.ask("list", all=True)["experiments"][0]["id"] == 1
-    with open(f"/proc/{home.pid()}/statm", encoding="utf-8") as file:
-        assert int(file.read().split()[1]) * 4096 < 200 << 20
-    stuck.link.setblocking(True)  # and when it reads again it is served
-    stuck.link.settimeout(DEADLINE_S)
-    for _ in range(1000):
-        assert stuck.line()["ok"]
-    stuck.close()
-
-
-@test
-def a_subscription_streams_changes_rarely_and_the_last_one_always(home):
+def an_experiment_whose_journal_does_not_replay_is_set_aside_and_the_others_go_on(home):
     gate = home.file("gate")
-    home.create(trials=2, rounds=150, script={"round_ms": 5, "gate": gate})
-    wait_for("both to run", lambda: home.describe()["trials"]["running"] == 2)
-    client, slow = home.client(), home.client()
-    first = client.ask("subscribe", experiment=1)
-    slow.ask("subscribe", experiment=1)
-    assert first["id"] == 1 and first["state"] == "active" and len(first["running"]) == 2, first
-    started = time.monotonic()
+    home.create(trials=2, script={"gate": gate, "gate_round": 1})
+    home.create(trials=2, script={"gate": gate, "gate_round": 1})
+    home.wait_event(2, sent="report")
+    home.kill9()
+    base = sqlite3.connect(os.path.join(home.path, "flexp.db"))
+    for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        base.execute(f"DROP TRIGGER {name}")
+    assert base.execute("UPDATE journal SET body = replace(body, '0.1', '0.2') WHERE experiment = 1"
+                        " AND kind = 'operations' AND idx = 2").rowcount == 1
+    base.commit()
+    base.close()
     open(gate, "w", encoding="utf-8").close()
-    events = [client.event()]
-    while events[-1]["state"] != "completed":
-        events.append(client.event())
-    seconds = time.monotonic() - started
-    assert 2 <= len(events) <= 5 * seconds + 3, (len(events), seconds)
-    assert events[-1]["trials"]["completed"] == 2 and events[-1]["running"] == []
-    assert any(row["unit"] > 0 and row["until"] == 150 for event in events for row in event["running"])
-    last = slow.event()
-    while last["state"] != "completed":  # it did not read meanwhile: it gets there all the same
-        last = slow.event()
-    client.close()
-    slow.close()
+    home.up()
+    home.wait_end(2)
+    assert home.state(1) == "active"
+    problems = home.ask("status")["problems"]
+    assert [row["experiment"] for row in problems] == [1] and "computed" in problems[0]["text"], problems
+    assert "experiment 1 cannot go on" in home.flexp("status").stdout
+    refused("conflict", "experiment 1", home.ask, "pause", experiment=1)
 
 
 @test
-def requests_while_it_goes_down_are_refused(home):
-    home.env["FLEXP_DOWN_MS"] = "1500"
-    home.create(trials=1, script={"deaf": True, "gate": home.file("gate")})
-    home.wait_event(assigned=1)
-    client, other = home.client(), home.client()
-    config = home.describe()["config"]
-    assert other.ask("down")["stopping"]
-    refused("conflict", "going down", client.ask, "create", text="", resolved=config)
-    refused("conflict", "going down", client.ask, "pause", experiment=1)
-    assert client.ask("describe", experiment=1)["id"] == 1 and client.ask("status")["stopping"]
-    wait_for("the end", lambda: not home.processes(), 20)
+def warm_workers_make_room_for_trials_of_another_shape(home):
+    home.create(trials=2)
+    home.wait_end(1)
+    started = time.monotonic()
+    home.create(trials=1, resources={"slots_per_trial": 2})
+    home.wait_end(2)
+    home.create(trials=2)
+    home.wait_end(3)
+    assert time.monotonic() - started < 20
+    assert len({line["pid"] for line in home.events() if "assigned" in line}) >= 4
 
 
-# --- the runner
+@test
+def memory_is_flat_over_trials(home):
+    home.create(trials=500, concurrent=4, rounds=1, script={"round_ms": 0, "trace": None})
 
+    def resident_at(done):
+        query = "SELECT count(*) FROM trials WHERE state = 'completed'"
+        wait_for(f"{done} trials", lambda: home.sql(query)[0][0] >= done)
+        with open(f"/proc/{home.pid()}/statm", encoding="utf-8") as file:
+            return int(file.read().split()[1]) * 4096
 
-def run_one(function):
-    try:
-        with Home() as home:
-            function(home)
-        return None
-    except Exception:  # noqa: BLE001: whatever it is, it is this test's failure
-        return traceback.format_exc()
-
-
-def main():
-    chosen = [one for one in TESTS if len(sys.argv) < 2 or one.__name__ in sys.argv[1:]]
-    if not os.path.exists(FLEXP):
-        print(f"not ok 1 - {FLEXP} is there to be tested")
-        return 1
-    failed = 0
-    print(f"1..{len(chosen)}")
-    with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        for number, (function, why) in enumerate(zip(chosen, pool.map(run_one, chosen)), 1):
-            print(f"{'not ok' if why else 'ok'} {number} - {function.__name__}", flush=True)
-            if why:
-                failed += 1
-                print("# " + why.rstrip().replace("\n", "\n# "), flush=True)
-    return 1 if failed else 0
+    early = resident_at(150)
+    late = resident_at(500)
+    home.wait_end()
+    assert late - early < 8 << 20, f"{early} bytes after 150 trials, {late} after 500"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tests())

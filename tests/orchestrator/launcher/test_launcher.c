@@ -124,15 +124,20 @@ static int tear_down(void **state)
         }                                                  \
     } while (0)
 
+static int start_on(struct test *test, size_t slot, const char *const *argv, struct error *err)
+{
+    static const char *const ENV[] = {"EXTRA=given", NULL};
+
+    return launcher_start(test->launcher, &slot, 1, argv, ENV, test->folder, NULL, test, &test->worker, err);
+}
+
 /* Starts a shell script on the first slot. */
 static void start(struct test *test, const char *script)
 {
     const char *argv[] = {"/bin/bash", "-c", script, NULL};
-    const char *env[] = {"EXTRA=given", NULL};
     struct error err = {0};
-    size_t slot = 0;
 
-    if (launcher_start(test->launcher, &slot, 1, argv, env, test->folder, NULL, test, &test->worker, &err))
+    if (start_on(test, 0, argv, &err))
         fail_msg("%s", err.text);
 }
 
@@ -160,7 +165,8 @@ static void a_worker_speaks_hears_and_exits(void **state)
     json_t *message = json_pack("{s:s}", "op", "ping");
     char *log;
 
-    start(test, "echo '{\"op\":\"hello\"}' >&$FLEXP_FD; read -u $FLEXP_FD line; echo \"heard $line\"; echo oops >&2; exit 3");
+    start(test, "echo '{\"op\":\"hello\"}' >&$FLEXP_FD; read -u $FLEXP_FD line; echo \"heard $line\"; echo oops >&2; "
+                "exit 3");
     worker_send(test->worker, message);
     json_decref(message);
     WAIT(test, test->ends);
@@ -208,13 +214,12 @@ static void the_reason_tells_exits_from_signals_and_from_programs_that_are_not_t
 {
     struct test *test = *state;
     const char *missing[] = {"/nowhere/at-all", NULL};
-    size_t slot = 0;
 
     start(test, "kill -SEGV $$");
     WAIT(test, test->ends == 1);
     assert_string_equal(test->reason, "signal");
     assert_non_null(strstr(test->text, "died of signal 11"));
-    assert_int_equal(launcher_start(test->launcher, &slot, 1, missing, NULL, test->folder, NULL, test, &test->worker, NULL), 0);
+    assert_int_equal(start_on(test, 0, missing, NULL), 0);
     WAIT(test, test->ends == 2);
     assert_string_equal(test->reason, "exit");
     assert_string_equal(test->text, "the program could not be started: /nowhere/at-all: No such file or directory");
@@ -412,9 +417,9 @@ static void a_slot_that_is_not_leased_is_refused(void **state)
     size_t slot = 0;
 
     launcher_unlease(test->launcher);
-    assert_int_equal(launcher_start(test->launcher, &slot, 1, argv, NULL, test->folder, NULL, test, &test->worker, &err), -EPERM);
+    assert_int_equal(start_on(test, slot, argv, &err), -EPERM);
     slot = 100000;
-    assert_int_equal(launcher_start(test->launcher, &slot, 1, argv, NULL, test->folder, NULL, test, &test->worker, &err), -EPERM);
+    assert_int_equal(start_on(test, slot, argv, &err), -EPERM);
 }
 
 static void a_supervisor_that_cannot_be_started_is_an_error(void **state)
@@ -425,7 +430,7 @@ static void a_supervisor_that_cannot_be_started_is_an_error(void **state)
     size_t slot = 0;
 
     setenv("FLEXP_SUPERVISOR", "/nowhere/flexp", 1);
-    assert_true(launcher_start(test->launcher, &slot, 1, argv, NULL, test->folder, NULL, test, &test->worker, &err) < 0);
+    assert_true(start_on(test, slot, argv, &err) < 0);
     unsetenv("FLEXP_SUPERVISOR");
     assert_non_null(strstr(err.text, "/nowhere/flexp"));
 }

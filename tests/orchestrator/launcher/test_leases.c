@@ -204,7 +204,8 @@ static void slots_that_cannot_be_had_are_refused_with_what_can(void **state)
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         struct launcher *launcher;
         struct error err = {0};
-        assert_int_equal(launcher_new(&test->loop, "/h", CASES[i].slots, &EVENTS, NULL, &launcher, &err), CASES[i].code);
+        assert_int_equal(launcher_new(&test->loop, "/h", CASES[i].slots, &EVENTS, NULL, &launcher, &err),
+                         CASES[i].code);
         assert_non_null(strstr(err.text, CASES[i].says));
     }
 }
