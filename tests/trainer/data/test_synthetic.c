@@ -60,6 +60,15 @@ __attribute__((optimize("O3"))) static int distance(const uint8_t *a, const uint
     return sum;
 }
 
+/* These read every pixel thousands of times, on one thread. */
+static void skip_under_thread_sanitizer(void)
+{
+#ifdef __SANITIZE_THREAD__
+    printf("# because: takes ten minutes under the thread sanitizer, and has one thread\n");
+    skip();
+#endif
+}
+
 static double nearest_neighbour(const uint16_t *labels)
 {
     int hits = 0;
@@ -162,6 +171,7 @@ static uint16_t *shuffled_labels(void)
 
 static void tuned_softmax_regression_stays_under_60_percent(void **state)
 {
+    skip_under_thread_sanitizer();
     static const float RATES[] = {1e-5f, 1e-4f, 1e-3f}, DECAYS[] = {0, 0.1f, 0};
 
     (void)state;
@@ -174,6 +184,7 @@ static void tuned_softmax_regression_stays_under_60_percent(void **state)
 
 static void nearest_neighbour_stays_under_70_percent(void **state)
 {
+    skip_under_thread_sanitizer();
     double accuracy = nearest_neighbour(dataset->train.labels);
 
     (void)state;
@@ -183,6 +194,7 @@ static void nearest_neighbour_stays_under_70_percent(void **state)
 
 static void shuffled_labels_give_chance(void **state)
 {
+    skip_under_thread_sanitizer();
     uint16_t *labels = shuffled_labels();
     double neighbour = nearest_neighbour(labels), softmax = softmax_regression(labels, 1e-4f, 0.1f, 2);
 
