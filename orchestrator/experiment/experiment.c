@@ -136,7 +136,6 @@ void experiment_settle(struct experiment *experiment, struct turn *turn)
             struct trial *trial = experiment_trial(experiment, experiment->dirty[i]);
             trial->dirty = false;
             trial_settle(experiment, trial, turn);
-            trial_exit_converged(experiment, trial, turn);
         }
         experiment->dirty_n = 0;
         for (size_t i = 0; i < experiment->running_n; i++)

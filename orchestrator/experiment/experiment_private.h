@@ -58,8 +58,7 @@ struct trial {
     enum verdict verdict;
     double until; /* of the last OP_TRAIN */
     double told;  /* furthest unit whose value the searcher was told; -1: none */
-    bool converged; /* COMPLETED by its own rule, and the searcher has not been told that it exited */
-    bool exited;    /* the searcher was told that it exited */
+    bool converged; /* by its own rule; the searcher hears of it when it asks for more training, and not before */
     bool excused; /* its last run ended in order without a checkpoint at `told`: none is asked for again */
     bool dirty;   /* in experiment->dirty */
     struct checkpoint *checkpoints; /* kept ones, oldest first */
@@ -141,9 +140,6 @@ void trial_settle(struct experiment *experiment, struct trial *trial, struct tur
 void trial_advise(struct experiment *experiment, struct trial *trial, struct turn *turn);
 void trial_set_state(struct experiment *experiment, struct trial *trial, enum trial_state state, const char *reason,
                      const char *text, struct turn *turn);
-/* A converged trial exits from the search when it is asked to train, and not before: else its place in the order of
- * results would depend on when its last message came. */
-void trial_exit_converged(struct experiment *experiment, struct trial *trial, struct turn *turn);
 /* Puts the run's end and forgets it. */
 void trial_end_run(struct experiment *experiment, struct trial *trial, const char *reason, const char *text,
                    struct turn *turn);

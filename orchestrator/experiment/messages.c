@@ -220,13 +220,9 @@ static void on_converged(struct experiment *experiment, struct trial *trial, str
         return;
     }
     trial_end_run(experiment, trial, "converged", NULL, turn);
-    if (experiment->ending || trial->verdict == VERDICT_STOP)
-        return;
-    trial->converged = true;
-    trial_set_state(experiment, trial, TRIAL_COMPLETED, "converged", NULL, turn);
+    trial->converged = trial->excused = true;
     if (trial->verdict == VERDICT_TRAIN && known && unit > trial->told)
         tell_validation(experiment, trial, unit, value, turn);
-    trial_exit_converged(experiment, trial, turn);
 }
 
 static void on_length(struct experiment *experiment, struct trial *trial, struct turn *turn)

@@ -108,7 +108,6 @@ static int restore_trial(struct experiment *experiment, const struct stored_tria
     trial->stored = true;
     trial->restarts = stored->restarts;
     trial->attempts = stored->attempts;
-    trial->converged = state == TRIAL_COMPLETED && stored->reason && !strcmp(stored->reason, "converged");
     for (size_t i = 0; i < stored->checkpoints_n; i++) {
         const struct stored_checkpoint *from = &stored->checkpoints[i];
         struct checkpoint *to = trial_add_checkpoint(trial);

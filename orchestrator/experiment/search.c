@@ -32,8 +32,6 @@ void search_note_event(struct experiment *experiment, const struct searcher_even
         trial->told = event->unit;
         if (event->unit >= trial->until)
             trial->verdict = VERDICT_NONE;
-    } else if (event->type == EVENT_EXITED && trial) {
-        trial->exited = true;
     }
 }
 

@@ -3,7 +3,6 @@
 #include "orchestrator/experiment/experiment_private.h"
 #include "common/file.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -150,17 +149,14 @@ static bool trial_is_complete(const struct experiment *experiment, const struct 
            (trial->verdict == VERDICT_NONE && experiment->search_done && trial->told >= 0);
 }
 
-void trial_exit_converged(struct experiment *experiment, struct trial *trial, struct turn *turn)
+/* A converged trial leaves the search when it is asked to train, and not before: were the searcher told as soon as the
+ * worker said so, the trial's place in the order of results, and how it ends when it is not asked again, would depend on
+ * when that message came and on whether it was lost. Its last value has been told; it stands at every later rung. */
+static void exit_converged(struct experiment *experiment, struct trial *trial, struct turn *turn)
 {
-    if (!trial->converged || trial->exited || trial->verdict != VERDICT_TRAIN)
-        return;
+    trial_set_state(experiment, trial, TRIAL_COMPLETED, "converged", NULL, turn);
     search_tell(experiment,
-                &(struct searcher_event){.type = EVENT_EXITED,
-                                         .trial = trial->number,
-                                         .unit = trial->told > 0 ? trial->told : 0,
-                                         .value = NAN, /* told before */
-                                         .exit = EXIT_CONVERGED},
-                turn);
+                &(struct searcher_event){.type = EVENT_EXITED, .trial = trial->number, .exit = EXIT_CONVERGED}, turn);
 }
 
 void trial_settle(struct experiment *experiment, struct trial *trial, struct turn *turn)
@@ -170,6 +166,10 @@ void trial_settle(struct experiment *experiment, struct trial *trial, struct tur
 
     if (trial_is_over(trial) || trial->run)
         return;
+    if (trial->converged && trial->verdict == VERDICT_TRAIN && !experiment->ending) {
+        exit_converged(experiment, trial, turn);
+        return;
+    }
     if (experiment->ending == ENDING_CANCEL)
         state = TRIAL_CANCELED;
     else if (experiment->ending)

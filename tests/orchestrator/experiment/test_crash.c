@@ -151,22 +151,26 @@ static void check_disk(const struct world *world)
 
 static const struct search {
     const char *name, *yaml;
-    bool ordered, converges;
+    bool ordered;
+    int64_t converges_at;
 } SEARCHES[] = {
-    {"grid", "name: grid\n" LR SEARCHER("name: grid, max_time: 6, max_concurrent_trials: 3") REST, false, false},
+    {"grid", "name: grid\n" LR SEARCHER("name: grid, max_time: 6, max_concurrent_trials: 3") REST, false, 0},
     {"random, some converge",
-     "name: random\n" LR SEARCHER("name: random, max_trials: 7, max_time: 7, max_concurrent_trials: 3") REST, false, true},
+     "name: random\n" LR SEARCHER("name: random, max_trials: 7, max_time: 7, max_concurrent_trials: 3") REST, false, 5},
     {"adaptive_asha, stopping rule, logical",
      "name: stopping\n" LR SEARCHER("name: adaptive_asha, order: logical, max_trials: 12, max_time: 9, divisor: 3, "
                                     "max_rungs: 3, max_concurrent_trials: 4, mode: standard, stop_once: true") REST,
-     true, false},
+     true, 0},
     {"adaptive_asha, promotion rule, logical",
      "name: promotion\n" LR SEARCHER("name: adaptive_asha, order: logical, max_trials: 12, max_time: 9, divisor: 3, "
                                      "max_rungs: 3, max_concurrent_trials: 4, mode: aggressive, stop_once: false") REST,
-     true, false},
+     true, 0},
     {"async_halving, promotion rule, logical, some converge",
      "name: halving\n" LR SEARCHER("name: async_halving, order: logical, max_trials: 10, max_length: 9, divisor: 3, "
-                                   "num_rungs: 3, max_concurrent_trials: 3") REST, true, true},
+                                   "num_rungs: 3, max_concurrent_trials: 3") REST, true, 5},
+    {"async_halving, promotion rule, logical, some converge at a rung",
+     "name: halving\n" LR SEARCHER("name: async_halving, order: logical, max_trials: 10, max_length: 9, divisor: 3, "
+                                   "num_rungs: 3, max_concurrent_trials: 3") REST, true, 4},
 };
 #define SEARCHES_N (sizeof SEARCHES / sizeof *SEARCHES)
 
@@ -179,7 +183,7 @@ static json_t *play(const struct search *search, size_t slots, const struct dist
     json_t *result;
 
     world_open(&world, search->yaml, slots, &disk, disturb);
-    world.converges = search->converges;
+    world.converges_at = search->converges_at;
     world_run(&world);
     check_disk(&world);
     result = summary(disk.tree, search->ordered);
@@ -270,7 +274,7 @@ static void by_arrival_every_crash_is_survived(void **state)
 {
     static const struct search SEARCH = {
         "by arrival", "name: arrival\n" LR SEARCHER("name: adaptive_asha, max_trials: 12, max_time: 9, divisor: 3, "
-                                                    "max_rungs: 3, max_concurrent_trials: 4") REST, false, true};
+                                                    "max_rungs: 3, max_concurrent_trials: 4") REST, false, 5};
     int64_t turns, crashes = 0;
 
     (void)state;

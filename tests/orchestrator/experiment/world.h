@@ -53,7 +53,7 @@ struct world {
     struct disturbances disturb;
     struct pcg32 random;
     bool crashed; /* in this turn */
-    bool converges; /* trials whose number is divisible by 3 converge at unit 5 */
+    int64_t converges_at; /* trials whose number is divisible by 3 converge at this unit; 0: none does */
 };
 
 /* Commits the turn's writes; keep SIZE_MAX or how many puts. Takes the batch. */
@@ -164,7 +164,7 @@ static bool worker_can_act(const struct worker *worker)
 
 static bool has_converged(const struct world *world, const struct worker *worker)
 {
-    return world->converges && worker->trial % 3 == 0 && worker->unit >= 5;
+    return world->converges_at && worker->trial % 3 == 0 && worker->unit >= world->converges_at;
 }
 
 /* Fills worker->say where it is empty. */
@@ -188,7 +188,7 @@ static void worker_think(const struct world *world, struct worker *worker)
         say(worker, json_pack("{s:s, s:s, s:o, s:{s:f}, s:[{s:i, s:i, s:f, s:{s:f}}]}", "op", "report", "kind",
                               "training", "units", units(worker->unit), "metrics", "train_loss", 1.0 / (double)worker->unit,
                               "clients", "client", 2, "samples", 90, "seconds", 0.1, "metrics", "train_loss", 0.5));
-        if (is_validated(worker->unit) || worker->unit == worker->until)
+        if (is_validated(worker->unit) || worker->unit == worker->until || has_converged(world, worker))
             say_validation(worker);
         if (has_converged(world, worker)) {
             say_checkpoint(worker);
