@@ -91,7 +91,7 @@ int check_file(struct cli *cli, bool ask_trainer, struct checked *ret)
         return cli_fail(CLI_USAGE, "%s", err.text);
     config_read(ret->text, ret->length, options->config, options->config_n, data, &ret->config, &ret->problems);
     if (ret->config && !ret->problems.errors && ask_trainer) {
-        code = plan_check(ret->config, &ret->problems, &err);
+        code = plan_check(ret->config, cli->home, &ret->problems, &err);
         if (code) {
             print_problems(ret);
             return cli_fail(CLI_LOST, "%s", err.text);

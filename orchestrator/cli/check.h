@@ -21,6 +21,7 @@ int check_file(struct cli *cli, bool ask_trainer, struct checked *ret);
 void checked_done(struct checked *checked);
 
 /* Adds what the trainer says about the file's configurations to problems. 0, or an error when it could not be asked. */
-int plan_check(const struct experiment_config *config, struct config_problems *problems, struct error *err);
+int plan_check(const struct experiment_config *config, const char *home, struct config_problems *problems,
+               struct error *err);
 
 #endif

@@ -12,9 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int build_requests(const struct experiment_config *config, const json_t *points, json_t **ret, struct error *err)
+/* The home's cache tells shapes that would else be read out of a whole archive. */
+static int build_requests(const struct experiment_config *config, const char *home, const json_t *points, json_t **ret,
+                          struct error *err)
 {
     json_t *list = json_array(), *point, *sections;
+    char *cache = format_text("%s/cache", home);
     size_t i;
 
     json_array_foreach((json_t *)points, i, point) {
@@ -26,11 +29,14 @@ static int build_requests(const struct experiment_config *config, const json_t *
             code = keys_substitute(config->sections, point, &sections, err);
         if (code) {
             json_decref(list);
+            free(cache);
             return code;
         }
-        json_array_append_new(list, json_pack("{s:O, s:o, s:I}", "hyperparameters", point, "sections", sections,
-                                              "slots", (json_int_t)config->slots_per_trial));
+        json_array_append_new(list, json_pack("{s:O, s:o, s:I, s:s*, s:I}", "hyperparameters", point, "sections", sections,
+                                              "slots", (json_int_t)config->slots_per_trial, "cache_dir", cache,
+                                              "data_seed", (json_int_t)config->data_seed));
     }
+    free(cache);
     *ret = list;
     return 0;
 }
@@ -110,11 +116,12 @@ static void add_errors(const struct experiment_config *config, const json_t *poi
     }
 }
 
-int plan_check(const struct experiment_config *config, struct config_problems *problems, struct error *err)
+int plan_check(const struct experiment_config *config, const char *home, struct config_problems *problems,
+               struct error *err)
 {
     json_t *points = space_extremes(config->space), *requests = NULL, *answers = NULL;
     const char **argv = NULL;
-    int code = points ? build_requests(config, points, &requests, err) : fail(err, -ENOMEM, "out of memory");
+    int code = points ? build_requests(config, home, points, &requests, err) : fail(err, -ENOMEM, "out of memory");
 
     if (code == 0)
         code = program(config, &argv, err);
