@@ -1,5 +1,4 @@
-/* test_metrics.c - scores against values worked out by hand (and equal to scikit-learn's average="macro", zero_division=0 over
- * the labels that occur).
+/* test_metrics.c - scores against scikit-learn's numbers (tests/golden/trainer/metrics.txt), merging, JSON.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/metrics/metrics.h"
 
@@ -7,124 +6,95 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
-static void near(double found, double wanted)
+static void scores_are_those_of_scikit_learn(void **state)
 {
-    if (!(fabs(found - wanted) < 1e-12))
-        print_message("# %.17g for %.17g\n", found, wanted);
-    assert_true(fabs(found - wanted) < 1e-12);
-}
-
-static struct evaluation made(int classes, const uint64_t *confusion, double loss_sum)
-{
-    struct evaluation evaluation;
-
-    assert_int_equal(evaluation_init(&evaluation, classes), 0);
-    memcpy(evaluation.confusion, confusion, (size_t)(classes * classes) * sizeof *confusion);
-    for (int i = 0; i < classes * classes; i++)
-        evaluation.n += confusion[i];
-    evaluation.loss_sum = loss_sum;
-    return evaluation;
-}
-
-static void scores_of_two_unbalanced_classes(void **state)
-{
-    /* labels 0: 6 right, 2 wrong; labels 1: 1 right, 1 wrong */
-    struct evaluation evaluation = made(2, (uint64_t[]){6, 2, 1, 1}, 5);
-    struct scores scores = evaluation_scores(&evaluation);
+    FILE *file = fopen("tests/golden/trainer/metrics.txt", "r");
+    char comment[400];
+    int classes, n, cases = 0;
 
     (void)state;
-    near(scores.loss, 0.5);
-    near(scores.accuracy, 0.7);
-    near(scores.precision, (6.0 / 7 + 1.0 / 3) / 2);
-    near(scores.recall, (6.0 / 8 + 1.0 / 2) / 2);
-    near(scores.f1, (2 * 6.0 / 15 + 2 * 1.0 / 5) / 2); /* 2 tp / (2 tp + fp + fn) */
-    evaluation_done(&evaluation);
+    assert_non_null(file);
+    assert_non_null(fgets(comment, sizeof comment, file));
+    while (fscanf(file, " case %d %d", &classes, &n) == 2) {
+        struct evaluation e, half[2];
+        int *labels = malloc((size_t)n * sizeof *labels);
+        double expected[4];
+        struct scores s;
+
+        assert_int_equal(evaluation_init(&e, classes), 0);
+        evaluation_init(&half[0], classes);
+        evaluation_init(&half[1], classes);
+        for (int i = 0; i < n; i++)
+            assert_int_equal(fscanf(file, "%d", &labels[i]), 1);
+        for (int i = 0; i < n; i++) {
+            int p;
+            struct evaluation *h = &half[i & 1];
+            assert_int_equal(fscanf(file, "%d", &p), 1);
+            h->confusion[labels[i] * classes + p]++;
+            h->n++;
+            h->loss_sum += 0.25 * i;
+        }
+        for (int i = 0; i < 4; i++)
+            assert_int_equal(fscanf(file, "%lf", &expected[i]), 1);
+        evaluation_merge(&e, &half[0]);
+        evaluation_merge(&e, &half[1]);
+        s = evaluation_scores(&e);
+        assert_true(fabs(s.accuracy - expected[0]) < 1e-13);
+        assert_true(fabs(s.f1 - expected[1]) < 1e-13);
+        assert_true(fabs(s.precision - expected[2]) < 1e-13);
+        assert_true(fabs(s.recall - expected[3]) < 1e-13);
+        assert_true(fabs(s.loss - 0.125 * (n - 1)) < 1e-13);
+        evaluation_clear(&e);
+        assert_int_equal(e.n, 0);
+        assert_true(isnan(evaluation_scores(&e).accuracy));
+        evaluation_done(&e);
+        evaluation_done(&half[0]);
+        evaluation_done(&half[1]);
+        free(labels);
+        cases++;
+    }
+    assert_int_equal(cases, 8);
+    fclose(file);
 }
 
-static void a_class_that_is_never_predicted_scores_zero(void **state)
+static void scores_travel_under_their_prefix(void **state)
 {
-    struct evaluation evaluation = made(3, (uint64_t[]){4, 0, 0, 2, 2, 0, 2, 0, 0}, 1);
-    struct scores scores = evaluation_scores(&evaluation);
+    json_t *object = json_object(), *rows;
+    struct scores s = {.loss = INFINITY, .accuracy = 0.5, .f1 = 0.25, .precision = 0.125, .recall = 1};
+    struct evaluation e;
+    char *text;
 
     (void)state;
-    near(scores.accuracy, 0.6);
-    near(scores.precision, (4.0 / 8 + 1 + 0) / 3);
-    near(scores.recall, (1 + 0.5 + 0) / 3);
-    near(scores.f1, (2 * 4.0 / 12 + 2 * 2.0 / 6 + 0) / 3);
-    evaluation_done(&evaluation);
-}
-
-static void a_class_that_neither_occurs_nor_is_predicted_does_not_count(void **state)
-{
-    struct evaluation evaluation = made(3, (uint64_t[]){3, 1, 0, 0, 4, 0, 0, 0, 0}, 1);
-    struct scores scores = evaluation_scores(&evaluation);
-
-    (void)state;
-    near(scores.recall, (0.75 + 1) / 2);
-    near(scores.precision, (1 + 0.8) / 2);
-    evaluation_done(&evaluation);
-}
-
-static void merging_adds_counts_and_losses(void **state)
-{
-    struct evaluation a = made(2, (uint64_t[]){1, 2, 3, 4}, 1.5), b = made(2, (uint64_t[]){10, 20, 30, 40}, 2);
-
-    (void)state;
-    evaluation_merge(&a, &b);
-    assert_int_equal(a.n, 110);
-    assert_true(a.loss_sum == 3.5);
-    assert_int_equal(a.confusion[0], 11);
-    assert_int_equal(a.confusion[3], 44);
-    evaluation_clear(&a);
-    assert_int_equal(a.n, 0);
-    assert_int_equal(a.confusion[3], 0);
-    evaluation_done(&a);
-    evaluation_done(&b);
-}
-
-static void a_loss_that_is_not_finite_stays_so_and_travels_as_text(void **state)
-{
-    struct evaluation evaluation = made(2, (uint64_t[]){1, 0, 0, 1}, NAN);
-    struct scores scores = evaluation_scores(&evaluation);
-    json_t *object = json_object();
-
-    (void)state;
-    assert_true(isnan(scores.loss));
-    scores_put(object, "validation", &scores);
-    assert_string_equal(json_string_value(json_object_get(object, "validation_loss")), "NaN");
-    near(json_real_value(json_object_get(object, "validation_accuracy")), 1);
-    assert_int_equal(json_object_size(object), 5);
+    scores_put(object, "client_validation", &s);
+    text = json_canonical(object);
+    assert_string_equal(text, "{\"client_validation_accuracy\":0.5,\"client_validation_f1\":0.25,"
+                              "\"client_validation_loss\":\"Infinity\",\"client_validation_precision\":0.125,"
+                              "\"client_validation_recall\":1.0}");
+    free(text);
     json_decref(object);
-    evaluation_done(&evaluation);
-}
-
-static void confusion_has_labels_as_rows(void **state)
-{
-    struct evaluation evaluation = made(2, (uint64_t[]){6, 2, 1, 1}, 5);
-    json_t *rows = evaluation_confusion_json(&evaluation);
-
-    (void)state;
-    assert_int_equal(json_integer_value(json_array_get(json_array_get(rows, 0), 1)), 2);
-    assert_int_equal(json_integer_value(json_array_get(json_array_get(rows, 1), 0)), 1);
+    evaluation_init(&e, 2);
+    e.confusion[0 * 2 + 1] = 3;
+    e.confusion[1 * 2 + 1] = 7;
+    rows = evaluation_confusion_json(&e);
+    text = json_canonical(rows);
+    assert_string_equal(text, "[[0,3],[0,7]]");
+    free(text);
     json_decref(rows);
-    evaluation_done(&evaluation);
+    evaluation_done(&e);
+    evaluation_done(NULL);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(scores_of_two_unbalanced_classes),
-        cmocka_unit_test(a_class_that_is_never_predicted_scores_zero),
-        cmocka_unit_test(a_class_that_neither_occurs_nor_is_predicted_does_not_count),
-        cmocka_unit_test(merging_adds_counts_and_losses),
-        cmocka_unit_test(a_loss_that_is_not_finite_stays_so_and_travels_as_text),
-        cmocka_unit_test(confusion_has_labels_as_rows),
+        cmocka_unit_test(scores_are_those_of_scikit_learn),
+        cmocka_unit_test(scores_travel_under_their_prefix),
     };
-
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

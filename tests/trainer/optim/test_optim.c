@@ -1,5 +1,4 @@
-/* test_optim.c - optimizers step by step against their formulas in double precision (test_parity.py holds them against PyTorch
- * too), and schedules at the places where they turn.
+/* test_optim.c - optimizers and schedules against PyTorch's numbers (tests/golden/trainer) and against hand-made ones.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/optim/optim.h"
 
@@ -7,163 +6,200 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
-#define N 37 /* not a multiple of any vector */
+#define N 12
 #define STEPS 6
-#define LR 0.1f
 
-static float gradient(int step, int i)
+static FILE *open_golden(const char *name)
 {
-    return (float)((i * 7 + step * 3) % 11 - 5) / 8.0f;
+    char path[200], line[400];
+    FILE *file;
+    int c;
+
+    snprintf(path, sizeof path, "tests/golden/trainer/%s", name);
+    file = fopen(path, "r");
+    if (!file)
+        fail_msg("%s is missing", path);
+    while ((c = fgetc(file)) == '#')
+        assert_non_null(fgets(line, sizeof line, file));
+    ungetc(c, file);
+    return file;
 }
 
-static struct optimizer optimizer_of(const char *text)
+/* Both sides round each operation to float, in different order: a few units in the last place at each step. */
+static void optimizers_step_as_pytorch_does(void **state)
 {
-    json_t *training = json_loads(text, 0, NULL);
-    struct optimizer optimizer;
-    struct error err;
+    FILE *file = open_golden("optimizers.txt");
+    char name[20];
+    double lr, momentum, decay, beta1, beta2, eps;
+    int nesterov, cases = 0;
 
-    assert_non_null(training);
-    assert_int_equal(optimizer_from(training, &optimizer, &err), 0);
-    json_decref(training);
-    return optimizer;
-}
+    (void)state;
+    while (fscanf(file, " case %19s %lf %lf %lf %d %lf %lf %lf", name, &lr, &momentum, &decay, &nesterov, &beta1, &beta2,
+                  &eps) == 8) {
+        json_t *training = json_pack("{s:s, s:f, s:f, s:b, s:f, s:f, s:f}", "optimizer", name, "momentum", momentum,
+                                     "weight_decay", decay, "nesterov", nesterov, "beta1", beta1, "beta2", beta2, "eps", eps);
+        struct optimizer o;
+        float w[N], g[N], s[2 * N] = {0};
 
-/* What the papers and PyTorch's documentation say, in double. */
-static double reference(const struct optimizer *o, int i)
-{
-    double w = 1, v = 0, m = 0, s = 0;
-
-    for (int t = 1; t <= STEPS; t++) {
-        double g = (double)gradient(t, i), decay = (double)o->weight_decay, b1 = (double)o->beta1, b2 = (double)o->beta2;
-        if (o->type != OPTIMIZER_ADAMW)
-            g += decay * w;
-        if (o->type == OPTIMIZER_SGD) {
-            v = t == 1 ? g : (double)o->momentum * v + g;
-            w -= (double)LR * (o->momentum == 0 ? g : o->nesterov ? g + (double)o->momentum * v : v);
-            continue;
-        }
-        if (o->type == OPTIMIZER_ADAMW)
-            w -= (double)LR * decay * w;
-        m = b1 * m + (1 - b1) * g;
-        s = b2 * s + (1 - b2) * g * g;
-        w -= (double)LR * (m / (1 - pow(b1, t))) / (sqrt(s / (1 - pow(b2, t))) + (double)o->eps);
-    }
-    return w;
-}
-
-static void follow(const char *text)
-{
-    struct optimizer optimizer = optimizer_of(text);
-    float weights[N], gradients[N], state[2 * N] = {0};
-
-    assert_true(optimizer_state_floats(&optimizer, N) <= 2 * N);
-    for (int i = 0; i < N; i++)
-        weights[i] = 1;
-    for (int t = 1; t <= STEPS; t++) {
+        assert_int_equal(optimizer_from(training, &o, NULL), 0);
         for (int i = 0; i < N; i++)
-            gradients[i] = gradient(t, i);
-        optimizer_step(&optimizer, LR, t, weights, gradients, state, N);
+            w[i] = (float)((i - 5) / 7.0);
+        for (int t = 0; t < STEPS; t++) {
+            for (int i = 0; i < N; i++)
+                g[i] = (float)(((i * 7 + t * 3) % 11 - 5) / 9.0);
+            optimizer_step(&o, (float)lr, t + 1, w, g, s, N);
+            for (int i = 0; i < N; i++) {
+                double expected;
+                assert_int_equal(fscanf(file, "%lf", &expected), 1);
+                if (!(fabs((double)w[i] - expected) < 2e-6 * (0.1 + fabs(expected))))
+                    fail_msg("case %d (%s), step %d: w[%d] is %.9g, expected %.9g", cases, name, t + 1, i, (double)w[i],
+                             expected);
+            }
+        }
+        json_decref(training);
+        cases++;
     }
-    for (int i = 0; i < N; i++) /* six float32 steps of at most 0.2: an error of a few 1e-7 */
-        assert_true(fabs((double)weights[i] - reference(&optimizer, i)) < 2e-6);
+    assert_int_equal(cases, 11);
+    fclose(file);
 }
 
-static void sgd_follows_its_formula(void **state)
+static void state_is_as_large_as_documented(void **state)
 {
     (void)state;
-    follow("{\"optimizer\": \"sgd\"}");
-    follow("{\"optimizer\": \"sgd\", \"weight_decay\": 0.1}");
-    follow("{\"optimizer\": \"sgd\", \"momentum\": 0.9}");
-    follow("{\"optimizer\": \"sgd\", \"momentum\": 0.9, \"nesterov\": true, \"weight_decay\": 0.01}");
+    assert_int_equal(optimizer_state_floats(&(struct optimizer){.type = OPTIMIZER_SGD}, 5), 0);
+    assert_int_equal(optimizer_state_floats(&(struct optimizer){.type = OPTIMIZER_SGD, .momentum = 0.5f}, 5), 5);
+    assert_int_equal(optimizer_state_floats(&(struct optimizer){.type = OPTIMIZER_ADAM}, 5), 10);
+    assert_int_equal(optimizer_state_floats(&(struct optimizer){.type = OPTIMIZER_ADAMW}, 5), 10);
 }
 
-static void adam_and_adamw_follow_their_formulas(void **state)
+/* The working layout has gaps of zeros between parameters; they must stay. */
+static void zeros_with_zero_gradient_stay_zeros(void **state)
 {
-    (void)state;
-    follow("{\"optimizer\": \"adam\", \"beta1\": 0.9, \"beta2\": 0.999, \"eps\": 1e-3}");
-    follow("{\"optimizer\": \"adam\", \"beta1\": 0.8, \"beta2\": 0.99, \"eps\": 1e-3, \"weight_decay\": 0.1}");
-    follow("{\"optimizer\": \"adamw\", \"beta1\": 0.9, \"beta2\": 0.999, \"eps\": 1e-3, \"weight_decay\": 0.1}");
-}
-
-static void state_is_as_large_as_the_optimizer_needs(void **state)
-{
-    struct optimizer plain = optimizer_of("{\"optimizer\": \"sgd\"}");
-    struct optimizer momentum = optimizer_of("{\"optimizer\": \"sgd\", \"momentum\": 0.5}");
-    struct optimizer adam = optimizer_of("{\"optimizer\": \"adam\"}");
+    static const struct optimizer ALL[] = {
+        {.type = OPTIMIZER_SGD, .momentum = 0.9f, .weight_decay = 0.1f, .nesterov = true},
+        {.type = OPTIMIZER_ADAM, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .weight_decay = 0.1f},
+        {.type = OPTIMIZER_ADAMW, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .weight_decay = 0.1f},
+    };
 
     (void)state;
-    assert_int_equal(optimizer_state_floats(&plain, N), 0);
-    assert_int_equal(optimizer_state_floats(&momentum, N), N);
-    assert_int_equal(optimizer_state_floats(&adam, N), 2 * N);
+    for (size_t k = 0; k < 3; k++) {
+        float w[N] = {0}, g[N] = {0}, s[2 * N] = {0};
+        for (int64_t t = 1; t < 100; t++)
+            optimizer_step(&ALL[k], 0.1f, t, w, g, s, N);
+        for (int i = 0; i < N; i++)
+            assert_true(w[i] == 0);
+    }
 }
 
-static void a_gradient_that_is_not_finite_reaches_the_weight(void **state)
+static void schedules_run_as_pytorchs_do(void **state)
 {
-    struct optimizer optimizer = optimizer_of("{\"optimizer\": \"sgd\", \"momentum\": 0.9}");
-    float weight = 1, bad = NAN, memory = 0;
+    FILE *file = open_golden("schedules.txt");
+    char type[20];
+    double base, every, factor, decay, final, length;
+    int cases = 0;
 
     (void)state;
-    optimizer_step(&optimizer, LR, 1, &weight, &bad, &memory, 1);
-    assert_true(isnan(weight));
+    while (fscanf(file, " case %19s %lf %lf %lf %lf %lf %lf", type, &base, &every, &factor, &decay, &final, &length) == 7) {
+        json_t *training = json_pack("{s:f, s:{s:s, s:f, s:f, s:f, s:f}}", "learning_rate", base, "schedule", "type", type,
+                                     "every", every, "factor", factor, "decay", decay, "final_fraction", final);
+        struct schedule s;
+
+        assert_int_equal(schedule_from(training, length, &s, NULL), 0);
+        for (int unit = 0; unit < 40; unit++) {
+            double expected;
+            assert_int_equal(fscanf(file, "%lf", &expected), 1);
+            /* PyTorch multiplies from unit to unit: 40 roundings */
+            if (!(fabs(schedule_rate(&s, unit) - expected) < 1e-11 * base))
+                fail_msg("case %d (%s): the rate at %d is %.15g, expected %.15g", cases, type, unit, schedule_rate(&s, unit),
+                         expected);
+        }
+        json_decref(training);
+        cases++;
+    }
+    assert_int_equal(cases, 6);
+    fclose(file);
 }
 
-static void schedules_turn_where_they_should(void **state)
+static void warm_up_rises_linearly_and_the_schedule_follows_it(void **state)
+{
+    struct schedule constant = {.type = SCHEDULE_CONSTANT, .base = 1, .warmup = 4, .length = 20};
+    struct schedule cosine = {.type = SCHEDULE_COSINE, .base = 1, .warmup = 4, .length = 20};
+    struct schedule step = {.type = SCHEDULE_STEP, .base = 1, .warmup = 4, .length = 20, .every = 3, .factor = 0.5};
+
+    (void)state;
+    for (int unit = 0; unit < 4; unit++)
+        assert_true(fabs(schedule_rate(&constant, unit) - 0.2 * (unit + 1)) < 1e-15);
+    assert_true(schedule_rate(&constant, 4) == 1);
+    assert_true(schedule_rate(&cosine, 4) == 1);
+    assert_true(fabs(schedule_rate(&cosine, 12) - 0.5) < 1e-15);
+    assert_true(fabs(schedule_rate(&cosine, 20)) < 1e-15);
+    assert_true(schedule_rate(&step, 6) == 1);
+    assert_true(schedule_rate(&step, 7) == 0.5);
+    assert_true(schedule_rate(&step, 10) == 0.25);
+}
+
+static void a_cosine_agrees_with_libm_and_never_leaves_its_range(void **state)
+{
+    struct schedule s = {.type = SCHEDULE_COSINE, .base = 1, .final_fraction = 0.125, .length = 1000};
+
+    (void)state;
+    for (int unit = 0; unit <= 1000; unit++)
+        assert_true(fabs(schedule_rate(&s, unit) - (0.125 + 0.875 * 0.5 * (1 + cos(M_PI * unit / 1000)))) < 1e-15);
+    assert_true(schedule_rate(&s, 5000) == 0.125); /* past the end */
+}
+
+static void settings_out_of_range_are_refused(void **state)
 {
     static const struct {
-        const char *training;
-        double unit, rate;
+        const char *training, *text;
     } ROWS[] = {
-        {"{\"learning_rate\": 0.5, \"schedule\": {\"type\": \"constant\"}}", 0, 0.5},
-        {"{\"learning_rate\": 0.5, \"schedule\": {\"type\": \"constant\"}}", 99, 0.5},
-        {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"step\", \"every\": 10, \"factor\": 0.1}}", 9, 1},
-        {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"step\", \"every\": 10, \"factor\": 0.1}}", 10, 0.1},
-        {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"step\", \"every\": 10, \"factor\": 0.1}}", 25, 0.01},
-        {"{\"learning_rate\": 2, \"schedule\": {\"type\": \"exponential\", \"decay\": 0.5}}", 3, 0.25},
-        {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"cosine\"}}", 0, 1},
-        {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"cosine\"}}", 50, 0.5},
-        {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"cosine\"}}", 100, 0},
-        {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"cosine\", \"final_fraction\": 0.2}}", 100, 0.2},
+        {"{\"learning_rate\": 0}", "training.learning_rate: must be a number above 0"},
+        {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"cosin\"}}",
+         "training.schedule.type: must be constant, step, exponential or cosine, got \"cosin\""},
+        {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"step\", \"every\": 0}}", "training.schedule.every: must be above 0"},
+        {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"exponential\", \"decay\": 0}}",
+         "training.schedule.decay: must be above 0"},
+        {"{\"learning_rate\": 1, \"schedule\": {\"warmup\": 10}}",
+         "training.schedule.warmup: must be less than the trial's length of 10, got 10"},
     };
+    struct error err;
+    json_t *training;
+    struct optimizer o;
+
     (void)state;
-    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++) {
-        json_t *training = json_loads(ROWS[i].training, 0, NULL);
-        struct schedule schedule;
-        assert_int_equal(schedule_from(training, 100, &schedule, NULL), 0);
-        if (!(fabs(schedule_rate(&schedule, ROWS[i].unit) - ROWS[i].rate) < 1e-9))
-            print_message("# row %zu: %.9g\n", i, schedule_rate(&schedule, ROWS[i].unit));
-        assert_true(fabs(schedule_rate(&schedule, ROWS[i].unit) - ROWS[i].rate) < 1e-9);
+    for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
+        struct schedule s;
+        assert_int_equal(json_parse(ROWS[i].training, strlen(ROWS[i].training), &training, NULL), 0);
+        assert_int_equal(schedule_from(training, 10, &s, &err), -EINVAL);
+        assert_string_equal(err.text, ROWS[i].text);
         json_decref(training);
     }
-}
-
-static void warm_up_rises_to_the_rate_and_training_never_stands_still(void **state)
-{
-    json_t *training = json_loads("{\"learning_rate\": 1, \"schedule\": {\"type\": \"constant\", \"warmup\": 4}}", 0, NULL);
-    struct schedule schedule;
-
-    (void)state;
-    assert_int_equal(schedule_from(training, 100, &schedule, NULL), 0);
-    for (int unit = 1; unit < 4; unit++)
-        assert_true(schedule_rate(&schedule, unit) > schedule_rate(&schedule, unit - 1));
-    assert_true(schedule_rate(&schedule, 4) == 1);
+    training = json_pack("{s:s}", "optimizer", "lamb");
+    assert_int_equal(optimizer_from(training, &o, &err), -EINVAL);
+    assert_string_equal(err.text, "training.optimizer: must be sgd, adam or adamw, got \"lamb\"");
+    json_decref(training);
+    training = json_pack("{s:b}", "nesterov", 1);
+    assert_int_equal(optimizer_from(training, &o, &err), -EINVAL);
+    assert_string_equal(err.text, "training.nesterov: needs training.momentum above 0");
     json_decref(training);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sgd_follows_its_formula),
-        cmocka_unit_test(adam_and_adamw_follow_their_formulas),
-        cmocka_unit_test(state_is_as_large_as_the_optimizer_needs),
-        cmocka_unit_test(a_gradient_that_is_not_finite_reaches_the_weight),
-        cmocka_unit_test(schedules_turn_where_they_should),
-        cmocka_unit_test(warm_up_rises_to_the_rate_and_training_never_stands_still),
+        cmocka_unit_test(optimizers_step_as_pytorch_does),
+        cmocka_unit_test(state_is_as_large_as_documented),
+        cmocka_unit_test(zeros_with_zero_gradient_stay_zeros),
+        cmocka_unit_test(schedules_run_as_pytorchs_do),
+        cmocka_unit_test(warm_up_rises_linearly_and_the_schedule_follows_it),
+        cmocka_unit_test(a_cosine_agrees_with_libm_and_never_leaves_its_range),
+        cmocka_unit_test(settings_out_of_range_are_refused),
     };
-
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
