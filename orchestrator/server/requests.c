@@ -9,9 +9,11 @@
 
 /* --- paths ------------------------------------------------------------------------------------------------------ */
 
-/* The store knows files relative to the home; answers name them from the root. The file's own text is left alone. */
+/* The store knows files relative to the home; answers name them from the root. What the user wrote is left alone. */
 static void make_absolute(const char *home, json_t *value)
 {
+    static const char *const USERS[] = {"config", "config_text", "hyperparameters", "best_hyperparameters", "name",
+                                        "description", "labels", "text", "reason", NULL};
     const char *name, *path;
     char *whole;
     json_t *item;
@@ -23,8 +25,9 @@ static void make_absolute(const char *home, json_t *value)
         return;
     }
     json_object_foreach (value, name, item) {
-        if (!strcmp(name, "config") || !strcmp(name, "hyperparameters") || !strcmp(name, "name") ||
-            !strcmp(name, "text"))
+        for (i = 0; USERS[i] && strcmp(USERS[i], name); i++)
+            ;
+        if (USERS[i])
             continue;
         path = json_string_value(item);
         whole = path && !strncmp(path, "experiments/", 12) ? format_text("%s/%s", home, path) : NULL;

@@ -103,12 +103,12 @@ class Home:
         self.folder = tempfile.mkdtemp(prefix="flexp-test-server-")
         self.path = os.path.join(self.folder, "home")
         self.trace = os.path.join(self.folder, "trace")
+        self.files = 0
         self.leases = leases or os.path.join(self.folder, "leases")
         self.env = {key: value for key, value in os.environ.items() if not key.startswith("FLEXP_")}
         self.env.update(FLEXP_HOME=self.path, FLEXP_CORES=str(cores), FLEXP_LEASES=self.leases, FLEXP_BACKOFF_MS="10",
-                        FLEXP_DOWN_MS="1000", FLEXP_TEST_HOME=self.folder,
+                        FLEXP_DOWN_MS="8000", FLEXP_TEST_HOME=self.folder,
                         **{key: str(value) for key, value in env.items()})
-        self.pids = set()
 
     def __enter__(self):
         return self
@@ -118,10 +118,10 @@ class Home:
             pid = self.pid()
             if pid:
                 os.kill(pid, signal.SIGTERM)
-            wait_for("every process to end", lambda: not self.processes(), 20)
+            wait_for("every process to end", lambda: not self.processes(), 40)
             assert "Sanitizer" not in self.log() and "Assertion" not in self.log(), self.log()
             if kind:
-                print("# " + self.log().replace("\n", "\n# "))
+                print("# " + "\n# ".join(self.log().split("\n")[-60:]))
         finally:
             for left in self.processes():
                 os.kill(left, signal.SIGKILL)
@@ -201,7 +201,8 @@ class Home:
 
     def config(self, script=None, trials=2, rounds=4, concurrent=None, extra="", **keys):
         """Writes an experiment file of a grid over lr with the scripted worker."""
-        path = self.file("script.json")
+        self.files += 1  # workers of an earlier experiment may still have to read theirs
+        path = self.file(f"script-{self.files}.json")
         with open(path, "w", encoding="utf-8") as out:
             json.dump({"trace": self.trace, **(script or {})}, out)
         lines = ["name: scripted", f"entrypoint: [python3, {WORKER}, {path}]", "data: {}",
@@ -209,7 +210,7 @@ class Home:
                  "searcher: {name: grid, metric: validation_accuracy, smaller_is_better: false, time_metric: rounds,"
                  f" max_time: {rounds}, max_concurrent_trials: {concurrent or trials}}}"]
         lines += [f"{key}: {json.dumps(value)}" for key, value in keys.items()]
-        path = self.file("experiment.yaml")
+        path = self.file(f"experiment-{self.files}.yaml")
         with open(path, "w", encoding="utf-8") as out:
             out.write("\n".join(lines) + "\n" + extra)
         return path

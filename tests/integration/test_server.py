@@ -109,7 +109,7 @@ def a_program_that_is_not_there_is_refused_at_create(home):
 
 @test
 def a_silent_worker_is_killed_and_replaced(home):
-    home.env["FLEXP_SILENT_MS"] = "600"
+    home.env["FLEXP_SILENT_MS"] = "2000"
     home.create(script={"trials": {"2": {"at": {"3": "silent"}, "tries": 1}}})
     home.wait_end()
     runs = home.runs(trial=2)
@@ -120,8 +120,8 @@ def a_silent_worker_is_killed_and_replaced(home):
 
 @test
 def a_slow_worker_that_heartbeats_is_left_alone(home):
-    home.env["FLEXP_SILENT_MS"] = "600"
-    home.create(script={"round_ms": 900}, rounds=2)
+    home.env["FLEXP_SILENT_MS"] = "2000"
+    home.create(script={"round_ms": 3000}, rounds=1)
     home.wait_end()
     assert [run[1] for run in home.runs()] == ["stopped"] * 2
 
@@ -144,7 +144,7 @@ def a_garbled_line_ends_the_run_with_the_parse_error(home):
 
 @test
 def a_wrong_hello_is_refused_with_what_would_be_right(home):
-    home.env["FLEXP_HELLO_MS"] = "800"
+    home.env["FLEXP_HELLO_MS"] = "4000"
     home.create(trials=1, max_restarts=0)
     home.wait_end()
     for number, (script, reason, text) in enumerate((
@@ -243,7 +243,7 @@ def pause_checkpoints_and_activate_goes_on_from_there(home):
 
 @test
 def a_deaf_worker_is_killed_after_its_grace_and_costs_no_restart(home):
-    home.env["FLEXP_GRACE_MS"] = "500"
+    home.env["FLEXP_GRACE_MS"] = "2000"
     home.create(trials=1, rounds=4, script={"deaf": True, "gate": home.file("gate"), "gate_round": 2})
     wait_for("two rounds", lambda: home.sql("SELECT count(*) FROM checkpoints") == [(1,)])
     home.flexp("pause", "1")
@@ -367,7 +367,7 @@ def down_does_not_wait_for_deaf_workers_and_they_cost_no_restart(home):
     wait_for("a checkpoint each", lambda: home.sql("SELECT count(*) FROM checkpoints") == [(2,)])
     started = time.monotonic()
     home.flexp("down")
-    assert time.monotonic() - started < 8 and not home.processes()
+    assert time.monotonic() - started < 30 and not home.processes()
     open(home.file("gate"), "w", encoding="utf-8").close()
     home.up()
     home.wait_end()
