@@ -298,56 +298,57 @@ static void a_killed_supervisor_leaves_no_descendant(void **state)
     check_all_dead(test->output, 4);
 }
 
-/* A process of its own that holds a launcher with one worker until it is killed. */
+/* A process of its own that holds the leases and one worker until it is killed. */
 static void be_orchestrator(struct test *test, int say)
 {
-    struct test *child = NULL;
-    void *state = NULL;
-
-    (void)test;
-    set_up(&state);
-    child = state;
-    start(child, RUNAWAYS "echo $$; while :; do sleep 1000; done");
-    WAIT(child, count_lines(child->output) == 4);
-    if (fd_write_all(say, child->output, strlen(child->output)))
+    uv_loop_init(&test->loop);
+    if (launcher_new(&test->loop, test->folder, NULL, &EVENTS, test, &test->launcher, NULL) ||
+        !launcher_lease(test->launcher))
+        _exit(1);
+    start(test, RUNAWAYS "echo $$; while :; do sleep 1000; done");
+    while (count_lines(test->output) < 4)
+        uv_run(&test->loop, UV_RUN_ONCE);
+    if (fd_write_all(say, test->output, strlen(test->output)))
         _exit(1);
     close(say);
-    uv_run(&child->loop, UV_RUN_DEFAULT);
-    for (;;)
-        pause();
+    uv_run(&test->loop, UV_RUN_DEFAULT);
+    _exit(1);
+}
+
+static bool some_alive(const char *output)
+{
+    for (const char *at = output; *at; at = strchr(at, '\n') + 1)
+        if (is_alive(strtol(at, NULL, 10)))
+            return true;
+    return false;
 }
 
 static void an_orchestrator_killed_dead_leaves_no_process_and_frees_its_leases(void **state)
 {
     struct test *test = *state;
+    size_t leased = launcher_lease(test->launcher), used = 0;
     char output[512] = "";
-    size_t used = 0;
     ssize_t n;
     int say[2];
     pid_t child;
 
+    launcher_unlease(test->launcher);
     assert_int_equal(pipe2(say, O_CLOEXEC), 0);
     child = fork();
-    if (child == 0) {
-        close(say[0]);
+    if (child == 0)
         be_orchestrator(test, say[1]);
-    }
     close(say[1]);
     while ((n = read(say[0], output + used, sizeof output - 1 - used)) > 0)
         used += (size_t)n;
     close(say[0]);
     assert_int_equal(count_lines(output), 4);
+    assert_int_equal(launcher_lease(test->launcher), 0);
     kill(child, SIGKILL);
     assert_int_equal(waitpid(child, NULL, 0), child);
-    for (int i = 0; i < DEADLINE_MS / 10; i++) {
-        bool alive = false;
-        for (const char *at = output; *at; at = strchr(at, '\n') + 1)
-            alive = alive || is_alive(strtol(at, NULL, 10));
-        if (!alive)
-            break;
+    for (int i = 0; i < DEADLINE_MS / 10 && (some_alive(output) || launcher_lease(test->launcher) < leased); i++)
         usleep(10000);
-    }
     check_all_dead(output, 4);
+    assert_int_equal(launcher_lease(test->launcher), leased);
 }
 
 static void output_goes_to_the_folder_of_the_run_that_the_worker_has(void **state)
