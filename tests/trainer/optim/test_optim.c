@@ -97,6 +97,26 @@ static void zeros_with_zero_gradient_stay_zeros(void **state)
     }
 }
 
+static void a_gradient_that_is_not_finite_reaches_the_weight(void **state)
+{
+    static const struct optimizer ALL[] = {
+        {.type = OPTIMIZER_SGD},
+        {.type = OPTIMIZER_SGD, .momentum = 0.9f},
+        {.type = OPTIMIZER_SGD, .momentum = 0.9f, .nesterov = true},
+        {.type = OPTIMIZER_ADAM, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f},
+        {.type = OPTIMIZER_ADAMW, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f},
+    };
+
+    (void)state;
+    for (size_t k = 0; k < sizeof ALL / sizeof ALL[0]; k++) {
+        float w[N] = {0}, g[N] = {0}, s[2 * N] = {0};
+        g[7] = NAN;
+        optimizer_step(&ALL[k], 0.1f, 1, w, g, s, N);
+        for (int i = 0; i < N; i++)
+            assert_int_equal(isnan(w[i]) != 0, i == 7);
+    }
+}
+
 static void schedules_run_as_pytorchs_do(void **state)
 {
     FILE *file = open_golden("schedules.txt");
@@ -196,6 +216,7 @@ int main(void)
         cmocka_unit_test(optimizers_step_as_pytorch_does),
         cmocka_unit_test(state_is_as_large_as_documented),
         cmocka_unit_test(zeros_with_zero_gradient_stay_zeros),
+        cmocka_unit_test(a_gradient_that_is_not_finite_reaches_the_weight),
         cmocka_unit_test(schedules_run_as_pytorchs_do),
         cmocka_unit_test(warm_up_rises_linearly_and_the_schedule_follows_it),
         cmocka_unit_test(a_cosine_agrees_with_libm_and_never_leaves_its_range),

@@ -129,6 +129,9 @@ def match(torch, params, net):
             raise AssertionError(f"{param['name']} has shape {param['shape']}, PyTorch's {list(tensor.shape)}")
     if len(ours) != len(theirs) + len(buffers):
         raise AssertionError("another number of tensors")
+    names, wanted = {p["name"] for p in params}, {name for name in net.state_dict() if "num_batches" not in name}
+    if all("." in name and name.count(".") == 1 for name in wanted) and names != wanted:
+        raise AssertionError(f"names are {sorted(names)}, nn.Sequential has {sorted(wanted)}")
     return pairs
 
 
