@@ -47,7 +47,7 @@ bool store_batch_is_empty(const struct store_batch *batch)
 #define NUMBER(value) json_integer((json_int_t)(value))
 #define COPY(value) ((value) ? json_deep_copy(value) : json_null())
 
-static void put(struct store_batch *batch, const char *name, json_t *fields)
+static inline void put(struct store_batch *batch, const char *name, json_t *fields)
 {
     assert_non_null(fields);
     json_object_set_new(fields, "put", json_string(name));
@@ -167,13 +167,13 @@ void store_put_log(struct store_batch *batch, struct trial_ref trial, int64_t ru
 
 /* --- the tree: {experiment: {...}, trials: [...], runs: {}, checkpoints: {}, journal: [], tests: [], logs: []} -------- */
 
-static json_t *disk_new(void)
+static inline json_t *disk_new(void)
 {
     return json_pack("{s:{}, s:[], s:{}, s:{}, s:[], s:[], s:[]}", "experiment", "trials", "runs", "checkpoints",
                      "journal", "tests", "logs");
 }
 
-static json_t *by_id(const json_t *object, int64_t id)
+static inline json_t *by_id(const json_t *object, int64_t id)
 {
     char key[24];
 
@@ -181,7 +181,7 @@ static json_t *by_id(const json_t *object, int64_t id)
     return json_object_get(object, key);
 }
 
-static void set_by_id(json_t *object, int64_t id, json_t *value)
+static inline void set_by_id(json_t *object, int64_t id, json_t *value)
 {
     char key[24];
 
@@ -189,19 +189,19 @@ static void set_by_id(json_t *object, int64_t id, json_t *value)
     json_object_set_new(object, key, value);
 }
 
-static json_t *disk_trial(const json_t *disk, int64_t number)
+static inline json_t *disk_trial(const json_t *disk, int64_t number)
 {
     return json_array_get(json_object_get(disk, "trials"), (size_t)number - 1);
 }
 
-static bool is_over(const json_t *trial)
+static inline bool is_over(const json_t *trial)
 {
     const char *state = json_string_or(trial, "state", "");
 
     return !strcmp(state, "completed") || !strcmp(state, "stopped") || !strcmp(state, "canceled") || !strcmp(state, "error");
 }
 
-static json_t *open_run_of(const json_t *disk, int64_t run)
+static inline json_t *open_run_of(const json_t *disk, int64_t run)
 {
     json_t *row = by_id(json_object_get(disk, "runs"), run);
 
@@ -210,7 +210,7 @@ static json_t *open_run_of(const json_t *disk, int64_t run)
     return row;
 }
 
-static void note_seq(json_t *row, const json_t *fields)
+static inline void note_seq(json_t *row, const json_t *fields)
 {
     int64_t seq = json_int_or(fields, "seq", 0);
 
@@ -218,7 +218,44 @@ static void note_seq(json_t *row, const json_t *fields)
     json_object_set_new(row, "last_seq", NUMBER(seq));
 }
 
-static void apply_put(json_t *disk, const json_t *fields)
+static inline void join_values(const json_t *run, json_t *checkpoint)
+{
+    char unit[40];
+    json_t *value;
+
+    snprintf(unit, sizeof unit, "%g", json_double_or(checkpoint, "unit", -1));
+    value = json_object_get(json_object_get(run, "values"), unit);
+    if (value)
+        json_object_set(checkpoint, "value", value);
+}
+
+/* A run's validations of the searcher's metric, by unit: {"4": 0.5}. */
+static inline void note_values(json_t *disk, const json_t *fields)
+{
+    const json_t *body = json_object_get(fields, "body"), *steps = json_object_get(body, "steps");
+    const char *metric = json_string_or(json_at(disk, "experiment.resolved.searcher"), "metric", "");
+    json_t *run = by_id(json_object_get(disk, "runs"), json_int_or(fields, "run", 0)), *row;
+    const char *id;
+
+    if (strcmp(json_string_or(body, "kind", ""), "validation"))
+        return;
+    if (!json_object_get(run, "values"))
+        json_object_set_new(run, "values", json_object());
+    for (size_t i = 0; i < (steps ? json_array_size(steps) : 1); i++) {
+        const json_t *step = steps ? json_array_get(steps, i) : body;
+        json_t *value = json_object_get(json_object_get(step, "metrics"), metric);
+        char unit[40];
+        snprintf(unit, sizeof unit, "%g", json_double_or(json_object_get(step, "units"),
+                                                         json_string_or(fields, "time_metric", ""), -1));
+        if (value)
+            json_object_set(json_object_get(run, "values"), unit, value);
+    }
+    json_object_foreach (json_object_get(disk, "checkpoints"), id, row)
+        if (json_int_or(row, "run", 0) == json_int_or(run, "run", 0))
+            join_values(run, row);
+}
+
+static inline void apply_put(json_t *disk, const json_t *fields)
 {
     const char *name = json_string_or(fields, "put", "");
     json_t *experiment = json_object_get(disk, "experiment"), *row;
@@ -251,10 +288,13 @@ static void apply_put(json_t *disk, const json_t *fields)
     } else if (!strcmp(name, "run_end")) {
         json_object_update(open_run_of(disk, json_int_or(fields, "run", 0)), (json_t *)fields);
     } else if (!strcmp(name, "report")) {
+        note_values(disk, fields);
         note_seq(open_run_of(disk, json_int_or(fields, "run", 0)), fields);
     } else if (!strcmp(name, "checkpoint")) {
-        note_seq(open_run_of(disk, json_int_or(fields, "run", 0)), fields);
+        row = open_run_of(disk, json_int_or(fields, "run", 0));
+        note_seq(row, fields);
         set_by_id(json_object_get(disk, "checkpoints"), json_int_or(fields, "id", 0), COPY(fields));
+        join_values(row, by_id(json_object_get(disk, "checkpoints"), json_int_or(fields, "id", 0)));
     } else if (!strcmp(name, "checkpoint_deleted")) {
         row = by_id(json_object_get(disk, "checkpoints"), json_int_or(fields, "id", 0));
         assert_non_null(row);
@@ -274,7 +314,7 @@ static void apply_put(json_t *disk, const json_t *fields)
 }
 
 /* Applies the first n puts of the batch and frees it. */
-static void disk_commit_some(json_t *disk, struct store_batch *batch, size_t n)
+static inline void disk_commit_some(json_t *disk, struct store_batch *batch, size_t n)
 {
     const json_t *fields;
     size_t i;
@@ -286,13 +326,13 @@ static void disk_commit_some(json_t *disk, struct store_batch *batch, size_t n)
     store_batch_free(batch);
 }
 
-static void disk_commit(json_t *disk, struct store_batch *batch)
+static inline void disk_commit(json_t *disk, struct store_batch *batch)
 {
     disk_commit_some(disk, batch, json_array_size(batch->puts));
 }
 
 /* Up to and with the last event of the journal; 0 when there is none. */
-static size_t puts_to_last_event(const struct store_batch *batch)
+static inline size_t puts_to_last_event(const struct store_batch *batch)
 {
     const json_t *fields;
     size_t i, n = 0;
@@ -306,7 +346,7 @@ static size_t puts_to_last_event(const struct store_batch *batch)
 
 /* --- reading back; the caller calls stored_done ------------------------------------------------------------------- */
 
-static void load_trial(const json_t *disk, const json_t *row, struct stored_trial *ret)
+static inline void load_trial(const json_t *disk, const json_t *row, struct stored_trial *ret)
 {
     const json_t *best = json_object_get(row, "best");
     json_t *entry;
@@ -329,7 +369,8 @@ static void load_trial(const json_t *disk, const json_t *row, struct stored_tria
         ret->checkpoints[ret->checkpoints_n++] = (struct stored_checkpoint){
             .id = json_int_or(entry, "id", 0), .run = json_int_or(entry, "run", 0),
             .unit = json_double_or(entry, "unit", NAN), .units = json_object_get(entry, "units"),
-            .path = (char *)json_string_or(entry, "path", ""), .bytes = json_int_or(entry, "bytes", 0)};
+            .path = (char *)json_string_or(entry, "path", ""), .bytes = json_int_or(entry, "bytes", 0),
+            .has_value = json_object_get(entry, "value") != NULL, .value = json_double_or(entry, "value", NAN)};
     }
     json_object_foreach (json_object_get(disk, "runs"), key, entry) {
         if (json_int_or(entry, "trial", 0) == ret->number && !json_object_get(entry, "reason")) {
@@ -340,7 +381,7 @@ static void load_trial(const json_t *disk, const json_t *row, struct stored_tria
 }
 
 /* Borrows its texts and JSON from disk, which must stay until stored_done. */
-static struct stored_experiment disk_load(const json_t *disk)
+static inline struct stored_experiment disk_load(const json_t *disk)
 {
     const json_t *experiment = json_object_get(disk, "experiment"), *rows = json_object_get(disk, "trials"), *row;
     struct stored_experiment stored = {.id = json_int_or(experiment, "id", 0),
@@ -362,7 +403,7 @@ static struct stored_experiment disk_load(const json_t *disk)
     return stored;
 }
 
-static void stored_done(struct stored_experiment *stored)
+static inline void stored_done(struct stored_experiment *stored)
 {
     for (size_t i = 0; i < stored->trials_n; i++)
         free(stored->trials[i].checkpoints);
