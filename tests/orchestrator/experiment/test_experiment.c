@@ -234,6 +234,10 @@ static void one_good_trial_is_enough(void **state)
     bench_dies(&b, bench_start(&b, 3), "exit");
     assert_string_equal(experiment_is(&b), "active");
     assert_string_equal(wanted(&b), "2");
+    bench_start(&b, 2);
+    bench_say(&b, "{\"op\":\"report\",\"run\":4,\"seq\":1,\"kind\":\"test\",\"units\":{\"rounds\":4},\"metrics\":{}}");
+    say_end(&b, 4, 2, "evaluated");
+    assert_string_equal(experiment_is(&b), "completed");
     bench_close(&b);
 }
 
