@@ -231,7 +231,7 @@ static int set_pragmas(sqlite3 *db, struct error *err)
         const char *pragma, *expected;
     } PRAGMAS[] = {
         {"PRAGMA journal_mode=wal", "wal"}, {"PRAGMA synchronous=2", "2"},        {"PRAGMA foreign_keys=1", "1"},
-        {"PRAGMA temp_store=2", "2"},       {"PRAGMA cache_size=-32768", "-32768"}, {WAL_LIMIT, "67108864"},
+        {"PRAGMA temp_store=2", "2"},       {"PRAGMA cache_size=-8192", "-8192"}, {WAL_LIMIT, "67108864"},
     };
     int rc = 0;
 
