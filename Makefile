@@ -109,6 +109,16 @@ asan ubsan tsan: build/.packages ## Build and run the C tests under a sanitizer
 	@$(MAKE) --no-print-directory -j$$(nproc) VARIANT=$@ programs tests
 	@tests/run --variant $@ $(ONLY)
 
+bench: build/.packages ## Build and run the measuring programs of tests/bench
+	@$(MAKE) --no-print-directory -j$$(nproc) $O/tests/bench/cpu_step $O/tests/bench/store_bench
+	$O/tests/bench/cpu_step
+	@mkdir -p build/bench
+	$O/tests/bench/store_bench build/bench
+
+soak: build/.packages ## The kill tests at length: 1,000 random kills in all
+	@$(MAKE) --no-print-directory -j$$(nproc) programs
+	for seed in $$(seq 28); do FLEXP_SEED=$$seed tests/integration/test_kills.py random_kills || exit 1; done
+
 install: programs ## Install to $(PREFIX), under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/flexp/configs
 	install -m 755 build/flexp build/flexp-trainer $(DESTDIR)$(PREFIX)/bin/

@@ -1,6 +1,6 @@
 /* cpu_step.c - images per second of whole training steps on the CPU backend.
  *   cpu_step [PRESET] [BATCH] [THREADS] [SECONDS]; without arguments the table of ANCHORS' nets on one core.
- * Each thread trains one client of 32 batches, again and again; figures are of the best round, since a busy neighbour only
+ * Each thread trains one client of 8 batches, again and again; figures are of the best round, since a busy neighbour only
  * ever takes time away.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/backend.h"
@@ -26,7 +26,7 @@ static int fail_with(const struct error *err)
 
 static int measure(const char *preset, size_t batch, size_t threads, double seconds)
 {
-    enum { BATCHES = 32, CHANNELS = 3, SIDE = 32, CLASSES = 10 };
+    enum { BATCHES = 8, CHANNELS = 3, SIDE = 32, CLASSES = 10 };
     size_t samples_n = batch * BATCHES, pixels = (size_t)CHANNELS * SIDE * SIDE;
     uint8_t *images = malloc(samples_n * pixels);
     uint16_t *labels = malloc(samples_n * sizeof *labels);
