@@ -1,8 +1,7 @@
 /* cpu_step.c - images per second of whole training steps on the CPU backend.
  *   cpu_step [PRESET] [BATCH] [THREADS] [SECONDS]; without arguments the table of ANCHORS' nets on one core.
- * Each thread trains one client of 8 batches, again and again; figures are of the best round, since a busy neighbour only
- * ever takes time away.
- * SPDX-License-Identifier: Apache-2.0 */
+ * Each thread trains one client of 8 batches, again and again; figures are of the best round, since a busy neighbour
+ * only ever takes time away. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/backend.h"
 
 #include <stdio.h>
@@ -31,8 +30,13 @@ static int measure(const char *preset, size_t batch, size_t threads, double seco
     uint8_t *images = malloc(samples_n * pixels);
     uint16_t *labels = malloc(samples_n * sizeof *labels);
     uint32_t *samples = malloc(samples_n * sizeof *samples);
-    struct dataset data = {.channels = CHANNELS, .height = SIDE, .width = SIDE, .classes = CLASSES,
-                           .train = {samples_n, images, labels}, .mean = {.5f, .5f, .5f, .5f}, .std = {.2f, .2f, .2f, .2f}};
+    struct dataset data = {.channels = CHANNELS,
+                           .height = SIDE,
+                           .width = SIDE,
+                           .classes = CLASSES,
+                           .train = {samples_n, images, labels},
+                           .mean = {.5f, .5f, .5f, .5f},
+                           .std = {.2f, .2f, .2f, .2f}};
     struct data_shape shape = {CHANNELS, SIDE, SIDE, CLASSES, samples_n, 0};
     json_t *section = json_pack("{s:s}", "preset", preset);
     struct pcg32 rng = rng_key(1, RNG_SYNTHETIC, 0, 0, 0);
@@ -67,11 +71,18 @@ static int measure(const char *preset, size_t batch, size_t threads, double seco
     model_init_weights(model, 1, 1, weights);
     reduction.sum = calloc(model->weights_n, sizeof *reduction.sum);
     for (size_t i = 0; i < threads; i++)
-        replicas[i] = (struct replica){.start = weights, .samples = samples, .samples_n = samples_n, .epochs = 1,
-                                       .batch = batch, .lr = 0.01f, .optimizer = {.momentum = 0.9f}, .client = i,
+        replicas[i] = (struct replica){.start = weights,
+                                       .samples = samples,
+                                       .samples_n = samples_n,
+                                       .epochs = 1,
+                                       .batch = batch,
+                                       .lr = 0.01f,
+                                       .optimizer = {.momentum = 0.9f},
+                                       .client = i,
                                        .weight = 1.0 / (double)threads};
     while (sum_seconds < seconds) {
         double began = now(), took;
+        memset(reduction.sum, 0, model->weights_n * sizeof *reduction.sum);
         if (ops->train(plan, replicas, threads, NULL, &reduction, NULL, &err))
             return fail_with(&err);
         took = now() - began;
@@ -79,7 +90,8 @@ static int measure(const char *preset, size_t batch, size_t threads, double seco
         if ((double)(samples_n * threads) / took > best)
             best = (double)(samples_n * threads) / took;
     }
-    printf("%-12s batch %3zu  %zu thread%s  %9.0f images/s  (%.1f GFLOP/s forward and backward, %s, compiled in %.0f ms, %zu MB)\n",
+    printf("%-12s batch %3zu  %zu thread%s  %9.0f images/s  (%.1f GFLOP/s forward and backward, %s, compiled in %.0f "
+           "ms, %zu MB)\n",
            preset, batch, threads, threads == 1 ? " " : "s", best, best * 3 * model->flops_forward * 1e-9,
            ops->info(backend).isa, compile * 1e3, mem >> 20);
     ops->release_plan(plan);

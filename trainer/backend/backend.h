@@ -75,7 +75,8 @@ struct backend_ops {
     struct backend_info (*info)(const struct backend *backend);
     /* Borrowed until the next call or close. */
     int (*load_dataset)(struct backend *backend, const struct dataset *dataset, struct error *err);
-    /* batch: the largest a replica will use. mem_bytes of the plan is asked first with ret NULL. model is borrowed. */
+    /* batch: the largest a replica will use; bits may depend on it (a trial's own batch gives its bits). mem_bytes of the
+     * plan is asked first with ret NULL. model is borrowed. */
     int (*compile)(struct backend *backend, const struct model *model, size_t batch, struct plan **ret,
                    size_t *ret_mem_bytes, struct error *err);
     void (*release_plan)(struct plan *plan);

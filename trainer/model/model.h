@@ -5,7 +5,8 @@
  * the flattened list, as nn.Sequential numbers them when activations are layers of their own).
  * Initialisation from RNG_INIT (seed, trial), tensor after tensor, element after element: he_uniform, the default (for conv
  * and dense: U(-b, b), b = sqrt(6 / fan_in); He et al. 2015), glorot_uniform (Glorot, Bengio 2010), pytorch (U(+-1/sqrt(
- * fan_in)), biases too), biases 0 otherwise.
+ * fan_in)), biases too), biases 0 otherwise. The preset pfl_cnn starts glorot_uniform where model.init is absent.
+ * A residual adds the layers of its branch, then those of its shortcut, then LAYER_ADD, each with a number of its own.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_MODEL_H
 #define FLEXP_TRAINER_MODEL_H

@@ -28,8 +28,7 @@ static const struct preset PRESETS[] = {
 };
 #define PRESETS_N (sizeof PRESETS / sizeof PRESETS[0])
 
-static const char *const NAMES[] = {"seed_cnn",    "bench_cnn",   "lenet", "pfl_cnn",
-                                    "mcmahan_2nn", "mcmahan_cnn", NULL};
+static const char *const NAMES[] = {"seed_cnn", "bench_cnn", "lenet", "pfl_cnn", "mcmahan_2nn", "mcmahan_cnn", NULL};
 _Static_assert(sizeof NAMES / sizeof NAMES[0] == PRESETS_N + 1, "one name for each preset");
 
 const char *const *model_presets(void)

@@ -45,8 +45,8 @@ VECTOR_CLONES static void sgd_plain(float lr, float decay, float *restrict w, co
         w[i] -= lr * (g[i] + decay * w[i]);
 }
 
-VECTOR_CLONES static void sgd_momentum(float lr, float decay, float momentum, float *restrict w, const float *restrict g,
-                                       float *restrict v, size_t n)
+VECTOR_CLONES static void sgd_momentum(float lr, float decay, float momentum, float *restrict w,
+                                       const float *restrict g, float *restrict v, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         v[i] = momentum * v[i] + (g[i] + decay * w[i]);
@@ -54,8 +54,8 @@ VECTOR_CLONES static void sgd_momentum(float lr, float decay, float momentum, fl
     }
 }
 
-VECTOR_CLONES static void sgd_nesterov(float lr, float decay, float momentum, float *restrict w, const float *restrict g,
-                                       float *restrict v, size_t n)
+VECTOR_CLONES static void sgd_nesterov(float lr, float decay, float momentum, float *restrict w,
+                                       const float *restrict g, float *restrict v, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         float d = g[i] + decay * w[i];
@@ -89,8 +89,8 @@ static double power(double beta, int64_t t)
     return result;
 }
 
-void optimizer_step(const struct optimizer *o, float lr, int64_t t, float *weights, const float *gradients, float *state,
-                    size_t n)
+void optimizer_step(const struct optimizer *o, float lr, int64_t t, float *weights, const float *gradients,
+                    float *state, size_t n)
 {
     if (o->type == OPTIMIZER_SGD) {
         if (!(o->momentum > 0))

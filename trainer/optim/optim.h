@@ -2,8 +2,8 @@
  * SGD as in PyTorch: g += weight_decay * w; v = momentum * v + g (the first step: v = g); w -= lr * (nesterov ? g + momentum
  * * v : v). Adam: Kingma, Ba 2015, weight decay added to the gradient; AdamW: Loshchilov, Hutter 2019, decoupled.
  * Schedules (training.schedule): constant; step {every, factor}; exponential {decay} (per unit); cosine {final_fraction}
- * (Loshchilov, Hutter 2017, without restarts); each after linear warmup_units. Progress is counted in the units of
- * time_metric over max_time, never over a rung.
+ * (Loshchilov, Hutter 2017, without restarts); each after a linear warm-up, whose unit u has base * (u + 1) / (warmup + 1).
+ * Progress is counted in the units of time_metric over max_time, never over a rung.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_OPTIM_H
 #define FLEXP_TRAINER_OPTIM_H

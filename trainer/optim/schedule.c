@@ -38,8 +38,8 @@ int schedule_from(const json_t *training, double length, struct schedule *ret, s
     if (!(s.factor > 0) || !(s.decay > 0))
         return fail(err, -EINVAL, "training.schedule.%s: must be above 0", s.factor > 0 ? "decay" : "factor");
     if (s.warmup < 0 || (s.warmup >= length && s.warmup > 0))
-        return fail(err, -EINVAL, "training.schedule.warmup: must be less than the trial's length of %g, got %g", length,
-                    s.warmup);
+        return fail(err, -EINVAL, "training.schedule.warmup: must be less than the trial's length of %g, got %g",
+                    length, s.warmup);
     *ret = s;
     return 0;
 }

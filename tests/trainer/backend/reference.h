@@ -1,5 +1,5 @@
-/* reference.h - the same networks in double precision, written as plainly as their definitions: NCHW, canonical weights,
- * no fusing. For tests: the gradients of the backend are held against central differences of this.
+/* reference.h - the same networks in double precision, written as plainly as their definitions: NCHW, canonical
+ * weights, no fusing. For tests: the gradients of the backend are held against central differences of this.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TESTS_REFERENCE_H
 #define FLEXP_TESTS_REFERENCE_H
@@ -37,9 +37,11 @@ static void reference_init(struct reference *r, const struct model *m, const str
             for (int y = 0; y < d->height; y++)
                 for (int x = 0; x < d->width; x++) {
                     size_t from = ((samples[i] * (size_t)d->height + (size_t)y) * (size_t)d->width + (size_t)x) *
-                                      (size_t)d->channels + (size_t)c;
-                    size_t to = ((i * (size_t)d->channels + (size_t)c) * (size_t)d->height + (size_t)y) *
-                                    (size_t)d->width + (size_t)x;
+                                      (size_t)d->channels +
+                                  (size_t)c;
+                    size_t to =
+                        ((i * (size_t)d->channels + (size_t)c) * (size_t)d->height + (size_t)y) * (size_t)d->width +
+                        (size_t)x;
                     r->act[0][to] = (split->images[from] / 255.0 - (double)d->mean[c]) / (double)d->std[c];
                 }
     }

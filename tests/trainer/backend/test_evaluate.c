@@ -9,8 +9,11 @@
 
 #include <cmocka.h>
 
-#define NET "[{\"conv2d\": {\"filters\": 9, \"kernel\": 3, \"padding\": \"same\"}}, {\"batch_norm\": {\"activation\": \"relu\"}}, " \
-            "{\"max_pool2d\": {\"size\": 2}}, {\"dropout\": {\"rate\": 0.5}}, \"flatten\", {\"dense\": {\"units\": \"classes\"}}]"
+#define NET                                                                                                            \
+    "[{\"conv2d\": {\"filters\": 9, \"kernel\": 3, \"padding\": \"same\"}}, {\"batch_norm\": {\"activation\": "        \
+    "\"relu\"}}, "                                                                                                     \
+    "{\"max_pool2d\": {\"size\": 2}}, {\"dropout\": {\"rate\": 0.5}}, \"flatten\", {\"dense\": {\"units\": "           \
+    "\"classes\"}}]"
 #define SAMPLES 700
 
 static void scores_match_double_precision_without_dropout_and_by_running_statistics(void **state)

@@ -44,9 +44,12 @@ static void dropout_takes_two_values_from_each_draw_in_order(void **state)
 
 static void batch_norm_keeps_running_statistics_as_pytorch_does(void **state)
 {
-    /* two channels, four values each: 1 2 3 4 and 0 0 8 8; momentum .1; biased variance 1.25 and 16, unbiased 5/3 and 64/3 */
-    struct layer l = {.type = LAYER_BATCH_NORM, .in = {2, 2, 1, false}, .out = {2, 2, 1, false}, .eps = 0, .momentum = 0.1};
-    float x[8] = {1, 0, 2, 0, 3, 8, 4, 8}, y[8], gamma[2] = {1, 2}, beta[2] = {0, 1}, mean[2] = {0, 10}, var[2] = {1, 1};
+    /* two channels, four values each: 1 2 3 4 and 0 0 8 8; momentum .1; biased variance 1.25 and 16, unbiased 5/3 and
+     * 64/3 */
+    struct layer l = {
+        .type = LAYER_BATCH_NORM, .in = {2, 2, 1, false}, .out = {2, 2, 1, false}, .eps = 0, .momentum = 0.1};
+    float x[8] = {1, 0, 2, 0, 3, 8, 4, 8}, y[8], gamma[2] = {1, 2}, beta[2] = {0, 1}, mean[2] = {0, 10},
+          var[2] = {1, 1};
     float stats[4];
     double sums[8];
     static const float EXPECTED[8] = {-1.3416408f, -1, -0.4472136f, -1, 0.4472136f, 3, 1.3416408f, 3};
@@ -66,7 +69,8 @@ static void batch_norm_keeps_running_statistics_as_pytorch_does(void **state)
 
 static void a_single_value_has_no_unbiased_variance(void **state)
 {
-    struct layer l = {.type = LAYER_BATCH_NORM, .in = {1, 1, 1, true}, .out = {1, 1, 1, true}, .eps = 1e-5, .momentum = 0.5};
+    struct layer l = {
+        .type = LAYER_BATCH_NORM, .in = {1, 1, 1, true}, .out = {1, 1, 1, true}, .eps = 1e-5, .momentum = 0.5};
     float x = 3, y, gamma = 1, beta = 0, mean = 0, var = 1, stats[2];
     double sums[4];
 
@@ -113,7 +117,8 @@ static void loss_agrees_with_libm_over_many_logits(void **state)
         for (int k = 0; k < 7; k++)
             sum += exp((double)logits[k] - top);
         expected = log(sum) + top - (double)logits[label];
-        assert_true(fabs(loss_softmax(logits, &label, 1, 7, NULL, NULL, NULL, NULL) - expected) < 1e-13 * (1 + expected));
+        assert_true(fabs(loss_softmax(logits, &label, 1, 7, NULL, NULL, NULL, NULL) - expected) <
+                    1e-13 * (1 + expected));
     }
 }
 
@@ -146,8 +151,13 @@ static void not_finite_is_found_anywhere(void **state)
 
 static void nan_passes_through_pools_and_relu(void **state)
 {
-    struct layer l = {.type = LAYER_MAX_POOL2D, .in = {1, 2, 2, false}, .out = {1, 1, 1, false}, .kernel_h = 2,
-                      .kernel_w = 2, .stride = 2, .groups = 1};
+    struct layer l = {.type = LAYER_MAX_POOL2D,
+                      .in = {1, 2, 2, false},
+                      .out = {1, 1, 1, false},
+                      .kernel_h = 2,
+                      .kernel_w = 2,
+                      .stride = 2,
+                      .groups = 1};
     struct layer odd = l;
     float y;
     uint16_t arg;
@@ -176,7 +186,8 @@ static void transposing_back_gives_the_same_values(void **state)
     for (size_t i = 0; i < 48; i++)
         x[i] = (float)i;
     kernel_transpose(&image, x, y, 2, false);
-    assert_true(y[0] == 0 && y[1] == 3 && y[8] == 1 && y[24] == 24); /* (c, h, w) = 0,0,1 is pixel 1; 1,0,0 is channel 1 */
+    assert_true(y[0] == 0 && y[1] == 3 && y[8] == 1 &&
+                y[24] == 24); /* (c, h, w) = 0,0,1 is pixel 1; 1,0,0 is channel 1 */
     kernel_transpose(&image, y, z, 2, true);
     assert_memory_equal(x, z, sizeof x);
 }

@@ -1,5 +1,5 @@
-/* test_train.c - replicas: what a step does, equal bits for any threads, the ordered sum, small last batches, divergence.
- * SPDX-License-Identifier: Apache-2.0 */
+/* test_train.c - replicas: what a step does, equal bits for any threads, the ordered sum, small last batches,
+ * divergence. SPDX-License-Identifier: Apache-2.0 */
 #include "tests/trainer/backend/tiny.h"
 
 #include <math.h>
@@ -13,9 +13,15 @@
 #define RELU ", \"activation\": \"relu\""
 #define LAST "{\"dense\": {\"units\": \"classes\"}}"
 /* dropout, batch norm and a residual: all that draws or keeps something */
-#define NET "[" CONV(9, 3, "") ", {\"batch_norm\": {\"activation\": \"relu\"}}, {\"max_pool2d\": {\"size\": 2}}, " \
-            "{\"residual\": {\"layers\": [" CONV(9, 3, RELU) "]}}, {\"dropout\": {\"rate\": 0.25}}, \"flatten\", " \
-            "{\"dense\": {\"units\": 20, \"activation\": \"relu\"}}, {\"dropout\": {\"rate\": 0.5}}, " LAST "]"
+#define NET                                                                                                            \
+    "[" CONV(                                                                                                          \
+        9, 3,                                                                                                          \
+        "") ", {\"batch_norm\": {\"activation\": \"relu\"}}, {\"max_pool2d\": {\"size\": 2}}, "                        \
+            "{\"residual\": {\"layers\": [" CONV(                                                                      \
+                9, 3,                                                                                                  \
+                RELU) "]}}, {\"dropout\": {\"rate\": 0.25}}, \"flatten\", "                                            \
+                      "{\"dense\": {\"units\": 20, \"activation\": \"relu\"}}, {\"dropout\": {\"rate\": 0.5}}, " LAST  \
+                      "]"
 #define PLAIN "[" CONV(9, 3, RELU) ", {\"max_pool2d\": {\"size\": 2}}, \"flatten\", " LAST "]"
 #define SAMPLES 120
 
@@ -173,8 +179,8 @@ static void replicas_may_start_from_weights_of_their_own(void **state)
     tiny_done(&t);
 }
 
-/* One epoch by hand: the documented shuffle, gradients() of each batch, optimizer_step on canonical arrays. Bit for bit,
- * the last batch of 3 included. */
+/* One epoch by hand: the documented shuffle, gradients() of each batch, optimizer_step on canonical arrays. Bit for
+ * bit, the last batch of 3 included. */
 static void an_epoch_is_shuffled_batches_of_gradients_and_steps(void **state)
 {
     static const struct optimizer OPTIMIZERS[] = {
@@ -205,10 +211,21 @@ static void an_epoch_is_shuffled_batches_of_gradients_and_steps(void **state)
         const struct optimizer *o = &OPTIMIZERS[k / 2];
         struct pcg32 rng = rng_key(7, RNG_SHUFFLE, 2, 4, 6 << 16);
         struct reduction each = {.type = REDUCE_EACH, .each = &(float *){NULL}};
-        struct replica r = {.start = t.weights, .samples = samples, .samples_n = 19, .epochs = 1, .batch = 8, .lr = 0.02f,
-                            .optimizer = *o, .seed = 7, .trial = 2, .round = 4, .client = 6,
-                            .optimizer_state = optimizer_state, .optimizer_steps = 5,
-                            .proximal_mu = k & 1 ? 0.3f : 0, .correction = k & 1 ? correction : NULL};
+        struct replica r = {.start = t.weights,
+                            .samples = samples,
+                            .samples_n = 19,
+                            .epochs = 1,
+                            .batch = 8,
+                            .lr = 0.02f,
+                            .optimizer = *o,
+                            .seed = 7,
+                            .trial = 2,
+                            .round = 4,
+                            .client = 6,
+                            .optimizer_state = optimizer_state,
+                            .optimizer_steps = 5,
+                            .proximal_mu = k & 1 ? 0.3f : 0,
+                            .correction = k & 1 ? correction : NULL};
         double loss, loss_sum = 0;
 
         floats = optimizer_state_floats(o, n);
@@ -291,16 +308,24 @@ static void training_lowers_the_loss_of_a_tiny_set(void **state)
         number(samples, SAMPLES);
         sum = calloc(t.model->weights_n, sizeof *sum);
         weights = malloc(t.model->weights_n * sizeof *weights);
-        struct replica r = {.start = t.weights, .samples = samples, .samples_n = SAMPLES, .epochs = 20, .batch = 10,
-                            .lr = 0.02f, .optimizer = {.momentum = 0.9f}, .weight = 1};
+        struct replica r = {.start = t.weights,
+                            .samples = samples,
+                            .samples_n = SAMPLES,
+                            .epochs = 20,
+                            .batch = 10,
+                            .lr = 0.02f,
+                            .optimizer = {.momentum = 0.9f},
+                            .weight = 1};
         /* not augmented: the class is told by where the bright pixels are */
-        assert_int_equal(BACKEND_CPU.train(t.plan, &r, 1, NULL, &(struct reduction){.type = REDUCE_WEIGHTED_SUM, .sum = sum},
-                                           NULL, &err), 0);
+        assert_int_equal(BACKEND_CPU.train(t.plan, &r, 1, NULL,
+                                           &(struct reduction){.type = REDUCE_WEIGHTED_SUM, .sum = sum}, NULL, &err),
+                         0);
         for (size_t i = 0; i < t.model->weights_n; i++)
             weights[i] = (float)sum[i];
         evaluation_init(&before, 4);
         evaluation_init(&after, 4);
-        assert_int_equal(BACKEND_CPU.evaluate(t.plan, t.weights, &t.data.train, samples, SAMPLES, &before, NULL, &err), 0);
+        assert_int_equal(BACKEND_CPU.evaluate(t.plan, t.weights, &t.data.train, samples, SAMPLES, &before, NULL, &err),
+                         0);
         assert_int_equal(BACKEND_CPU.evaluate(t.plan, weights, &t.data.train, samples, SAMPLES, &after, NULL, &err), 0);
         assert_true(evaluation_scores(&after).loss < 0.1 * evaluation_scores(&before).loss);
         assert_true(evaluation_scores(&after).accuracy > 0.95);
@@ -391,8 +416,9 @@ static void nan_in_any_parameter_is_seen_in_the_gradients_or_the_loss(void **sta
         t.weights[p->offset] = NAN;
         make_replicas(&r, t.weights, samples, 1);
         r.samples_n = 8;
-        assert_int_equal(BACKEND_CPU.train(t.plan, &r, 1, NULL, &(struct reduction){.type = REDUCE_WEIGHTED_SUM, .sum = sum},
-                                           NULL, &err), 0);
+        assert_int_equal(BACKEND_CPU.train(t.plan, &r, 1, NULL,
+                                           &(struct reduction){.type = REDUCE_WEIGHTED_SUM, .sum = sum}, NULL, &err),
+                         0);
         assert_false(r.finite);
         t.weights[p->offset] = kept;
         free(sum);

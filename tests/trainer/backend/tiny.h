@@ -42,9 +42,14 @@ static void tiny_init(struct tiny *t, const char *layers, int channels, int heig
         for (size_t k = t->labels[i]; k < pixels; k += (size_t)classes)
             t->images[i * pixels + k] = (uint8_t)(200 + rng_below(&rng, 56));
     }
-    t->data = (struct dataset){.channels = channels, .height = height, .width = width, .classes = classes,
-                               .train = {n, t->images, t->labels}, .test = {n, t->images, t->labels},
-                               .mean = {.45f, .5f, .4f, .5f}, .std = {.25f, .3f, .2f, .25f}};
+    t->data = (struct dataset){.channels = channels,
+                               .height = height,
+                               .width = width,
+                               .classes = classes,
+                               .train = {n, t->images, t->labels},
+                               .test = {n, t->images, t->labels},
+                               .mean = {.45f, .5f, .4f, .5f},
+                               .std = {.25f, .3f, .2f, .25f}};
     for (int i = 0; i < 16; i++)
         cores[i] = -1;
     snprintf(text, sizeof text, layers[0] == '[' ? "{\"layers\": %s}" : "{\"preset\": \"%s\"}", layers);

@@ -38,14 +38,14 @@ static struct model *model_of(const char *text, int channels, int height, int wi
 
 static void presets_have_the_published_numbers_of_parameters(void **state)
 {
-    /* lenet: NIID-Bench and BlazeFL; pfl_cnn: pfl-research; mcmahan_*: McMahan et al. 2017. The two benchmark nets by hand:
-     * seed_cnn 896 + 18,496 + 16,384 * 128 + 128 + 1,290; bench_cnn 896 + 18,496 + 4,096 * 128 + 128 + 1,290. */
+    /* lenet: NIID-Bench and BlazeFL; pfl_cnn: pfl-research; mcmahan_*: McMahan et al. 2017. The two benchmark nets by
+     * hand: seed_cnn 896 + 18,496 + 16,384 * 128 + 128 + 1,290; bench_cnn 896 + 18,496 + 4,096 * 128 + 128 + 1,290. */
     static const struct {
         const char *name;
         int channels, side;
         size_t parameters;
-    } ROWS[] = {{"seed_cnn", 3, 32, 2117962},   {"bench_cnn", 3, 32, 545098},  {"lenet", 3, 32, 62006},
-                {"pfl_cnn", 3, 32, 1626442},    {"mcmahan_2nn", 1, 28, 199210}, {"mcmahan_cnn", 1, 28, 1663370}};
+    } ROWS[] = {{"seed_cnn", 3, 32, 2117962}, {"bench_cnn", 3, 32, 545098},   {"lenet", 3, 32, 62006},
+                {"pfl_cnn", 3, 32, 1626442},  {"mcmahan_2nn", 1, 28, 199210}, {"mcmahan_cnn", 1, 28, 1663370}};
     size_t n = 0;
 
     (void)state;
@@ -75,7 +75,8 @@ static void counts_the_work_of_bench_cnn(void **state)
 
 static void shapes_follow_from_kernels_strides_and_pads(void **state)
 {
-    /* one layer on 3 x 7 x 9; padding "same" as TensorFlow's and PyTorch's: out = ceil(in / stride), the odd pixel after */
+    /* one layer on 3 x 7 x 9; padding "same" as TensorFlow's and PyTorch's: out = ceil(in / stride), the odd pixel
+     * after */
     static const struct {
         const char *layer;
         int c, h, w, top, left, bottom, right;
@@ -101,8 +102,8 @@ static void shapes_follow_from_kernels_strides_and_pads(void **state)
         char text[300];
         struct model *m;
         struct layer *l;
-        snprintf(text, sizeof text,
-                 "{\"layers\": [%s, {\"flatten\": {}}, {\"dense\": {\"units\": \"classes\"}}]}", ROWS[i].layer);
+        snprintf(text, sizeof text, "{\"layers\": [%s, {\"flatten\": {}}, {\"dense\": {\"units\": \"classes\"}}]}",
+                 ROWS[i].layer);
         m = model_of(text, 3, 7, 9);
         l = &m->layers[0];
         assert_int_equal(l->out.c, ROWS[i].c);
@@ -120,16 +121,17 @@ static void shapes_follow_from_kernels_strides_and_pads(void **state)
 
 static void parameters_are_named_as_in_a_pytorch_sequential(void **state)
 {
-    struct model *m = model_of("{\"layers\": [{\"conv2d\": {\"filters\": 4, \"kernel\": 3, \"bias\": false, \"activation\": "
-                               "\"relu\"}}, {\"batch_norm\": {\"activation\": \"relu\"}}, {\"flatten\": {}}, "
-                               "{\"dense\": {\"units\": \"classes\"}}]}",
-                               3, 8, 8);
+    struct model *m =
+        model_of("{\"layers\": [{\"conv2d\": {\"filters\": 4, \"kernel\": 3, \"bias\": false, \"activation\": "
+                 "\"relu\"}}, {\"batch_norm\": {\"activation\": \"relu\"}}, {\"flatten\": {}}, "
+                 "{\"dense\": {\"units\": \"classes\"}}]}",
+                 3, 8, 8);
     static const struct {
         const char *name;
         size_t offset, size;
         bool trainable;
-    } ROWS[] = {{"0.weight", 0, 108, true},     {"2.weight", 108, 4, true},       {"2.bias", 112, 4, true},
-                {"5.weight", 116, 1440, true},  {"5.bias", 1556, 10, true},       {"2.running_mean", 1566, 4, false},
+    } ROWS[] = {{"0.weight", 0, 108, true},       {"2.weight", 108, 4, true}, {"2.bias", 112, 4, true},
+                {"5.weight", 116, 1440, true},    {"5.bias", 1556, 10, true}, {"2.running_mean", 1566, 4, false},
                 {"2.running_var", 1570, 4, false}};
 
     (void)state;
@@ -149,11 +151,12 @@ static void parameters_are_named_as_in_a_pytorch_sequential(void **state)
 
 static void repeat_and_residual_unfold_in_place(void **state)
 {
-    struct model *m = model_of("{\"layers\": [{\"repeat\": {\"times\": 2, \"layers\": [{\"residual\": {\"layers\": [{\"conv2d\": "
-                               "{\"filters\": 8, \"kernel\": 3, \"padding\": \"same\", \"stride\": 2}}], \"shortcut\": "
-                               "[{\"conv2d\": {\"filters\": 8, \"kernel\": 1, \"stride\": 2}}], \"activation\": \"relu\"}}]}}, "
-                               "{\"global_avg_pool2d\": {}}, {\"dense\": {\"units\": \"classes\"}}]}",
-                               3, 8, 8);
+    struct model *m =
+        model_of("{\"layers\": [{\"repeat\": {\"times\": 2, \"layers\": [{\"residual\": {\"layers\": [{\"conv2d\": "
+                 "{\"filters\": 8, \"kernel\": 3, \"padding\": \"same\", \"stride\": 2}}], \"shortcut\": "
+                 "[{\"conv2d\": {\"filters\": 8, \"kernel\": 1, \"stride\": 2}}], \"activation\": \"relu\"}}]}}, "
+                 "{\"global_avg_pool2d\": {}}, {\"dense\": {\"units\": \"classes\"}}]}",
+                 3, 8, 8);
 
     (void)state;
     assert_int_equal(m->layers_n, 10);
@@ -172,9 +175,10 @@ static void repeat_and_residual_unfold_in_place(void **state)
 static void equal_networks_have_equal_keys(void **state)
 {
     struct model *a = model_of("{\"preset\": \"mcmahan_2nn\", \"init\": \"pytorch\"}", 1, 28, 28);
-    struct model *b = model_of("{\"layers\": [\"flatten\", {\"repeat\": {\"times\": 2, \"layers\": [{\"dense\": {\"units\": 200, "
-                               "\"activation\": \"relu\"}}]}}, {\"dense\": {\"units\": 10}}]}",
-                               1, 28, 28);
+    struct model *b =
+        model_of("{\"layers\": [\"flatten\", {\"repeat\": {\"times\": 2, \"layers\": [{\"dense\": {\"units\": 200, "
+                 "\"activation\": \"relu\"}}]}}, {\"dense\": {\"units\": 10}}]}",
+                 1, 28, 28);
     struct model *c = model_of("{\"preset\": \"mcmahan_2nn\"}", 1, 14, 28);
 
     (void)state;
@@ -212,43 +216,55 @@ static void mistakes_are_told_with_place_and_what_would_be_right(void **state)
         {"{\"preset\": \"lenin\"}", "model.preset: there is no preset \"lenin\"\n"},
         {"{\"layers\": []}", "model.layers: must be a list of at least one layer\n"},
         {"{\"layers\": [\"flatten\", {\"dence\": {\"units\": 10}}]}", "model.layers[1]: there is no layer \"dence\"\n"},
-        {"{\"layers\": [{\"conv2d\": {\"filters\": 4, \"kernel\": 3}}, {\"max_pool2d\": {\"size\": 2}}, {\"conv2d\": {\"filters\": "
+        {"{\"layers\": [{\"conv2d\": {\"filters\": 4, \"kernel\": 3}}, {\"max_pool2d\": {\"size\": 2}}, {\"conv2d\": "
+         "{\"filters\": "
          "4, \"kernel\": 5}}, \"flatten\", {\"dense\": {\"units\": \"classes\"}}]}",
          "model.layers[2].conv2d.kernel: kernel 5 is larger than its 3x3 input\n"},
-        {"{\"layers\": [{\"conv2d\": {\"filters\": 4, \"kernel\": 13, \"padding\": 2}}, \"flatten\", {\"dense\": {\"units\": "
+        {"{\"layers\": [{\"conv2d\": {\"filters\": 4, \"kernel\": 13, \"padding\": 2}}, \"flatten\", {\"dense\": "
+         "{\"units\": "
          "\"classes\"}}]}",
          "model.layers[0].conv2d.kernel: kernel 13 is larger than its 12x12 input (padding counted)\n"},
         {"{\"layers\": [{\"dense\": {\"units\": \"classes\"}}]}",
-         "model.layers[0].dense: dense needs flat values, but what comes in is 3x8x8 (channels, height, width); put flatten or "
+         "model.layers[0].dense: dense needs flat values, but what comes in is 3x8x8 (channels, height, width); put "
+         "flatten or "
          "global_avg_pool2d before it\n"},
         {"{\"layers\": [\"flatten\", {\"dense\": {\"units\": 12}}]}",
-         "model.layers[1]: the last layer must give one value for each of the data's 10 classes, but it gives 12 flat values\n"},
+         "model.layers[1]: the last layer must give one value for each of the data's 10 classes, but it gives 12 flat "
+         "values\n"},
         {"{\"layers\": [{\"conv2d\": {\"filters\": 10, \"kernel\": 3}}]}",
          "model.layers[0]: the last layer must give one value for each of the data's 10 classes, but it gives 10x6x6 "
          "(channels, height, width)\n"},
         {"{\"layers\": [\"flatten\", {\"max_pool2d\": {\"size\": 1}}, \"flatten\", {\"dense\": {\"units\": 10}}]}",
          "model.layers[1].max_pool2d: max_pool2d needs an image, but what comes in is 192 flat values\n"},
-        {"{\"layers\": [{\"conv2d\": {\"filters\": 5, \"kernel\": 3, \"groups\": 2}}, {\"max_pool2d\": {\"size\": 2, \"padding\": "
+        {"{\"layers\": [{\"conv2d\": {\"filters\": 5, \"kernel\": 3, \"groups\": 2}}, {\"max_pool2d\": {\"size\": 2, "
+         "\"padding\": "
          "2}}, {\"group_norm\": {\"groups\": 3}}, \"flatten\", {\"dense\": {\"units\": 10}}]}",
          "model.layers[0].conv2d.groups: 2 groups do not divide 3 input channels and 5 filters\n"
          "model.layers[1].max_pool2d.padding: must be less than the window's size 2, got 2\n"
          "model.layers[2].group_norm.groups: 3 groups do not divide 5 channels\n"},
-        {"{\"layers\": [{\"repeat\": {\"times\": 3, \"layers\": [{\"max_pool2d\": {\"size\": 4}}]}}, \"flatten\", {\"dense\": "
+        {"{\"layers\": [{\"repeat\": {\"times\": 3, \"layers\": [{\"max_pool2d\": {\"size\": 4}}]}}, \"flatten\", "
+         "{\"dense\": "
          "{\"units\": 10}}]}",
          "model.layers[0].repeat.layers[0].max_pool2d.size: window 4 is larger than its 2x2 input\n"},
-        {"{\"layers\": [{\"residual\": {\"layers\": [{\"conv2d\": {\"filters\": 4, \"kernel\": 3}}]}}, \"flatten\", {\"dense\": "
+        {"{\"layers\": [{\"residual\": {\"layers\": [{\"conv2d\": {\"filters\": 4, \"kernel\": 3}}]}}, \"flatten\", "
+         "{\"dense\": "
          "{\"units\": 10}}]}",
-         "model.layers[0].residual: the branch gives 4x6x6 (channels, height, width), but its input (there is no shortcut) "
+         "model.layers[0].residual: the branch gives 4x6x6 (channels, height, width), but its input (there is no "
+         "shortcut) "
          "gives 3x8x8 (channels, height, width); both must be equal\n"},
-        {"{\"layers\": [\"flatten\", {\"dense\": {\"units\": 1048576}}, {\"dense\": {\"units\": 1048576}}, {\"dense\": {\"units\": "
+        {"{\"layers\": [\"flatten\", {\"dense\": {\"units\": 1048576}}, {\"dense\": {\"units\": 1048576}}, {\"dense\": "
+         "{\"units\": "
          "10}}]}",
          "model: the network has more than 2147483647 parameters\n"},
-        {"{\"layers\": [{\"repeat\": {\"times\": 1000, \"layers\": [{\"repeat\": {\"times\": 1000, \"layers\": [\"relu\"]}}]}}]}",
+        {"{\"layers\": [{\"repeat\": {\"times\": 1000, \"layers\": [{\"repeat\": {\"times\": 1000, \"layers\": "
+         "[\"relu\"]}}]}}]}",
          "model.layers[0].repeat.layers[0]: the network has more than 10000 layers\n"},
-        {"{\"preset\": \"lenet\"}",
-         "model.preset: lenet does not fit this data: at layers[2].conv2d.kernel: kernel 5 is larger than its 2x2 input\n"
-         "model.preset: lenet does not fit this data: at layers[3].max_pool2d.size: window 2 is larger than its 1x1 input\n"},
-        {"{\"layers\": [{\"conv2d\": {\"filters\": 0, \"kernel\": \"big\", \"padding\": \"full\"}}, 7, \"flatten\", {\"dense\": "
+        {"{\"preset\": \"lenet\"}", "model.preset: lenet does not fit this data: at layers[2].conv2d.kernel: kernel 5 "
+                                    "is larger than its 2x2 input\n"
+                                    "model.preset: lenet does not fit this data: at layers[3].max_pool2d.size: window "
+                                    "2 is larger than its 1x1 input\n"},
+        {"{\"layers\": [{\"conv2d\": {\"filters\": 0, \"kernel\": \"big\", \"padding\": \"full\"}}, 7, \"flatten\", "
+         "{\"dense\": "
          "{\"units\": 10}}]}",
          "model.layers[0].conv2d.filters: must be a whole number from 1 to 65536\n"
          "model.layers[0].conv2d.kernel: must be a whole number from 1 to 64\n"
@@ -281,7 +297,8 @@ static void mistakes_are_told_with_place_and_what_would_be_right(void **state)
 
 static void starting_weights_depend_on_seed_and_trial_alone(void **state)
 {
-    struct model *m = model_of("{\"preset\": \"lenet\"}", 3, 32, 32), *again = model_of("{\"preset\": \"lenet\"}", 3, 32, 32);
+    struct model *m = model_of("{\"preset\": \"lenet\"}", 3, 32, 32),
+                 *again = model_of("{\"preset\": \"lenet\"}", 3, 32, 32);
     float *a = malloc(m->weights_n * sizeof *a), *b = malloc(m->weights_n * sizeof *b);
 
     (void)state;
@@ -351,9 +368,10 @@ static void starting_weights_have_the_bounds_of_their_papers(void **state)
 
 static void norms_start_as_the_identity(void **state)
 {
-    struct model *m = model_of("{\"layers\": [\"batch_norm\", {\"group_norm\": {\"groups\": 3}}, \"flatten\", {\"dense\": {\"units\": "
-                               "10}}]}",
-                               3, 4, 4);
+    struct model *m = model_of(
+        "{\"layers\": [\"batch_norm\", {\"group_norm\": {\"groups\": 3}}, \"flatten\", {\"dense\": {\"units\": "
+        "10}}]}",
+        3, 4, 4);
     float *w = malloc(m->weights_n * sizeof *w);
 
     (void)state;

@@ -40,10 +40,11 @@ static void optimizers_step_as_pytorch_does(void **state)
     int nesterov, cases = 0;
 
     (void)state;
-    while (fscanf(file, " case %19s %lf %lf %lf %d %lf %lf %lf", name, &lr, &momentum, &decay, &nesterov, &beta1, &beta2,
-                  &eps) == 8) {
-        json_t *training = json_pack("{s:s, s:f, s:f, s:b, s:f, s:f, s:f}", "optimizer", name, "momentum", momentum,
-                                     "weight_decay", decay, "nesterov", nesterov, "beta1", beta1, "beta2", beta2, "eps", eps);
+    while (fscanf(file, " case %19s %lf %lf %lf %d %lf %lf %lf", name, &lr, &momentum, &decay, &nesterov, &beta1,
+                  &beta2, &eps) == 8) {
+        json_t *training =
+            json_pack("{s:s, s:f, s:f, s:b, s:f, s:f, s:f}", "optimizer", name, "momentum", momentum, "weight_decay",
+                      decay, "nesterov", nesterov, "beta1", beta1, "beta2", beta2, "eps", eps);
         struct optimizer o;
         float w[N], g[N], s[2 * N] = {0};
 
@@ -125,9 +126,10 @@ static void schedules_run_as_pytorchs_do(void **state)
     int cases = 0;
 
     (void)state;
-    while (fscanf(file, " case %19s %lf %lf %lf %lf %lf %lf", type, &base, &every, &factor, &decay, &final, &length) == 7) {
-        json_t *training = json_pack("{s:f, s:{s:s, s:f, s:f, s:f, s:f}}", "learning_rate", base, "schedule", "type", type,
-                                     "every", every, "factor", factor, "decay", decay, "final_fraction", final);
+    while (fscanf(file, " case %19s %lf %lf %lf %lf %lf %lf", type, &base, &every, &factor, &decay, &final, &length) ==
+           7) {
+        json_t *training = json_pack("{s:f, s:{s:s, s:f, s:f, s:f, s:f}}", "learning_rate", base, "schedule", "type",
+                                     type, "every", every, "factor", factor, "decay", decay, "final_fraction", final);
         struct schedule s;
 
         assert_int_equal(schedule_from(training, length, &s, NULL), 0);
@@ -136,8 +138,8 @@ static void schedules_run_as_pytorchs_do(void **state)
             assert_int_equal(fscanf(file, "%lf", &expected), 1);
             /* PyTorch multiplies from unit to unit: 40 roundings */
             if (!(fabs(schedule_rate(&s, unit) - expected) < 1e-11 * base))
-                fail_msg("case %d (%s): the rate at %d is %.15g, expected %.15g", cases, type, unit, schedule_rate(&s, unit),
-                         expected);
+                fail_msg("case %d (%s): the rate at %d is %.15g, expected %.15g", cases, type, unit,
+                         schedule_rate(&s, unit), expected);
         }
         json_decref(training);
         cases++;
@@ -182,7 +184,8 @@ static void settings_out_of_range_are_refused(void **state)
         {"{\"learning_rate\": 0}", "training.learning_rate: must be a number above 0"},
         {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"cosin\"}}",
          "training.schedule.type: must be constant, step, exponential or cosine, got \"cosin\""},
-        {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"step\", \"every\": 0}}", "training.schedule.every: must be above 0"},
+        {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"step\", \"every\": 0}}",
+         "training.schedule.every: must be above 0"},
         {"{\"learning_rate\": 1, \"schedule\": {\"type\": \"exponential\", \"decay\": 0}}",
          "training.schedule.decay: must be above 0"},
         {"{\"learning_rate\": 1, \"schedule\": {\"warmup\": 10}}",

@@ -8,12 +8,11 @@
  *   step.c      forward and backward through the nodes
  *   train.c, evaluate.c, cpu.c  the table of functions
  *
- * Activations are channels-last (N, H, W, C). The working layout of weights is what oneDNN likes for the forward pass; each
- * parameter starts at a cache line, and oneDNN's padding, where there is some, holds zeros that every optimizer keeps.
- * `flatten` moves nothing: the first dense layer's weights are permuted instead, where only such layers see the order.
- * A last batch that is smaller than the others runs with rows of zeros added, whose gradients are zeros; norms and losses
- * count the real rows alone.
- * SPDX-License-Identifier: Apache-2.0 */
+ * Activations are channels-last (N, H, W, C). The working layout of weights is what oneDNN likes for the forward pass;
+ * each parameter starts at a cache line, and oneDNN's padding, where there is some, holds zeros that every optimizer
+ * keeps. `flatten` moves nothing: the first dense layer's weights are permuted instead, where only such layers see the
+ * order. A last batch that is smaller than the others runs with rows of zeros added, whose gradients are zeros; norms
+ * and losses count the real rows alone. SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CPU_PRIVATE_H
 #define FLEXP_TRAINER_CPU_PRIVATE_H
 
@@ -35,18 +34,18 @@ void crew_run(struct crew *crew, size_t n, void (*fn)(void *arg, size_t thread),
 
 /* graph.c */
 
-struct node {            /* of one layer */
-    int in, in2, out;    /* tensors: 0 is the image, i + 1 the output of layer i; in2: add only, else -1 */
-    bool relu;           /* convolution, dense: the ReLU behind it is computed with it */
-    bool skip_forward;   /* nothing to do: see relu above, or a flatten that moves nothing */
+struct node {          /* of one layer */
+    int in, in2, out;  /* tensors: 0 is the image, i + 1 the output of layer i; in2: add only, else -1 */
+    bool relu;         /* convolution, dense: the ReLU behind it is computed with it */
+    bool skip_forward; /* nothing to do: see relu above, or a flatten that moves nothing */
     bool skip_backward;
-    bool relu_mask;      /* max pool: its backward pass applies the mask of the ReLU before it */
+    bool relu_mask;         /* max pool: its backward pass applies the mask of the ReLU before it */
     bool need_in, need_in2; /* the gradient of the input is wanted */
     bool add_in, add_in2;   /* another layer has written it already: add */
-    bool permuted;       /* dense: the input comes in H, W, C order of `image` */
+    bool permuted;          /* dense: the input comes in H, W, C order of `image` */
     struct shape image;
-    size_t aux;          /* bytes a row, kept from forward to backward: arg max, masks */
-    size_t aux_fixed;    /* bytes in all: statistics */
+    size_t aux;       /* bytes a row, kept from forward to backward: arg max, masks */
+    size_t aux_fixed; /* bytes in all: statistics */
 };
 
 struct tensor {
@@ -61,8 +60,8 @@ struct graph {
     struct tensor *tensors; /* layers_n + 1 */
     size_t *slots;          /* values of a row */
     size_t slots_n;
-    size_t spare;           /* values of a row of the largest gradient that is added to another */
-    size_t channels;        /* the most that a norm or global pool sees */
+    size_t spare;    /* values of a row of the largest gradient that is added to another */
+    size_t channels; /* the most that a norm or global pool sees */
 };
 
 int graph_init(struct graph *graph, const struct model *model);
@@ -73,8 +72,8 @@ void graph_done(struct graph *graph);
 int dnnl_fail(struct error *err, dnnl_status_t status, const char *what);
 
 struct linear {
-    dnnl_primitive_t forward, backward_data, backward_weights;                /* the last two NULL when not wanted */
-    dnnl_primitive_t to_forward, to_backward_data, from_backward_weights;     /* reorders; NULL: same layout */
+    dnnl_primitive_t forward, backward_data, backward_weights;            /* the last two NULL when not wanted */
+    dnnl_primitive_t to_forward, to_backward_data, from_backward_weights; /* reorders; NULL: same layout */
     dnnl_memory_desc_t src, dst, weights, weights_data, weights_grad, bias;
     dnnl_memory_desc_t scratch[3]; /* forward, backward data, backward weights */
 };
@@ -105,7 +104,7 @@ struct place { /* of a parameter in the working layout */
     size_t offset, size;
 };
 
-struct binding { /* a variant's arguments for one thread */
+struct binding {         /* a variant's arguments for one thread */
     struct bound *bound; /* layers_n */
     void *buffer;        /* reordered weights and scratch */
 };
@@ -119,8 +118,8 @@ struct worker { /* what one thread needs */
     float *spare;
     void **aux; /* by layer */
     uint16_t *labels;
-    bool dropping; /* the last forward pass had dropout on */
-    double *channel; /* 4 x graph.channels */
+    bool dropping;             /* the last forward pass had dropout on */
+    double *channel;           /* 4 x graph.channels */
     struct binding **bindings; /* as plan->variants */
     size_t bindings_n;
     /* for train(), grown before the threads start */
@@ -143,16 +142,17 @@ struct plan {
     uint32_t *where;               /* canonical index -> working index */
     struct variant **variants;
     size_t variants_n;
-    struct worker **workers;       /* crew_size; NULL until used */
-    float *start;                  /* working layout, shared by the replicas of a train() */
+    struct worker **workers; /* crew_size; NULL until used */
+    float *start;            /* working layout, shared by the replicas of a train() */
     double *sum;
-    float **waiting;               /* crew_size buffers for weights that wait to be added; NULL until used */
+    float **waiting; /* crew_size buffers for weights that wait to be added; NULL until used */
 };
 
 #define EVALUATE_ROWS 32   /* fixed, so that scores depend on weights and samples alone */
 #define EVALUATE_CHUNK 256 /* samples that one thread sums up */
 
-int plan_compile(struct backend *backend, const struct model *model, size_t batch, struct plan **ret, struct error *err);
+int plan_compile(struct backend *backend, const struct model *model, size_t batch, struct plan **ret,
+                 struct error *err);
 void plan_free(struct plan *plan);
 size_t plan_mem_bytes(const struct model *model, size_t batch, size_t threads);
 /* On one of the crew's threads. Finds or makes the primitives for a batch of n. */
@@ -212,7 +212,8 @@ double kernel_distance(const float *a, const float *b, size_t n); /* squared */
 /* norm.c. sums: 4 x channels doubles of scratch */
 
 void norm_batch(const struct layer *l, const float *x, float *y, const float *gamma, const float *beta,
-                float *running_mean, float *running_var, float *stats, size_t n, bool training, bool update, double *sums);
+                float *running_mean, float *running_var, float *stats, size_t n, bool training, bool update,
+                double *sums);
 void norm_batch_backward(const struct layer *l, const float *x, const float *dy, float *dx, const float *gamma,
                          float *dgamma, float *dbeta, const float *stats, size_t n, double *sums);
 void norm_group(const struct layer *l, const float *x, float *y, const float *gamma, const float *beta, float *stats,
@@ -222,8 +223,8 @@ void norm_group_backward(const struct layer *l, const float *x, const float *dy,
 
 /* loss.c */
 
-/* Softmax cross-entropy of n rows, in double. grad (may be NULL) becomes d(mean loss)/d(logits). Returns the sum of losses.
- * The prediction is the largest logit, the first of equals. confusion, scores: may be NULL. */
+/* Softmax cross-entropy of n rows, in double. grad (may be NULL) becomes d(mean loss)/d(logits). Returns the sum of
+ * losses. The prediction is the largest logit, the first of equals. confusion, scores: may be NULL. */
 double loss_softmax(const float *logits, const uint16_t *labels, size_t n, size_t classes, float *grad,
                     uint64_t *ret_correct, uint64_t *confusion, float *scores);
 

@@ -1,5 +1,5 @@
-/* evaluate.c - scores of weights on samples. Chunks of fixed size go to whichever thread is free and are added up in order.
- * SPDX-License-Identifier: Apache-2.0 */
+/* evaluate.c - scores of weights on samples. Chunks of fixed size go to whichever thread is free and are added up in
+ * order. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/cpu_private.h"
 
 #include <stdatomic.h>
@@ -84,8 +84,8 @@ static void setup_thread(void *arg, size_t thread)
     s->rc = plan_variant(s->plan, EVALUATE_ROWS, false, s->variant, s->err);
 }
 
-int cpu_evaluate(struct plan *p, const float *weights, const struct data_split *split, const uint32_t *samples, size_t n,
-                 struct evaluation *ret, float *predictions, struct error *err)
+int cpu_evaluate(struct plan *p, const float *weights, const struct data_split *split, const uint32_t *samples,
+                 size_t n, struct evaluation *ret, float *predictions, struct error *err)
 {
     struct job job = {.plan = p, .split = split, .samples = samples, .n = n, .predictions = predictions};
     struct setup setup = {.plan = p, .variant = &job.variant, .err = err};

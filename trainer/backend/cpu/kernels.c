@@ -1,5 +1,5 @@
-/* kernels.c - pooling, ReLU, dropout and sums over flat arrays. The innermost loops run over channels, which lie together.
- * SPDX-License-Identifier: Apache-2.0 */
+/* kernels.c - pooling, ReLU, dropout and sums over flat arrays. The innermost loops run over channels, which lie
+ * together. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/cpu_private.h"
 #include "trainer/optim/vector.h"
 
@@ -218,9 +218,10 @@ VECTOR_CLONES void kernel_relu_backward(const float *y, const float *dy, float *
 
 #define LANES 8
 
-/* The same numbers as pcg32_next, LANES at a time: lane j holds the state of draw j of the block, and all jump LANES ahead. */
-VECTOR_CLONES static void draw_blocks(uint64_t *restrict state, uint64_t multiplier, uint64_t plus, uint32_t *restrict out,
-                                      size_t blocks)
+/* The same numbers as pcg32_next, LANES at a time: lane j holds the state of draw j of the block, and all jump LANES
+ * ahead. */
+VECTOR_CLONES static void draw_blocks(uint64_t *restrict state, uint64_t multiplier, uint64_t plus,
+                                      uint32_t *restrict out, size_t blocks)
 {
     uint64_t s[LANES];
 

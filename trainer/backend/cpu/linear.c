@@ -70,8 +70,8 @@ out:
     return rc;
 }
 
-static dnnl_status_t forward_desc(const struct layer *l, bool training, const struct shapes *s, const_dnnl_primitive_attr_t attr,
-                                  dnnl_engine_t engine, dnnl_primitive_desc_t *ret)
+static dnnl_status_t forward_desc(const struct layer *l, bool training, const struct shapes *s,
+                                  const_dnnl_primitive_attr_t attr, dnnl_engine_t engine, dnnl_primitive_desc_t *ret)
 {
     dnnl_prop_kind_t kind = training ? dnnl_forward_training : dnnl_forward_inference;
     const dnnl_memory_desc_t *bias = l->bias ? &s->bias : NULL;

@@ -1,8 +1,7 @@
 /* norm.c - batch and group normalisation, forward and backward. Sums in double, in order.
- * Ioffe, Szegedy 2015 (arXiv:1502.03167); Wu, He 2018 (arXiv:1803.08494). The running variance takes the unbiased one, as
- * PyTorch does (the biased one where a channel has a single value). stats: mean and 1 / sqrt(var + eps) of each channel (or
- * sample and group), kept for the backward pass.
- * SPDX-License-Identifier: Apache-2.0 */
+ * Ioffe, Szegedy 2015 (arXiv:1502.03167); Wu, He 2018 (arXiv:1803.08494). The running variance takes the unbiased one,
+ * as PyTorch does (the biased one where a channel has a single value). stats: mean and 1 / sqrt(var + eps) of each
+ * channel (or sample and group), kept for the backward pass. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/cpu_private.h"
 #include "trainer/optim/vector.h"
 
@@ -56,7 +55,8 @@ VECTOR_CLONES static void combine(const float *restrict x, const float *restrict
 }
 
 void norm_batch(const struct layer *l, const float *x, float *y, const float *gamma, const float *beta,
-                float *running_mean, float *running_var, float *stats, size_t n, bool training, bool update, double *sums)
+                float *running_mean, float *running_var, float *stats, size_t n, bool training, bool update,
+                double *sums)
 {
     size_t c = (size_t)l->in.c, pixels = n * (size_t)l->in.h * (size_t)l->in.w;
     double *mean = sums, *var = sums + c, *scale = sums + 2 * c, *shift = sums + 3 * c, count = (double)pixels;

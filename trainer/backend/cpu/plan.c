@@ -198,8 +198,8 @@ static void carve_worker(struct worker *w, const struct plan *p, struct carver *
     w->spare = carve(c, p->rows_max * g->spare * sizeof(float));
     for (size_t t = 0; t <= layers; t++) {
         const struct tensor *tensor = &g->tensors[t];
-        w->act[t] = tensor->root == (int)t ? carve(c, p->rows_max * tensor->values * sizeof(float))
-                                           : w->act[tensor->root];
+        w->act[t] =
+            tensor->root == (int)t ? carve(c, p->rows_max * tensor->values * sizeof(float)) : w->act[tensor->root];
         w->grad[t] = tensor->slot >= 0 ? slots[tensor->slot] : NULL;
     }
     for (size_t i = 0; i < layers; i++)
@@ -344,8 +344,8 @@ static void bind_layer(struct worker *w, const struct linear *lin, struct binder
     if (lin->backward_weights) {
         n = 0;
         o->backward_weights[n++] = o->forward[0];
-        o->backward_weights[n++] = bind(b, DNNL_ARG_DIFF_WEIGHTS, &lin->weights_grad,
-                                        lin->from_backward_weights ? reordered : grads);
+        o->backward_weights[n++] =
+            bind(b, DNNL_ARG_DIFF_WEIGHTS, &lin->weights_grad, lin->from_backward_weights ? reordered : grads);
         if (l->bias)
             o->backward_weights[n++] =
                 bind(b, DNNL_ARG_DIFF_BIAS, &lin->bias, w->grads + p->places[l->bias_param].offset);
@@ -361,7 +361,8 @@ static void bind_layer(struct worker *w, const struct linear *lin, struct binder
     if (lin->backward_data) {
         n = 0;
         o->backward_data[n++] = bind(b, DNNL_ARG_DIFF_SRC, &lin->src, node->add_in ? w->spare : w->grad[node->in]);
-        o->backward_data[n++] = bind(b, DNNL_ARG_WEIGHTS, &lin->weights_data, lin->to_backward_data ? reordered : weights);
+        o->backward_data[n++] =
+            bind(b, DNNL_ARG_WEIGHTS, &lin->weights_data, lin->to_backward_data ? reordered : weights);
         o->backward_data[n++] = bind(b, DNNL_ARG_DIFF_DST, &lin->dst, w->grad[node->out]);
         o->backward_data[n++] = bind(b, DNNL_ARG_SCRATCHPAD, &lin->scratch[1], scratch);
         o->backward_data_n = n;
@@ -481,8 +482,8 @@ void plan_free(struct plan *p)
     free(p);
 }
 
-/* An estimate from shapes alone: weights, gradients, two states, a start and a copy waiting for its turn; activations and
- * their gradients; the shared start, map and sum. oneDNN's scratch is small beside these. */
+/* An estimate from shapes alone: weights, gradients, two states, a start and a copy waiting for its turn; activations
+ * and their gradients; the shared start, map and sum. oneDNN's scratch is small beside these. */
 size_t plan_mem_bytes(const struct model *model, size_t batch, size_t threads)
 {
     double rows = (double)largest(batch, EVALUATE_ROWS), values = 0, bytes;

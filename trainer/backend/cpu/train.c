@@ -1,8 +1,7 @@
 /* train.c - replicas on threads, and their weighted sum in order.
  * Replicas are claimed in increasing order. Who finishes replica i adds it when all before it are added; until then its
- * weights wait in one of a few spare buffers, so that the thread goes on; where none is left it waits. The sum is taken in
- * the working layout, element by element the same as in the canonical one.
- * SPDX-License-Identifier: Apache-2.0 */
+ * weights wait in one of a few spare buffers, so that the thread goes on; where none is left it waits. The sum is taken
+ * in the working layout, element by element the same as in the canonical one. SPDX-License-Identifier: Apache-2.0 */
 #include "common/failpoint.h"
 #include "trainer/backend/cpu/cpu_private.h"
 
@@ -20,15 +19,15 @@ struct round {
     struct reduction *reduction;
     const volatile int *cancel;
     atomic_size_t next;
-    atomic_bool stopped;  /* an error or a cancellation somewhere */
-    const float *shared;  /* the start that plan->start holds */
+    atomic_bool stopped; /* an error or a cancellation somewhere */
+    const float *shared; /* the start that plan->start holds */
     /* the ordered sum */
     pthread_mutex_t lock;
     pthread_cond_t moved;
     size_t next_to_add;
     bool adding;
-    float **ready;        /* by replica: waiting weights */
-    float **spares;       /* free buffers */
+    float **ready;  /* by replica: waiting weights */
+    float **spares; /* free buffers */
     size_t spares_n;
 };
 
@@ -56,8 +55,8 @@ static int train_batch(struct round *round, struct worker *w, struct replica *r,
                    w->act[0], w->labels);
     if ((rc = step_forward(w, variant, n, MODE_TRAIN, dropout)))
         return rc;
-    r->loss_sum += loss_softmax(w->act[m->layers_n], w->labels, n, (size_t)m->classes, w->grad[m->layers_n], &correct,
-                                NULL, NULL);
+    r->loss_sum +=
+        loss_softmax(w->act[m->layers_n], w->labels, n, (size_t)m->classes, w->grad[m->layers_n], &correct, NULL, NULL);
     memset(w->grad[m->layers_n] + n * (size_t)m->classes, 0,
            (p->variants[variant]->rows - n) * (size_t)m->classes * sizeof(float));
     if ((rc = step_backward(w, variant, n)))
@@ -286,7 +285,8 @@ static int check_replicas(const struct round *round, struct error *err)
     for (size_t i = 0; i < round->n && !rc; i++) {
         const struct replica *r = &round->replicas[i];
         if (r->batch < 1 || r->batch > p->batch)
-            return fail(err, -EINVAL, "replica %zu: a batch of %zu, but the plan is for 1 to %zu", i, r->batch, p->batch);
+            return fail(err, -EINVAL, "replica %zu: a batch of %zu, but the plan is for 1 to %zu", i, r->batch,
+                        p->batch);
         rc = cpu_check_samples(p, &p->backend->dataset->train, r->samples, r->samples_n, err);
         if (rc)
             fail_prefix(err, "replica %zu", i);
