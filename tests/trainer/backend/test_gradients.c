@@ -13,10 +13,12 @@
 
 #define CONV(f, k, more) "{\"conv2d\": {\"filters\": " #f ", \"kernel\": " #k more "}}"
 #define SAME ", \"padding\": \"same\""
+#define STRIDE ", \"stride\": 2"
 #define RELU ", \"activation\": \"relu\""
 #define LAST "{\"dense\": {\"units\": \"classes\"}}"
 #define END "\"flatten\", " LAST
 
+/* clang-format off */
 static const struct net {
     const char *name, *layers;
     int channels, height, width;
@@ -69,30 +71,9 @@ static const struct net {
          8, 3, SAME) "], \"activation\": \"relu\"}}, {\"max_pool2d\": {\"size\": 2}}, " END "]",
      3, 6, 4},
     {"residual with shortcut and batch norm",
-     "[" CONV(6, 3, SAME RELU) ", {\"residual\": {\"layers\": [" CONV(
-         9,
-         3, ", \"stride\": 2, \"padding\": 1, \"bias\": false") ", {\"batch_norm\": {\"activation\": "
-                                                                "\"relu\"}}, " CONV(9, 3,
-                                                                                    SAME) ", \"batch_norm\"], "
-                                                                                          "\"shortcut\": "
-                                                                                          "[" CONV(9, 1,
-                                                                                                   ", "
-                                                                                                   "\"stride\":"
-                                                                                                   " 2") "], "
-                                                                                                         "\"act"
-                                                                                                         "ivati"
-                                                                                                         "on\":"
-                                                                                                         " \"re"
-                                                                                                         "lu\"}"
-                                                                                                         "}, "
-                                                                                                         "{\"gl"
-                                                                                                         "obal_"
-                                                                                                         "avg_"
-                                                                                                         "pool2"
-                                                                                                         "d\": "
-                                                                                                         "{}},"
-                                                                                                         " " LAST
-                                                                                                         "]",
+     "[" CONV(6, 3, SAME RELU) ", {\"residual\": {\"layers\": [" CONV(9, 3, STRIDE ", \"padding\": 1, \"bias\": false")
+     ", {\"batch_norm\": {\"activation\": \"relu\"}}, " CONV(9, 3, SAME) ", \"batch_norm\"], "
+     "\"shortcut\": [" CONV(9, 1, STRIDE) "], \"activation\": \"relu\"}}, {\"global_avg_pool2d\": {}}, " LAST "]",
      3, 7, 5},
     {"residual from the image",
      "[{\"residual\": {\"layers\": [" CONV(3, 3, SAME) "]}}, {\"residual\": {\"layers\": [\"relu\"]}}, " END
@@ -120,6 +101,7 @@ static const struct net {
                       "\"activation\": \"relu\"}}, " LAST "]",
      3, 18, 16},
 };
+/* clang-format on */
 #define NETS_N (sizeof NETS / sizeof NETS[0])
 
 /* Float sums of a few hundred products of size one round to about 1e-6 of the largest value; the gradient passes
