@@ -1,7 +1,7 @@
 /* test_gradients.c - loss and gradients of every kind of layer against central differences in double precision.
  * Shapes have tails (channels and widths that are no multiple of a vector), images are higher than wide, and each
- * network is also run with fewer samples than its batch, where rows of zeros are added. SPDX-License-Identifier:
- * Apache-2.0 */
+ * network is also run with fewer samples than its batch, where rows of zeros are added.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "tests/trainer/backend/reference.h"
 #include "tests/trainer/backend/tiny.h"
 
