@@ -82,6 +82,9 @@ $O/tests/trainer/%: $O/tests/trainer/%.o $O/libtrainer.a $O/libsearchers.a $O/li
 $O/tests/bench/%: $O/tests/bench/%.o $O/libtrainer.a $O/libsearchers.a $O/libcommon.a
 	$(SAY) $@
 	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_trainer) $(LIBS_common)
+$O/tests/bench/night_worker: $O/tests/bench/night_worker.o $O/libcommon.a
+	$(SAY) $@
+	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_common) $(LDFLAGS)
 $O/tests/bench/store_bench: $O/tests/bench/store_bench.o $O/liborchestrator.a $O/libsearchers.a $O/libcommon.a
 	$(SAY) $@
 	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_orchestrator) $(LIBS_common)

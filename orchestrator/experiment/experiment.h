@@ -26,7 +26,8 @@ extern const char *const EXPERIMENT_STATE_NAMES[];
 extern const char *const TRIAL_STATE_NAMES[];
 
 enum effect_type {
-    EFFECT_SEND,       /* run, message: to that run's worker (assign, evaluate, train_until, ack, stop, preempt, release) */
+    EFFECT_SEND,       /* run, message: to that run's worker (assign, evaluate, train_until, stop, preempt, release) */
+    EFFECT_ACK,        /* run, seq: this one and all before it are on disk; of several only the last needs to leave */
     EFFECT_KILL,       /* run: kill its worker now; its slots come back when it is gone */
     EFFECT_FREE_SLOTS, /* run: it has ended by its own word; its worker may take the next trial in the same process */
     EFFECT_DELETE,     /* path: remove this folder or file below the home */
@@ -35,7 +36,7 @@ enum effect_type {
 
 struct effect {
     enum effect_type type;
-    int64_t run;
+    int64_t run, seq;
     json_t *message; /* owned */
     char *path;      /* owned */
 };

@@ -69,7 +69,7 @@ void turn_train_until(struct turn *turn, int64_t run, double unit)
 
 void turn_ack(struct turn *turn, int64_t run, int64_t seq)
 {
-    turn_send(turn, run, json_pack("{s:s, s:I, s:I}", "op", "ack", "run", (json_int_t)run, "seq", (json_int_t)seq));
+    add(turn, EFFECT_ACK, run)->seq = seq;
 }
 
 void turn_delete(struct turn *turn, char *path)

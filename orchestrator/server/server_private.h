@@ -41,6 +41,7 @@ struct attempt {
     struct hand *hand; /* NULL while it waits */
     bool ending;       /* told to preempt or stop, or killed */
     bool over;         /* it has said done or failed: nothing more is heard about it */
+    int64_t ack;       /* seq to acknowledge; 0: none */
     uint64_t told_ms;  /* when; 0: not yet */
     uint64_t reported_ms, longest_ms; /* last report, longest time between two: how long a round may take */
     char *why, *why_text;             /* the reason for which we killed its worker; NULL: it ended by itself */
@@ -159,6 +160,8 @@ bool delay_holds(const struct server *server, int64_t experiment, int64_t trial,
 /* Takes the turn over; experiment 0: of none. */
 void server_submit(struct server *server, int64_t experiment, struct turn *turn);
 void server_on_wake(uv_async_t *wake);
+/* Sends the acknowledgement that the attempt's worker is owed. */
+void attempt_acknowledge(struct attempt *attempt);
 
 /* --- experiments.c --- */
 struct entry *entry_find(const struct server *server, int64_t experiment);

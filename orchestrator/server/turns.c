@@ -70,6 +70,20 @@ static void start_deletion(struct server *server, const char *path)
 
 /* --- effects ---------------------------------------------------------------------------------------------------- */
 
+/* A commit may hold hundreds of a run's messages: one acknowledgement, of the last, says it for all. */
+void attempt_acknowledge(struct attempt *attempt)
+{
+    json_t *message;
+
+    if (attempt->ack && attempt->hand && !attempt->hand->leaving) {
+        message = json_pack("{s:s, s:I, s:I}", "op", "ack", "run", (json_int_t)attempt->run, "seq",
+                            (json_int_t)attempt->ack);
+        worker_send(attempt->hand->worker, message);
+        json_decref(message);
+    }
+    attempt->ack = 0;
+}
+
 /* A delivery may end the attempt, so it is looked up each time. */
 static void send_effect(struct server *server, const struct effect *effect)
 {
@@ -87,6 +101,7 @@ static void send_effect(struct server *server, const struct effect *effect)
         if (!attempt->told_ms)
             attempt->told_ms = clock_ms();
     }
+    attempt_acknowledge(attempt);
     worker_send(attempt->hand->worker, effect->message);
     if (!strcmp(op, "assign"))
         failpoint("after_assign");
@@ -100,6 +115,10 @@ static void carry_out(struct server *server, int64_t experiment, const struct ef
     case EFFECT_SEND:
         send_effect(server, effect);
         break;
+    case EFFECT_ACK:
+        if (attempt && effect->seq > attempt->ack)
+            attempt->ack = effect->seq;
+        break;
     case EFFECT_KILL:
         if (attempt)
             attempt_kill(server, attempt, "killed", "killed on request");
@@ -107,6 +126,7 @@ static void carry_out(struct server *server, int64_t experiment, const struct ef
     case EFFECT_FREE_SLOTS:
         if (attempt) {
             struct hand *hand = attempt->hand;
+            attempt_acknowledge(attempt);
             attempt_free(server, attempt);
             if (hand)
                 hand_release(server, hand);
@@ -165,6 +185,8 @@ void server_on_wake(uv_async_t *wake)
     struct server *server = wake->data;
 
     store_poll(server->store);
+    for (struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
+        attempt_acknowledge(attempt);
     answers_deliver(server);
     if (server->schedule_wanted)
         schedule(server);

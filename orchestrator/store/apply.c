@@ -129,8 +129,15 @@ int apply_batch(struct applier *applier, const struct store_batch *batch, struct
 
     if (batch->broken)
         return fail(err, -ENOMEM, "out of memory while a batch was built");
-    for (enum op op; !rc && (op = cursor_op(&cursor)) != OP_END;)
-        rc = op == OP_REPORT ? apply_report(applier, &cursor, err) : apply_op(applier, op, &cursor, err);
+    for (enum op op; !rc && (op = cursor_op(&cursor)) != OP_END;) {
+        if (op == OP_REPORT) {
+            rc = apply_report(applier, &cursor, err);
+        } else {
+            rc = applier_flush(applier, err);
+            if (!rc)
+                rc = apply_op(applier, op, &cursor, err);
+        }
+    }
     return rc;
 }
 
@@ -147,13 +154,6 @@ int applier_init(struct applier *applier, sqlite3 *db, struct error *err)
     return rc;
 }
 
-void applier_forget_names(struct applier *applier)
-{
-    for (int i = 0; i < NAME_CACHE; i++) {
-        free(applier->names[i].name);
-        applier->names[i].name = NULL;
-    }
-}
 
 void applier_done(struct applier *applier)
 {
@@ -162,6 +162,6 @@ void applier_done(struct applier *applier)
             sqlite3_finalize(applier->ops[op][s]);
     for (int s = 0; s < REPORT_SQL_COUNT; s++)
         sqlite3_finalize(applier->report[s]);
-    applier_forget_names(applier);
+    applier_forget(applier);
     memset(applier, 0, sizeof *applier);
 }

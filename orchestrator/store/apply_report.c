@@ -25,7 +25,7 @@ const char *const CLIENT_COLUMN_METRICS[CLIENT_COLUMNS][2] = {
 #define KEEP_OR_ADD(c) c " = coalesce(" c ", excluded." c ")"
 
 const char *const REPORT_SQL[REPORT_SQL_COUNT] = {
-    [REPORT_TRIAL] = "SELECT t.id, r.last_seq, e.metric FROM runs r JOIN trials t ON t.id = r.trial"
+    [REPORT_RUN] = "SELECT t.id, r.last_seq, e.metric FROM runs r JOIN trials t ON t.id = r.trial"
                      " JOIN experiments e ON e.id = t.experiment WHERE r.id = ?3 AND e.id = ?1 AND t.number = ?2",
     [REPORT_ROW] = "INSERT INTO reports (run, seq, step, kind, unit, rounds, epochs, batches, samples, seconds,"
                    " time_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING",
@@ -50,15 +50,14 @@ const char *const REPORT_SQL[REPORT_SQL_COUNT] = {
 
 /* What is known of the report while its rows are written. */
 struct report {
+    struct reported_run *of;
     int64_t trial, run, seq, kind, time_us;
     bool is_new; /* not one that came before */
-    const char *metric; /* of the searcher, inside REPORT_TRIAL's row; NULL: none */
-    size_t metric_length;
     int64_t step;
     double unit, round;
 };
 
-static int run_report_sql(struct applier *applier, enum report_sql sql, struct error *err)
+int run_report_sql(struct applier *applier, enum report_sql sql, struct error *err)
 {
     return run_statement(applier->db, applier->report[sql], err, "report");
 }
@@ -120,21 +119,17 @@ static int put_metric(struct applier *applier, const struct report *report, int6
     return run_report_sql(applier, REPORT_METRIC, err);
 }
 
-static bool same_text(struct value value, const char *text, size_t length)
+static bool same_text(struct value value, const char *text)
 {
-    return text && value.length == length && !memcmp(value.text, text, length);
+    return text && value.length == strlen(text) && !memcmp(value.text, text, value.length);
 }
 
-static int put_latest(struct applier *applier, const struct report *report, double value, int status, struct error *err)
+static void note_latest(const struct report *report, double value, int status)
 {
-    sqlite3_stmt *statement = applier->report[REPORT_LATEST];
-
-    sqlite3_bind_int64(statement, 1, report->trial);
-    sqlite3_bind_double(statement, 2, report->unit);
-    if (status == VALUE_FINITE)
-        sqlite3_bind_double(statement, 3, value);
-    sqlite3_bind_int(statement, 4, status);
-    return run_report_sql(applier, REPORT_LATEST, err);
+    report->of->has_latest = true;
+    report->of->latest_unit = report->unit;
+    report->of->latest = value;
+    report->of->latest_status = status;
 }
 
 static int put_global_values(struct applier *applier, const struct report *report, struct cursor *cursor,
@@ -151,8 +146,8 @@ static int put_global_values(struct applier *applier, const struct report *repor
         rc = name_id(applier, name, &id, err);
         if (!rc)
             rc = put_metric(applier, report, -1, id, value, status, err);
-        if (!rc && report->is_new && same_text(name, report->metric, report->metric_length))
-            rc = put_latest(applier, report, value, status, err);
+        if (!rc && report->is_new && same_text(name, report->of->metric))
+            note_latest(report, value, status);
     }
     return rc;
 }
@@ -162,7 +157,7 @@ static int client_column(struct value name)
     for (int column = 0; column < CLIENT_COLUMNS; column++)
         for (int spelling = 0; spelling < 2; spelling++) {
             const char *known = CLIENT_COLUMN_METRICS[column][spelling];
-            if (known && same_text(name, known, strlen(known)))
+            if (same_text(name, known))
                 return column;
         }
     return -1;
@@ -238,50 +233,38 @@ static int put_step(struct applier *applier, struct report *report, struct curso
     for (int64_t i = 0; i < clients && !rc; i++)
         rc = put_client(applier, report, cursor, err);
     if (!rc && report->is_new && report->kind != KIND_TEST && report->unit >= 0) {
-        sqlite3_bind_int64(applier->report[REPORT_UNIT], 1, report->trial);
-        sqlite3_bind_double(applier->report[REPORT_UNIT], 2, report->unit);
-        rc = run_report_sql(applier, REPORT_UNIT, err);
+        report->of->has_unit = true;
+        report->of->unit = report->unit;
     }
     return rc;
 }
 
 int apply_report(struct applier *applier, struct cursor *cursor, struct error *err)
 {
-    sqlite3_stmt *find = applier->report[REPORT_TRIAL];
-    struct value experiment = cursor_value(cursor), number = cursor_value(cursor), run = cursor_value(cursor);
-    struct report report = {.run = run.integer};
-    int64_t steps;
-    int result, rc = 0;
+    int64_t experiment = cursor_int(cursor), number = cursor_int(cursor), steps;
+    struct report report = {.run = cursor_int(cursor)};
+    int rc;
 
     report.seq = cursor_int(cursor);
     report.kind = cursor_int(cursor);
     report.time_us = cursor_int(cursor);
     steps = cursor_int(cursor);
-    bind_value(find, 1, &experiment);
-    bind_value(find, 2, &number);
-    bind_value(find, 3, &run);
-    result = sqlite3_step(find);
-    if (result != SQLITE_ROW) {
-        rc = result == SQLITE_DONE ? fail(err, -EINVAL, "there is no such run")
-                                   : sql_fail(applier->db, result, err, "report");
-        goto out;
+    rc = reported_run(applier, experiment, number, report.run, &report.of, err);
+    if (!rc) {
+        report.trial = report.of->trial;
+        report.is_new = report.seq > report.of->last_seq;
     }
-    report.trial = sqlite3_column_int64(find, 0);
-    report.is_new = report.seq > sqlite3_column_int64(find, 1);
-    report.metric = (const char *)sqlite3_column_text(find, 2);
-    report.metric_length = (size_t)sqlite3_column_bytes(find, 2);
     for (report.step = 0; report.step < steps && !rc; report.step++)
         rc = put_step(applier, &report, cursor, err);
-    if (!rc) {
-        sqlite3_bind_int64(applier->report[REPORT_SEEN], 1, report.run);
-        sqlite3_bind_int64(applier->report[REPORT_SEEN], 2, report.seq);
-        sqlite3_bind_int64(applier->report[REPORT_SEEN], 3, report.time_us);
-        rc = run_report_sql(applier, REPORT_SEEN, err);
+    if (rc) {
+        fail_prefix(err, "put_report of %lld/%lld, run %lld, seq %lld", (long long)experiment, (long long)number,
+                    (long long)report.run, (long long)report.seq);
+        return rc;
     }
-out:
-    sqlite3_reset(find);
-    if (rc)
-        fail_prefix(err, "put_report of %lld/%lld, run %lld, seq %lld", (long long)experiment.integer,
-                    (long long)number.integer, (long long)run.integer, (long long)report.seq);
-    return rc;
+    report.of->has_seen = true;
+    if (report.is_new)
+        report.of->last_seq = report.seq;
+    if (report.time_us > report.of->last_us)
+        report.of->last_us = report.time_us;
+    return 0;
 }

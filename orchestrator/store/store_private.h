@@ -104,14 +104,14 @@ struct value cursor_value(struct cursor *cursor);
 int64_t cursor_int(struct cursor *cursor);   /* 0 for NULL */
 double cursor_real(struct cursor *cursor);   /* NaN for NULL */
 
-/* --- apply.c, apply_report.c ------------------------------------------------------------------------------------- */
+/* --- apply.c, apply_report.c, apply_runs.c ----------------------------------------------------------------------- */
 
 /* Columns of client_rounds beside samples, seconds and status; client metrics of these names are kept there too. */
 #define CLIENT_COLUMNS 7
 extern const char *const CLIENT_COLUMN_METRICS[CLIENT_COLUMNS][2];
 
 enum report_sql {
-    REPORT_TRIAL, REPORT_ROW, REPORT_NAME, REPORT_NAME_NEW, REPORT_METRIC, REPORT_CLIENT, REPORT_LATEST, REPORT_UNIT,
+    REPORT_RUN, REPORT_ROW, REPORT_NAME, REPORT_NAME_NEW, REPORT_METRIC, REPORT_CLIENT, REPORT_LATEST, REPORT_UNIT,
     REPORT_SEEN, REPORT_SQL_COUNT
 };
 
@@ -119,6 +119,18 @@ extern const char *const REPORT_SQL[REPORT_SQL_COUNT];
 
 #define OP_STATEMENTS 3
 #define NAME_CACHE 256
+#define RUN_CACHE 64
+
+/* A run whose reports are being written: what they need of its rows, and what is still to be written into them. */
+struct reported_run {
+    int64_t run; /* 0: empty */
+    int64_t experiment, number, trial;
+    int64_t last_seq, last_us;
+    char *metric; /* the searcher's; NULL: none */
+    bool has_latest, has_unit, has_seen;
+    double latest, latest_unit, unit;
+    int latest_status;
+};
 
 struct applier {
     sqlite3 *db;
@@ -129,13 +141,22 @@ struct applier {
         size_t length;
         int64_t id;
     } names[NAME_CACHE]; /* metric names to their ids; forgotten at a rollback */
+    struct reported_run runs[RUN_CACHE];
+    size_t runs_n; /* that are not empty */
 };
 
 int applier_init(struct applier *applier, sqlite3 *db, struct error *err);
 void applier_done(struct applier *applier);
-void applier_forget_names(struct applier *applier);
+/* Writes what is still owed to the rows of runs and trials: before a commit, and before any other operation. */
+int applier_flush(struct applier *applier, struct error *err);
+/* The transaction is rolled back. */
+void applier_forget(struct applier *applier);
 int apply_batch(struct applier *applier, const struct store_batch *batch, struct error *err);
 int apply_report(struct applier *applier, struct cursor *cursor, struct error *err);
+int run_report_sql(struct applier *applier, enum report_sql sql, struct error *err);
+/* Valid until the next call; -EINVAL when the trial has no such run. */
+int reported_run(struct applier *applier, int64_t experiment, int64_t number, int64_t run, struct reported_run **ret,
+                 struct error *err);
 /* Binds, steps to the end, resets. */
 int bind_value(sqlite3_stmt *statement, int index, const struct value *value);
 int run_statement(sqlite3 *db, sqlite3_stmt *statement, struct error *err, const char *what);

@@ -1,6 +1,6 @@
 /* writer.c - the thread that owns the write connection. It takes all that waits, carries it out in one transaction and
- * commits once (group commit): while one fsync is under way the next group gathers. Each batch has a savepoint, so
- * that one that cannot be carried out leaves those before it standing. The first failure is kept, and everything after
+ * commits once (group commit): while one fsync is under way the next group gathers. A batch that cannot be carried out
+ * takes the group back; those before it go again without it, and stand. The first failure is kept, and everything after
  * it fails: what comes later may depend on what was lost.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/store_private.h"
@@ -41,56 +41,63 @@ static int name_broken_key(struct store *store, int rc, struct error *err)
     return rc;
 }
 
-/* Carries out batches from first up to the returned one, which is the first that failed (NULL: none did). */
-static struct store_batch *apply_group(struct store *store, struct store_batch *first, int *ret_rc, struct error *err)
+/* Carries out the batches from first up to end (NULL: all), and returns the one that failed, NULL when none did. */
+static struct store_batch *apply_until(struct store *store, struct store_batch *first, const struct store_batch *end,
+                                       int *ret_rc, struct error *err)
 {
     struct store_batch *batch = first;
     int rc = 0;
 
-    for (; batch; batch = batch->next) {
-        rc = sql_exec(store->writer, "SAVEPOINT batch", err);
-        if (rc)
-            break;
+    for (; batch != end; batch = batch->next) {
         rc = apply_batch(&store->applier, batch, err);
-        if (rc) {
-            /* A full disk may have rolled back everything: then there is nothing to go back to. */
-            if (!sqlite3_get_autocommit(store->writer))
-                sqlite3_exec(store->writer, "ROLLBACK TO batch; RELEASE batch", NULL, NULL, NULL);
-            break;
-        }
-        rc = sql_exec(store->writer, "RELEASE batch", err);
         if (rc)
             break;
     }
+    if (!rc)
+        rc = applier_flush(&store->applier, err);
     *ret_rc = rc;
-    return batch;
+    return rc && batch == end ? first : rc ? batch : NULL;
 }
 
-/* Sets every batch's status. */
+static void roll_back(struct store *store)
+{
+    applier_forget(&store->applier);
+    if (!sqlite3_get_autocommit(store->writer)) /* a full disk may have done so by itself */
+        sqlite3_exec(store->writer, "ROLLBACK", NULL, NULL, NULL);
+}
+
+/* One transaction of the batches from first up to end; what it returns failed, and then nothing is changed. */
+static struct store_batch *try_group(struct store *store, struct store_batch *first, const struct store_batch *end,
+                                     int *ret_rc, struct error *err)
+{
+    struct store_batch *failed = NULL;
+    int rc = sql_exec(store->writer, "BEGIN IMMEDIATE", err);
+
+    if (rc)
+        failed = first;
+    else
+        failed = apply_until(store, first, end, &rc, err);
+    if (!rc) {
+        failpoint("in_commit");
+        rc = sql_exec(store->writer, "COMMIT", err);
+        if (rc && (sqlite3_extended_errcode(store->writer) & 0xff) == SQLITE_CONSTRAINT)
+            name_broken_key(store, rc, err);
+        failed = rc ? first : NULL;
+    }
+    if (rc)
+        roll_back(store);
+    *ret_rc = rc;
+    return failed;
+}
+
+/* Sets every batch's status. Those before one that cannot be carried out stand: they go again without it. */
 static int commit_group(struct store *store, struct store_batch *first, struct error *err)
 {
-    struct store_batch *failed;
-    int rc = sql_exec(store->writer, "BEGIN IMMEDIATE", err), commit_rc;
+    int rc, again;
+    struct store_batch *failed = try_group(store, first, NULL, &rc, err);
 
-    if (rc) {
+    if (failed && failed != first && try_group(store, first, failed, &again, NULL))
         failed = first;
-    } else {
-        failed = apply_group(store, first, &rc, err);
-        commit_rc = sqlite3_get_autocommit(store->writer) ? -EIO : 0;
-        if (!commit_rc) {
-            failpoint("in_commit");
-            /* Those before the failed one may still be committed; its text is the one to keep. */
-            commit_rc = sql_exec(store->writer, "COMMIT", rc ? NULL : err);
-            if (commit_rc && !rc && (sqlite3_extended_errcode(store->writer) & 0xff) == SQLITE_CONSTRAINT)
-                name_broken_key(store, commit_rc, err);
-        }
-        if (commit_rc) {
-            failed = first;
-            rc = rc ? rc : commit_rc;
-        }
-        if (!sqlite3_get_autocommit(store->writer))
-            sqlite3_exec(store->writer, "ROLLBACK", NULL, NULL, NULL);
-    }
     for (struct store_batch *batch = first; batch != failed; batch = batch->next)
         batch->status = 0;
     for (struct store_batch *batch = failed; batch; batch = batch->next)

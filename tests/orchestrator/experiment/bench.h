@@ -58,8 +58,6 @@ static inline void hear_message(struct bench *b, int64_t run, const json_t *mess
     const char *op = json_string_or(message, "op", "");
 
     hear(b, "%s %lld", op, (long long)run);
-    if (!strcmp(op, "ack"))
-        hear(b, " %lld", (long long)json_int_or(message, "seq", 0));
     if (!strcmp(op, "train_until"))
         hear(b, " %g", json_double_or(message, "unit", -1));
     hear(b, "\n");
@@ -87,6 +85,8 @@ static inline void bench_commit(struct bench *b, struct turn *turn)
         const struct effect *effect = &turn->effects[i];
         if (effect->type == EFFECT_SEND)
             hear_message(b, effect->run, effect->message);
+        else if (effect->type == EFFECT_ACK)
+            hear(b, "ack %lld %lld\n", (long long)effect->run, (long long)effect->seq);
         else if (effect->type == EFFECT_DELETE)
             hear(b, "delete %s\n", effect->path);
         else if (effect->type == EFFECT_CHANGED)

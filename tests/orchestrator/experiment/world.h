@@ -218,7 +218,6 @@ static void worker_hears(struct world *world, int64_t run, const json_t *message
 {
     const char *op = json_string_or(message, "op", "");
     struct worker *worker = find_worker(world, run);
-    char key[24];
 
     if (!strcmp(op, "assign") || !strcmp(op, "evaluate")) {
         worker = find_worker(world, 0);
@@ -236,10 +235,7 @@ static void worker_hears(struct world *world, int64_t run, const json_t *message
         return;
     }
     assert_non_null(worker);
-    if (!strcmp(op, "ack")) {
-        snprintf(key, sizeof key, "%lld", (long long)run);
-        json_object_set_new(world->acked, key, json_integer(json_int_or(message, "seq", 0)));
-    } else if (!strcmp(op, "train_until")) {
+    if (!strcmp(op, "train_until")) {
         worker->until = (int64_t)json_double_or(message, "unit", 0);
     } else if (!strcmp(op, "preempt")) {
         worker->preempt = true;
@@ -248,6 +244,15 @@ static void worker_hears(struct world *world, int64_t run, const json_t *message
     } else {
         fail_msg("unexpected message %s", op);
     }
+}
+
+static void worker_hears_ack(struct world *world, int64_t run, int64_t seq)
+{
+    char key[32];
+
+    assert_non_null(find_worker(world, run));
+    snprintf(key, sizeof key, "%lld", (long long)run);
+    json_object_set_new(world->acked, key, json_integer(seq));
 }
 
 /* --- turns -------------------------------------------------------------------------------------------------------- */
@@ -265,6 +270,8 @@ static void carry_out(struct world *world, const struct turn *turn)
         const struct effect *effect = &turn->effects[i];
         if (effect->type == EFFECT_SEND)
             worker_hears(world, effect->run, effect->message);
+        else if (effect->type == EFFECT_ACK)
+            worker_hears_ack(world, effect->run, effect->seq);
         else if (effect->type == EFFECT_FREE_SLOTS || effect->type == EFFECT_KILL)
             worker_gone(find_worker(world, effect->run));
         else if (effect->type == EFFECT_DELETE)
