@@ -44,6 +44,31 @@ void best_judge(struct experiment *experiment, struct trial *trial, struct check
     }
 }
 
+void best_of_kept(struct experiment *experiment, struct trial *trial, struct turn *turn)
+{
+    const struct checkpoint *best = NULL;
+    bool led = experiment->best_trial == trial->number;
+
+    for (size_t i = 0; i < trial->checkpoints_n; i++) {
+        const struct checkpoint *one = &trial->checkpoints[i];
+        if (one->has_value && isfinite(one->value) &&
+            (!best || searcher_better(experiment->config->smaller_is_better, one->value, best->value)))
+            best = one;
+    }
+    trial->has_best = best != NULL;
+    trial->best_value = best ? best->value : NAN;
+    trial->best_unit = best ? best->unit : NAN;
+    trial->best_checkpoint = best ? best->id : 0;
+    store_put_trial_best(turn->writes, trial_ref(experiment, trial), trial->best_value, trial->best_unit,
+                         trial->best_checkpoint);
+    if (!led)
+        return;
+    best_find(experiment);
+    trial = experiment_trial(experiment, experiment->best_trial);
+    store_put_experiment_best(turn->writes, experiment->id, experiment->best_trial, trial ? trial->best_unit : NAN, NULL,
+                              trial ? trial->best_checkpoint : 0);
+}
+
 void best_find(struct experiment *experiment)
 {
     experiment->best_trial = 0;

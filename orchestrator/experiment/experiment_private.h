@@ -166,6 +166,8 @@ struct trial *run_find(const struct experiment *experiment, int64_t run, bool *r
 void best_judge(struct experiment *experiment, struct trial *trial, struct checkpoint *checkpoint,
                 const json_t *metrics, struct turn *turn);
 void best_find(struct experiment *experiment); /* over all trials; memory only */
+/* The trial's best was lost with its checkpoint: the best of those that are kept takes its place, or none. */
+void best_of_kept(struct experiment *experiment, struct trial *trial, struct turn *turn);
 
 /* --- retention.c */
 struct retained {
@@ -179,6 +181,12 @@ void retention_mark(struct retained *list, size_t n, bool smaller_is_better, int
                     int64_t trial_best, int64_t trial_latest, int64_t winner);
 void retention_while_active(struct experiment *experiment, struct trial *trial, struct turn *turn);
 void retention_at_end(struct experiment *experiment, struct turn *turn);
+
+/* --- damage.c */
+/* A worker could not use one of the trial's checkpoints: path (absolute) as it was told. The checkpoint is a kept one no
+ * longer. False where the trial keeps none of this path. */
+bool damage_note(struct experiment *experiment, struct trial *trial, int64_t run, bool evaluation, const char *path,
+                 const char *text, struct turn *turn);
 
 /* --- finish.c */
 bool experiment_is_final(const struct experiment *experiment);

@@ -282,15 +282,19 @@ static void on_failed(struct experiment *experiment, struct trial *trial, bool e
     const char *reason = json_string_or(message->body, "reason", "error");
     const char *text = json_string_or(message->body, "text", "");
     bool retry = strcmp(reason, "bad_configuration") && strcmp(reason, "non_finite"); /* these would fail the same way */
+    /* Not the trial's fault, and there are only so many checkpoints to lose: that costs no restart. */
+    bool damage = !strcmp(reason, "bad_checkpoint") &&
+                  damage_note(experiment, trial, message->run, evaluation, json_string_or(message->body, "path", ""), text,
+                              turn);
 
     turn_ack(turn, message->run, message->seq);
     turn_effect(turn, EFFECT_FREE_SLOTS, message->run);
     if (evaluation) {
-        evaluation_over(experiment, reason, text, retry, true, turn);
+        evaluation_over(experiment, reason, text, retry && !damage, true, turn);
         return;
     }
     trial_end_run(experiment, trial, reason, text, turn);
-    trial_fail(experiment, trial, reason, text, retry, true, turn);
+    trial_fail(experiment, trial, reason, text, retry, !damage, turn);
 }
 
 static int handle(struct experiment *experiment, struct trial *trial, bool evaluation, const struct message *message,

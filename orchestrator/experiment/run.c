@@ -86,6 +86,19 @@ static int sections_json(const struct experiment *experiment, const struct trial
     return 0;
 }
 
+/* From where a run goes on, and which checkpoint is the trial's best so far. */
+static json_t *resume_json(const struct experiment *experiment, const struct trial *trial,
+                           const struct checkpoint *resume)
+{
+    const struct checkpoint *best = trial->has_best ? trial_checkpoint(trial, trial->best_checkpoint) : NULL;
+    json_t *row = best ? json_pack("{s:o, s:o, s:f}", "path", path_json(trial_path(experiment, trial, best->path)), "unit",
+                                   unit_json(best->unit), "value", trial->best_value)
+                       : json_null();
+
+    return json_pack("{s:o, s:O, s:o}", "path", path_json(trial_path(experiment, trial, resume->path)), "units",
+                     resume->units, "best", row);
+}
+
 static json_t *assign_json(const struct experiment *experiment, const struct trial *trial, const char *op,
                            const struct run *run, json_t *sections, const struct checkpoint *resume,
                            const json_t *slots)
@@ -114,9 +127,7 @@ static json_t *assign_json(const struct experiment *experiment, const struct tri
         {"metric", json_string(config->metric)},
         {"smaller_is_better", json_boolean(config->smaller_is_better)},
         {"min_checkpoint_period", unit_json(config->min_checkpoint_period)},
-        {"resume", resume ? json_pack("{s:o, s:O}", "path", path_json(trial_path(experiment, trial, resume->path)),
-                                      "units", resume->units)
-                          : json_null()},
+        {"resume", resume ? resume_json(experiment, trial, resume) : json_null()},
         {"trial_dir", path_json(trial_path(experiment, trial, ""))},
         {"run_dir", path_json(trial_path(experiment, trial, run_dir))},
         {"cache_dir", path_json(must(format_text("%s/cache", experiment->home)))},

@@ -193,7 +193,7 @@ static void on_run_message(struct hand *hand, const struct message *message)
     struct entry *entry = attempt ? entry_find(server, attempt->experiment) : NULL;
     struct error err = {0};
     struct turn turn;
-    char text[sizeof err.text + 64];
+    char text[sizeof err.text + 64], name[96];
 
     if (!entry || attempt->run != message->run || attempt->phase != ATTEMPT_RUNS || attempt->over) {
         release_stranger(hand, message->run);
@@ -208,8 +208,11 @@ static void on_run_message(struct hand *hand, const struct message *message)
     }
     note_progress(server, attempt, entry->experiment, message);
     attempt->over = message->op == MSG_DONE || message->op == MSG_FAILED;
-    if (message->op == MSG_FAILED)
+    if (message->op == MSG_FAILED) {
+        log_warning("%s: %s: %s", attempt_name(attempt, name, sizeof name), json_string_or(message->body, "reason", ""),
+                    json_string_or(message->body, "text", ""));
         delay_add(server, attempt->experiment, attempt->trial);
+    }
     if (message->op == MSG_REPORT && !strcmp(json_string_or(message->body, "kind", ""), "validation"))
         failpoint("in_journal");
     if (turn.n || !store_batch_is_empty(turn.writes))

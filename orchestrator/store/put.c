@@ -95,7 +95,8 @@ void store_put_trial_best(struct store_batch *batch, struct trial_ref trial, dou
     if (!batch_op(batch, OP_TRIAL_BEST))
         return;
     put_trial_ref(batch, trial);
-    batch_value(batch, value);
+    batch_real(batch, value);
+    batch_int(batch, isnan(unit) ? VALUE_FINITE : value_status(value)); /* no unit: there is none, and no reason why */
     batch_real(batch, unit);
     batch_id(batch, checkpoint);
 }

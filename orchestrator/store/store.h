@@ -58,10 +58,12 @@ void store_put_trial(struct store_batch *batch, struct trial_ref trial, const js
  * failure's reason ...; text: for a person. Either may be NULL. restarts is what counts toward max_restarts. */
 void store_put_trial_state(struct store_batch *batch, struct trial_ref trial, const char *state, const char *reason,
                            const char *text, int64_t restarts, int64_t time_us);
-/* The best validation so far at a unit whose checkpoint is kept. */
+/* The best validation so far at a unit whose checkpoint is kept. value and unit NaN: none is left; checkpoint 0: its
+ * checkpoint was lost after the search. */
 void store_put_trial_best(struct store_batch *batch, struct trial_ref trial, double value, double unit,
                           int64_t checkpoint);
-/* The experiment's best; with its validation metrics (flat map) and where its checkpoint is. */
+/* The experiment's best; with its validation metrics (flat map; NULL: as reported) and where its checkpoint is (0: it
+ * was lost). trial 0: none. */
 void store_put_experiment_best(struct store_batch *batch, int64_t experiment, int64_t trial, double unit,
                                const json_t *metrics, int64_t checkpoint);
 

@@ -1,6 +1,7 @@
 /* checkpoint.h - all that a trial needs to go on as if it had never stopped, in one safetensors file: the model's tensors
  * under their names, "optimizer" where there is such state, and in the metadata `state` (a JSON object), `model` (hash of
- * the model's key), `seed` and `trial`. Reading refuses a checkpoint of another model, seed or trial, and a torn file.
+ * the model's key), `seed`, `trial` and `checksum`, which is over all the rest. Reading refuses a checkpoint of another
+ * model, seed or trial, and a file that is torn, altered or gone.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CHECKPOINT_H
 #define FLEXP_TRAINER_CHECKPOINT_H
@@ -19,7 +20,8 @@ struct checkpoint {
 };
 
 int checkpoint_write(const char *path, const struct checkpoint *checkpoint, struct error *err);
-/* model, seed, trial and the arrays are the caller's; weights and optimizer are filled, state is set. */
+/* model, seed, trial and the arrays are the caller's; weights and optimizer are filled, state is set. -EUCLEAN: the file
+ * cannot be used, now or later; the arrays' content is then undefined. */
 int checkpoint_read(const char *path, struct checkpoint *checkpoint, struct error *err);
 
 /* The model alone, for whoever uses it: tensors and metadata (an object of strings). */

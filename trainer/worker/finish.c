@@ -27,9 +27,6 @@ static json_t *state_of(const struct run *run, int64_t optimizer_steps)
     json_t *state = json_pack("{s:o, s:I, s:I}", "units", run_units(run), "round", (json_int_t)run->round,
                               "optimizer_steps", (json_int_t)optimizer_steps);
 
-    if (run->best.has)
-        json_object_set_new(state, "best", json_pack("{s:f, s:f, s:s}", "value", run->best.value, "unit",
-                                                     run->best.unit, "path", run->best.path));
     if (run->convergence.has_best)
         json_object_set_new(state, "convergence_best", json_real(run->convergence.best));
     json_object_set_new(state, "convergence_rounds", json_integer(run->convergence.rounds_without));
@@ -52,7 +49,7 @@ int run_checkpoint(struct run *run, struct error *err)
              (unsigned long long)run->round);
     snprintf(path, sizeof path, "%s/%s", run->trial_dir, name);
     if (run->best.has && run->best.unit == run_unit(run))
-        snprintf(run->best.path, sizeof run->best.path, "%s", name);
+        snprintf(run->best.path, sizeof run->best.path, "%s", path);
     checkpoint.state = state_of(run, *steps);
     failpoint("worker_before_checkpoint");
     rc = checkpoint_write(path, &checkpoint, err);
@@ -69,12 +66,47 @@ int run_checkpoint(struct run *run, struct error *err)
     return 0;
 }
 
-int run_resume(struct run *run, const char *path, struct error *err)
+static int read_checkpoint(struct run *run, const char *path, struct checkpoint *checkpoint, struct error *err)
+{
+    int rc = checkpoint_read(path, checkpoint, err);
+
+    if (rc == -EUCLEAN)
+        run->bad_checkpoint = path;
+    return rc;
+}
+
+/* The best so far is of an earlier run. The orchestrator says where it is, for it alone knows which files are still kept.
+ * It is read now: that it cannot be used must not be found out when the run has done its work. */
+static int resume_best(struct run *run, const char *path, const json_t *best, struct error *err)
 {
     int64_t *steps;
+    struct checkpoint checkpoint = checkpoint_of(run, run->best.weights, &steps);
+    int rc;
+
+    if (!json_is_object(best))
+        return 0;
+    run->best.value = json_double_or(best, "value", 0);
+    run->best.unit = json_double_or(best, "unit", 0);
+    snprintf(run->best.path, sizeof run->best.path, "%s", json_string_or(best, "path", ""));
+    checkpoint.optimizer_n = 0; /* the weights alone */
+    if (!strcmp(path, run->best.path)) {
+        memcpy(run->best.weights, run->weights, run->loan.model->weights_n * sizeof *run->weights);
+    } else {
+        rc = read_checkpoint(run, run->best.path, &checkpoint, err);
+        if (rc)
+            return rc;
+        json_decref(checkpoint.state);
+    }
+    run->best.has = true;
+    return 0;
+}
+
+int run_resume(struct run *run, const json_t *resume, struct error *err)
+{
+    const char *path = json_string_or(resume, "path", "");
+    int64_t *steps;
     struct checkpoint checkpoint = checkpoint_of(run, run->weights, &steps);
-    const json_t *best;
-    int rc = checkpoint_read(path, &checkpoint, err);
+    int rc = read_checkpoint(run, path, &checkpoint, err);
 
     if (rc)
         return rc;
@@ -86,33 +118,17 @@ int run_resume(struct run *run, const char *path, struct error *err)
                                                &run->convergence.best);
     run->convergence.rounds_without = json_int_or(checkpoint.state, "convergence_rounds", 0);
     run->converged = json_bool_or(checkpoint.state, "converged", false);
-    best = json_object_get(checkpoint.state, "best");
-    if (best) {
-        run->best.has = true;
-        run->best.value = json_double_or(best, "value", 0);
-        run->best.unit = json_double_or(best, "unit", 0);
-        snprintf(run->best.path, sizeof run->best.path, "%s", json_string_or(best, "path", ""));
-    }
     run->checkpoint_unit = run_unit(run);
     json_decref(checkpoint.state);
-    return 0;
+    return resume_best(run, path, json_object_get(resume, "best"), err);
 }
 
-/* The best is of an earlier run: its weights are in its checkpoint, its scores are computed again. */
+/* The best is of an earlier run: its weights were read at the start, its scores are computed again. */
 static int recall_best(struct run *run, struct error *err)
 {
     const struct indices *samples = &run->loan.split->validation;
-    int64_t *steps;
-    struct checkpoint checkpoint = checkpoint_of(run, run->best.weights, &steps);
-    char path[4096];
     int rc;
 
-    checkpoint.optimizer_n = 0; /* the weights alone */
-    snprintf(path, sizeof path, "%s/%s", run->trial_dir, run->best.path);
-    rc = checkpoint_read(path, &checkpoint, err);
-    if (rc)
-        return rc;
-    json_decref(checkpoint.state);
     evaluation_clear(&run->best.evaluation);
     rc = run->session->ops->evaluate(run->loan.plan, run->best.weights, run->validation_split, samples->list, samples->n,
                                      &run->best.evaluation, run->best.scores, err);

@@ -28,11 +28,13 @@ void run_send(struct run *run, const char *op, json_t *fields)
 
 static void send_failed(struct run *run, int code, const struct error *err)
 {
-    const char *reason = code == -ENOMEM ? "out_of_memory"
+    const char *reason = run->bad_checkpoint ? "bad_checkpoint"
+                         : code == -ENOMEM ? "out_of_memory"
                          : code == -EDOM ? "non_finite"
                          : code == -EINVAL ? "bad_configuration" : "error";
 
-    run_send(run, "failed", json_pack("{s:s, s:s}", "reason", reason, "text", err->text));
+    run_send(run, "failed", json_pack("{s:s, s:s, s:s*}", "reason", reason, "text", err->text, "path",
+                                      run->bad_checkpoint));
 }
 
 static void send_done(struct run *run, const char *reason)
@@ -143,10 +145,10 @@ static int set_up(struct run *run, struct error *err)
         (rc = prepare_pool(run, err)) || (rc = prepare_arrays(run, err)))
         return rc;
     if (json_is_object(resume)) {
-        rc = run_resume(run, json_string_or(resume, "path", ""), err);
+        rc = run_resume(run, resume, err);
         if (!rc) /* a validation right here is of that round's cohort */
             cohort_draw(run->seed, run->trial, run->round, run->loan.split->clients_n, run->cohort_n, run->cohort);
-        return rc == -EINVAL ? (err->code = -EIO) : rc; /* a torn file is not the configuration's fault */
+        return rc;
     }
     model_init_weights(run->loan.model, run->seed, run->trial, run->weights);
     return 0;
@@ -304,8 +306,11 @@ static int evaluate_test(struct run *run, struct error *err)
     struct scores values;
     json_t *metrics, *units;
     char path[4096];
-    int rc = checkpoint_read(json_string_or(run->assign, "checkpoint", ""), &checkpoint, err);
+    const char *file = json_string_or(run->assign, "checkpoint", "");
+    int rc = checkpoint_read(file, &checkpoint, err);
 
+    if (rc == -EUCLEAN)
+        run->bad_checkpoint = file;
     if (rc)
         return rc;
     units = json_incref(json_object_get(checkpoint.state, "units"));

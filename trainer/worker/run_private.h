@@ -10,9 +10,9 @@
 
 struct best {
     bool has;
-    bool in_memory;      /* weights, scores and evaluation below are of it */
+    bool in_memory;      /* scores and evaluation below are of it, as the weights are */
     double value, unit;
-    char path[256];      /* of its checkpoint, relative to the trial's folder */
+    char path[4096];     /* of its checkpoint */
     float *weights, *scores;
     struct evaluation evaluation;
 };
@@ -30,6 +30,7 @@ struct run {
     enum unit_kind kind;
     double until, max_units, checkpoint_period;
     const volatile int *released;
+    const char *bad_checkpoint; /* the file that could not be used, where that is why the run fails */
 
     const struct strategy *strategy;
     struct strategy_settings strategy_settings;
@@ -66,7 +67,8 @@ int run_validate(struct run *run, bool *ret_improved, struct error *err);
 
 /* finish.c */
 int run_checkpoint(struct run *run, struct error *err);
-int run_resume(struct run *run, const char *path, struct error *err);
+/* resume: as in the assign message. */
+int run_resume(struct run *run, const json_t *resume, struct error *err);
 int run_leave_result(struct run *run, struct error *err);
 
 json_t *run_units(const struct run *run);

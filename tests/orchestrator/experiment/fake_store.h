@@ -91,16 +91,17 @@ void store_put_trial_state(struct store_batch *batch, struct trial_ref trial, co
 void store_put_trial_best(struct store_batch *batch, struct trial_ref trial, double value, double unit,
                           int64_t checkpoint)
 {
-    put(batch, "trial_best", json_pack("{s:o, s:f, s:f, s:o}", "trial", NUMBER(trial.number), "value", value, "unit",
-                                       unit, "checkpoint", NUMBER(checkpoint)));
+    put(batch, "trial_best", json_pack("{s:o, s:o, s:o, s:o}", "trial", NUMBER(trial.number), "value",
+                                       json_from_double(value), "unit", json_from_double(unit), "checkpoint",
+                                       NUMBER(checkpoint)));
 }
 
 void store_put_experiment_best(struct store_batch *batch, int64_t experiment, int64_t trial, double unit,
                                const json_t *metrics, int64_t checkpoint)
 {
-    put(batch, "experiment_best", json_pack("{s:o, s:o, s:f, s:o, s:o}", "id", NUMBER(experiment), "trial",
-                                            NUMBER(trial), "unit", unit, "metrics", COPY(metrics), "checkpoint",
-                                            NUMBER(checkpoint)));
+    put(batch, "experiment_best", json_pack("{s:o, s:o, s:o, s:o, s:o}", "id", NUMBER(experiment), "trial",
+                                            NUMBER(trial), "unit", json_from_double(unit), "metrics", COPY(metrics),
+                                            "checkpoint", NUMBER(checkpoint)));
 }
 
 void store_put_run(struct store_batch *batch, int64_t run, struct trial_ref trial, int64_t attempt, const json_t *slots,
@@ -261,13 +262,17 @@ static inline void apply_put(json_t *disk, const json_t *fields)
     json_t *experiment = json_object_get(disk, "experiment"), *row;
     json_t *trial = disk_trial(disk, json_int_or(fields, "trial", 0));
 
-    if (strcmp(name, "trial") && json_object_get(fields, "trial"))
+    if (strcmp(name, "trial") && json_int_or(fields, "trial", 0))
         assert_non_null(trial);
     if (!strcmp(name, "experiment") || !strcmp(name, "experiment_state") || !strcmp(name, "progress")) {
         json_object_update(experiment, (json_t *)fields);
     } else if (!strcmp(name, "experiment_best")) {
-        assert_non_null(by_id(json_object_get(disk, "checkpoints"), json_int_or(fields, "checkpoint", 0)));
-        json_object_set_new(experiment, "best", COPY(fields));
+        row = by_id(json_object_get(disk, "checkpoints"), json_int_or(fields, "checkpoint", 0));
+        assert_true(row || !json_int_or(fields, "checkpoint", 0));
+        if (json_int_or(fields, "trial", 0))
+            json_object_set_new(experiment, "best", COPY(fields));
+        else
+            json_object_del(experiment, "best");
     } else if (!strcmp(name, "trial")) {
         assert_int_equal(json_int_or(fields, "trial", 0), json_array_size(json_object_get(disk, "trials")) + 1);
         json_array_append_new(json_object_get(disk, "trials"), COPY(fields));
@@ -277,9 +282,12 @@ static inline void apply_put(json_t *disk, const json_t *fields)
         json_object_update(trial, (json_t *)fields);
     } else if (!strcmp(name, "trial_best")) {
         row = by_id(json_object_get(disk, "checkpoints"), json_int_or(fields, "checkpoint", 0));
-        assert_non_null(row);
+        assert_true(row || !json_int_or(fields, "checkpoint", 0));
         assert_false(json_bool_or(row, "deleted", false));
-        json_object_set_new(trial, "best", COPY(fields));
+        if (isfinite(json_double_or(fields, "unit", NAN)))
+            json_object_set_new(trial, "best", COPY(fields));
+        else
+            json_object_del(trial, "best");
     } else if (!strcmp(name, "run")) {
         assert_null(by_id(json_object_get(disk, "runs"), json_int_or(fields, "run", 0)));
         json_object_set_new(trial, "attempts", NUMBER(json_int_or(trial, "attempts", 0) + 1));

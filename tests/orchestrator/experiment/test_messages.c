@@ -48,7 +48,8 @@ static void assigns_as_the_protocol_has_it(void **state)
     assert_int_equal(json_int_or(b.last, "attempt", 0), 2);
     expect_json(json_object_get(b.last, "resume"),
                 "{\"path\":\"/home/test/results/experiments/1/trials/2/runs/1/checkpoint-2.safetensors\","
-                "\"units\":{\"rounds\":2}}");
+                "\"units\":{\"rounds\":2},\"best\":{\"path\":"
+                "\"/home/test/results/experiments/1/trials/2/runs/1/checkpoint-2.safetensors\",\"unit\":2,\"value\":0.5}}");
     bench_close(&b);
 }
 

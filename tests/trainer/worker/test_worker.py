@@ -105,6 +105,16 @@ def curve(heard):
     return rows
 
 
+def resume_of(worker, heard, trial=1):
+    """What the orchestrator would say: the last checkpoint, and the best one of those that were announced."""
+    values = {m["units"]["rounds"]: m["metrics"]["validation_accuracy"] for m in heard
+              if m["op"] == "report" and m["kind"] == "validation"}
+    saved = [(m["units"]["rounds"], os.path.join(worker.folder, f"trial{trial}", m["path"]), m["units"]) for m in heard
+             if m["op"] == "checkpoint"]
+    unit, path, _ = max(saved, key=lambda one: (values[one[0]], -one[0]))
+    return {"path": saved[-1][1], "units": saved[-1][2], "best": {"path": path, "unit": unit, "value": values[unit]}}
+
+
 def tensors(path):
     with open(path, "rb") as file:
         raw = file.read()
@@ -164,8 +174,7 @@ def a_resumed_trial_goes_on_as_if_it_had_never_stopped(worker):
         part.append(worker.hear())
     worker.say(op="preempt", run=2)
     check(worker.hear_until("done")[-1]["reason"] == "preempted", "preempted")
-    path = os.path.join(worker.folder, "trial1", part[-1]["path"])
-    rest = worker.train_to_the_end(3, trial=1, resume={"path": path, "units": part[-1]["units"]})
+    rest = worker.train_to_the_end(3, trial=1, resume=resume_of(worker, part))
     check(curve(part) + curve(rest) == curve(whole), "curve of the two parts")
     check(tensors(os.path.join(worker.folder, "trial1", "model.safetensors")) == reference, "weights of the best")
 
@@ -281,14 +290,56 @@ def centralised_training_keeps_its_momentum_over_a_restart(worker):
     check(curve(whole)[-len(curve(rest)):] == curve(rest), "the rest of the curve")
 
 
+def damages(raw):
+    """(what was done, the file then); None: no file."""
+    head = 8 + struct.unpack("<Q", raw[:8])[0]
+    yield "gone", None
+    yield "empty", b""
+    yield "cut in its length", raw[:5]
+    yield "cut in its header", raw[:100]
+    yield "cut in its data", raw[:-5]
+    yield "zeros", bytes(len(raw))
+    yield "zeros from the middle on", raw[:len(raw) // 2] + bytes(len(raw) - len(raw) // 2)
+    yield "longer", raw + b"x"
+    for at in range(3, len(raw), len(raw) // 40):
+        yield f"bit {at % 8} of byte {at} (the header has {head})", \
+            raw[:at] + bytes([raw[at] ^ 1 << at % 8]) + raw[at + 1:]
+
+
 @with_worker
-def a_torn_checkpoint_is_named(worker):
+def a_damaged_checkpoint_is_named_and_not_trained_on(worker):
+    resume = resume_of(worker, worker.train_to_the_end(1))
+    path = resume["path"]
+    with open(path, "rb") as file:
+        raw = file.read()
+    checksum = json.loads(raw[8:8 + struct.unpack("<Q", raw[:8])[0]])["__metadata__"]["checksum"]
+    check(len(checksum) == 32, checksum)
+    for run, (what, bad) in enumerate(damages(raw), 2):
+        os.path.exists(path) and os.unlink(path)
+        if bad is not None:
+            with open(path, "wb") as file:
+                file.write(bad)
+        worker.assign(run, resume=resume)
+        heard = worker.hear()
+        check(heard["op"] == "failed" and heard["reason"] == "bad_checkpoint", f"{what}: {heard}")
+        check(heard["path"] == path and path in heard["text"], f"{what}: {heard}")
+        worker.assign(run, op="evaluate", split="test", checkpoint=path)
+        heard = worker.hear()
+        check(heard["op"] == "failed" and heard["reason"] == "bad_checkpoint" and heard["path"] == path, f"{what}: {heard}")
+
+
+@with_worker
+def a_damaged_best_checkpoint_is_named_before_anything_is_trained(worker):
     heard = worker.train_to_the_end(1)
-    path = os.path.join(worker.folder, "trial1", [m for m in heard if m["op"] == "checkpoint"][-1]["path"])
-    os.truncate(path, os.path.getsize(path) - 5)
-    worker.assign(2, resume={"path": path, "units": {"rounds": 6}})
-    failed = worker.hear_until("failed")[-1]
-    check(failed["reason"] == "error" and path in failed["text"], failed)
+    resume = resume_of(worker, heard)
+    other = [m for m in heard if m["op"] == "checkpoint"][0]
+    path = os.path.join(worker.folder, "trial1", other["path"])
+    check(path != resume["path"], "two checkpoints")
+    resume["best"] = {"path": path, "unit": other["units"]["rounds"], "value": 0.5}
+    os.truncate(path, os.path.getsize(path) - 1)
+    worker.assign(2, resume=resume)
+    failed = worker.hear()
+    check(failed["op"] == "failed" and failed["reason"] == "bad_checkpoint" and failed["path"] == path, failed)
 
 
 @with_worker
@@ -332,7 +383,8 @@ TESTS = [says_hello_with_its_capabilities, reports_before_its_checkpoint_and_wai
          evaluates_a_checkpoint_on_the_test_split, diverged_training_fails_with_its_reason,
          a_wrong_configuration_fails_with_its_key_path, plan_answers_yes_or_key_paths, a_released_run_falls_silent_at_once,
          converges_by_its_own_rule,
-         a_run_that_resumes_where_its_trial_converged_ends_there, centralised_training_keeps_its_momentum_over_a_restart, a_torn_checkpoint_is_named,
+         a_run_that_resumes_where_its_trial_converged_ends_there, centralised_training_keeps_its_momentum_over_a_restart, a_damaged_checkpoint_is_named_and_not_trained_on,
+         a_damaged_best_checkpoint_is_named_before_anything_is_trained,
          train_metrics_are_finite_numbers_between_their_bounds, leaves_when_the_socket_ends,
          a_line_that_is_no_message_ends_the_worker_with_its_reason, without_an_orchestrator_it_says_what_it_is]
 
