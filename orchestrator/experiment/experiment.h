@@ -8,8 +8,8 @@
  * checked against a fresh searcher and applied, an unanswered event is asked.
  *
  * Trials: QUEUED (wants slots) -> RUNNING -> WAITING (checkpointed at a rung, holds no slot) -> QUEUED ... -> COMPLETED |
- * STOPPED | CANCELED | ERROR; PAUSED by a user only. A run that dies costs a restart unless it was preempted or the
- * orchestrator was lost; past max_restarts the trial is in ERROR and the searcher is told.
+ * STOPPED | CANCELED | ERROR; PAUSED by a user only. A run that dies costs a restart unless it was preempted, the
+ * orchestrator was lost or the disk was full; past max_restarts the trial is in ERROR and the searcher is told.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_EXPERIMENT_H
 #define FLEXP_ORCHESTRATOR_EXPERIMENT_H

@@ -361,7 +361,8 @@ int experiment_message(struct experiment *experiment, const struct message *mess
 void experiment_run_ended(struct experiment *experiment, int64_t run_id, const char *reason, const char *text,
                           struct turn *turn)
 {
-    bool evaluation, lost = !strcmp(reason, "orchestrator_lost") || !strcmp(reason, "preempted"), counts;
+    bool evaluation, counts;
+    bool lost = !strcmp(reason, "orchestrator_lost") || !strcmp(reason, "preempted") || !strcmp(reason, "disk_full");
     struct trial *trial = run_find(experiment, run_id, &evaluation);
 
     if (!trial)

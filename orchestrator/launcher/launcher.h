@@ -65,6 +65,8 @@ int launcher_start(struct launcher *launcher, const size_t *slots, size_t n, con
                    struct error *err);
 /* Queues one message (compact JSON and a newline). */
 void worker_send(struct worker *worker, const json_t *message);
+/* While held, nothing that workers say or print is read: they wait when what lies between is full. Their ends are heard. */
+void launcher_hold(struct launcher *launcher, bool hold);
 void worker_kill(struct worker *worker); /* SIGKILL to all of it; ended() follows */
 /* Closes the protocol socket: an idle worker then exits by itself; killed after 5 s. */
 void worker_dismiss(struct worker *worker);

@@ -39,7 +39,7 @@ struct launcher {
     size_t slots_n, limit;
     struct worker *workers;
     uint64_t started; /* workers ever started */
-    bool closing;
+    bool closing, held;
     void (*closed)(void *arg);
     void *closed_arg;
 };

@@ -32,7 +32,7 @@ struct supervisor {
     bool worker_over, told_to_kill, forward_over;
     long long oom_before;
     int signals, output, log; /* -1: closed */
-    long long log_bytes;
+    long long log_bytes, log_lost; /* lost: for want of space, since the last that was kept */
     char pending[64 << 10]; /* read from the worker, not yet forwarded */
     size_t pending_at, pending_n;
     char command[PATH_MAX + 16];
@@ -68,13 +68,25 @@ static void open_log(struct supervisor *s, const char *folder)
 static void keep(struct supervisor *s, const char *data, size_t n)
 {
     static const char FULL[] = "\n(flexp: output.log is full; what follows is not kept)\n";
+    char lost[100] = "";
+    int rc = 0;
 
     if (s->log < 0 || s->log_bytes > LOG_BYTES_MAX)
         return;
-    s->log_bytes += (long long)n;
-    if (fd_write_all(s->log, data, n)) /* disk full: the run goes on without its log */
-        s->log_bytes = LOG_BYTES_MAX + 1;
-    else if (s->log_bytes > LOG_BYTES_MAX)
+    if (s->log_lost)
+        snprintf(lost, sizeof lost, "\n(flexp: the disk was full; up to %lld bytes are missing here)\n", s->log_lost);
+    if (*lost)
+        rc = fd_write_all(s->log, lost, strlen(lost));
+    if (!rc) {
+        s->log_lost = 0;
+        rc = fd_write_all(s->log, data, n);
+    }
+    if (rc == -ENOSPC || rc == -EDQUOT) { /* the run goes on, and its log when there is space */
+        s->log_lost += (long long)n;
+        return;
+    }
+    s->log_bytes = rc ? LOG_BYTES_MAX + 1 : s->log_bytes + (long long)n;
+    if (!rc && s->log_bytes > LOG_BYTES_MAX)
         fd_write_all(s->log, FULL, sizeof FULL - 1);
 }
 

@@ -426,7 +426,7 @@ int launcher_start(struct launcher *launcher, const size_t *slots, size_t n, con
     worker->supervisor = worker->process.pid;
     for (size_t i = 0; i < n; i++)
         launcher->slots[slots[i]].workers++;
-    for (int i = 0; i < STREAM_COMMANDS; i++)
+    for (int i = launcher->held ? STREAM_STATUS : 0; i < STREAM_COMMANDS; i++)
         uv_read_start((uv_stream_t *)&worker->streams[i].pipe, on_alloc, on_read);
     *ret = worker;
     return 0;
@@ -515,6 +515,21 @@ void launcher_kill_all(struct launcher *launcher)
 {
     for (struct worker *worker = launcher->workers; worker; worker = worker->next)
         worker_kill(worker);
+}
+
+void launcher_hold(struct launcher *launcher, bool hold)
+{
+    launcher->held = hold;
+    for (struct worker *worker = launcher->workers; worker; worker = worker->next)
+        for (int i = STREAM_PROTOCOL; i <= STREAM_OUTPUT && !worker->ended; i++) {
+            uv_stream_t *pipe = (uv_stream_t *)&worker->streams[i].pipe;
+            if (worker->streams[i].ended)
+                continue;
+            if (hold)
+                uv_read_stop(pipe);
+            else
+                uv_read_start(pipe, on_alloc, on_read);
+        }
 }
 
 void *worker_data(struct worker *worker)

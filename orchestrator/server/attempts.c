@@ -82,6 +82,18 @@ void attempt_free(struct server *server, struct attempt *attempt)
     server->schedule_wanted = true;
 }
 
+/* No worker could be started because the machine lacks something: tried again in a while. Said once. */
+static void postpone(struct server *server, struct attempt *attempt, const char *text)
+{
+    char name[96];
+
+    if (!server->scarce[0])
+        log_warning("%s is put off: %s", attempt_name(attempt, name, sizeof name), text);
+    snprintf(server->scarce, sizeof server->scarce, "%s", text);
+    delay_add(server, attempt->experiment, attempt->trial, false);
+    attempt_free(server, attempt);
+}
+
 void attempt_advance(struct server *server, struct attempt *attempt)
 {
     char *program;
@@ -119,7 +131,11 @@ void attempt_advance(struct server *server, struct attempt *attempt)
     }
     attempt->phase = ATTEMPT_STARTS;
     attempt->hand = hand_start(server, attempt, &err);
-    if (!attempt->hand)
+    if (attempt->hand)
+        server->scarce[0] = 0;
+    else if (is_scarcity(err.code))
+        postpone(server, attempt, err.text);
+    else
         attempt_lost(server, attempt, "not_started", err.text);
 }
 
@@ -177,12 +193,19 @@ void attempt_lost(struct server *server, struct attempt *attempt, const char *re
     struct turn turn;
     int rc = 0;
 
+    char *full = NULL;
+
     if (attempt->why) {
         reason = attempt->why;
         text = attempt->why_text ? attempt->why_text : text;
+    } else if (strcmp(reason, "out_of_memory") && space_is_short(server)) {
+        full = format_text("the disk of the home was full when this happened: %s", text);
+        reason = "disk_full";
+        text = full ? full : text;
     }
     if (server->state >= SERVER_CLOSES || !entry || (asked && attempt->phase != ATTEMPT_RUNS)) {
         attempt_free(server, attempt);
+        free(full);
         return; /* at the next start its run ends as one whose orchestrator was lost */
     }
     turn_init(&turn, clock_us());
@@ -193,9 +216,10 @@ void attempt_lost(struct server *server, struct attempt *attempt, const char *re
         experiment_run_ended(entry->experiment, attempt->run, reason, text, &turn);
     }
     if (!rc && !asked && !attempt->told_ms)
-        delay_add(server, experiment, attempt->trial);
+        delay_add(server, experiment, attempt->trial, true);
     attempt_free(server, attempt);
     server_submit(server, experiment, &turn);
+    free(full);
 }
 
 void attempt_kill(struct server *server, struct attempt *attempt, const char *why, const char *text)

@@ -59,7 +59,7 @@ static struct delay *delay_find(const struct server *server, int64_t experiment,
     return delay;
 }
 
-void delay_add(struct server *server, int64_t experiment, int64_t trial)
+void delay_add(struct server *server, int64_t experiment, int64_t trial, bool grows)
 {
     struct delay *delay = delay_find(server, experiment, trial);
     uint64_t wait = server->limits.backoff;
@@ -75,7 +75,7 @@ void delay_add(struct server *server, int64_t experiment, int64_t trial)
     }
     for (int i = 0; i < delay->failures && wait < DELAY_MAX_MS; i++)
         wait *= 2;
-    delay->failures++;
+    delay->failures += grows;
     delay->until_ms = clock_ms() + (wait < DELAY_MAX_MS ? wait : DELAY_MAX_MS);
 }
 
@@ -182,7 +182,9 @@ static void on_tick(uv_timer_t *timer)
     struct server *server = timer->data;
     uint64_t now = clock_ms();
 
-    if (server->state == SERVER_RUNS || server->state == SERVER_STOPS)
+    if (server->state <= SERVER_STOPS)
+        space_check(server);
+    if (server->state <= SERVER_STOPS && !server->no_space)
         for (struct attempt *attempt = server->attempts, *next; attempt; attempt = next) {
             next = attempt->next;
             check_attempt(server, attempt, now);

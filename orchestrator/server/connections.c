@@ -151,9 +151,19 @@ static void answer_after_commit(struct connection *connection, int64_t id, json_
     answers_deliver(server);
 }
 
+static json_t *no_space_line(const struct server *server, int64_t id)
+{
+    struct error err = {0};
+
+    fail(&err, -ENOSPC, "no space is left on the disk of %s: what you asked for is not stored yet; it is carried out as "
+                        "soon as there is space, unless the orchestrator ends before", server->home);
+    return error_line(id, &err);
+}
+
 void answers_deliver(struct server *server)
 {
-    while (server->answers && (server->answers->turn <= server->committed || server->failure.code)) {
+    while (server->answers &&
+           (server->answers->turn <= server->committed || server->failure.code || server->no_space)) {
         struct answer *answer = server->answers;
         struct connection *connection = answer->connection;
         server->answers = answer->next;
@@ -161,7 +171,8 @@ void answers_deliver(struct server *server)
             server->answers_end = &server->answers;
         if (answer->turn > server->committed) {
             json_decref(answer->line);
-            answer->line = error_line(answer->id, &server->failure);
+            answer->line = server->failure.code ? error_line(answer->id, &server->failure)
+                                                : no_space_line(server, answer->id);
         }
         connection->waiting--;
         if (connection->closing)
@@ -218,7 +229,7 @@ static void handle(struct connection *connection, const json_t *request)
         connection_send(connection, error_line(id, &err));
         return;
     }
-    if (server->submitted != before)
+    if (server->submitted != before && server->state == SERVER_RUNS) /* `down` is heard at once */
         answer_after_commit(connection, id, answer_line(id, answer));
     else
         connection_send(connection, answer_line(id, answer));

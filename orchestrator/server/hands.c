@@ -211,7 +211,7 @@ static void on_run_message(struct hand *hand, const struct message *message)
     if (message->op == MSG_FAILED) {
         log_warning("%s: %s: %s", attempt_name(attempt, name, sizeof name), json_string_or(message->body, "reason", ""),
                     json_string_or(message->body, "text", ""));
-        delay_add(server, attempt->experiment, attempt->trial);
+        delay_add(server, attempt->experiment, attempt->trial, true);
     }
     if (message->op == MSG_REPORT && !strcmp(json_string_or(message->body, "kind", ""), "validation"))
         failpoint("in_journal");

@@ -10,10 +10,10 @@
 #include <string.h>
 #include <unistd.h>
 
-static int refuse_when_stopping(const struct server *server, struct error *err)
+static int refuse_when_unable(const struct server *server, struct error *err)
 {
     if (server->state == SERVER_RUNS)
-        return 0;
+        return space_refuse(server, err);
     return fail(err, -EBUSY, "the orchestrator is going down; `flexp up` starts it again");
 }
 
@@ -82,7 +82,7 @@ int request_create(struct server *server, struct store *store, const json_t *arg
     json_t *resolved = NULL;
     struct experiment_config *config = NULL;
     int64_t id;
-    int rc = refuse_when_stopping(server, err);
+    int rc = refuse_when_unable(server, err);
 
     (void)store;
     if (rc)
@@ -114,7 +114,7 @@ static int find_living(struct server *server, struct store *store, const json_t 
 {
     int64_t id = json_int_or(arguments, "experiment", 0);
     json_t *described = NULL;
-    int rc = refuse_when_stopping(server, err);
+    int rc = refuse_when_unable(server, err);
 
     if (rc)
         return rc;

@@ -217,7 +217,7 @@ static void lease(struct server *server)
     launcher_lease(server->launcher);
 }
 
-/* Something wants slots and not one is ours: whoever looks on is told who has them. */
+/* Something wants to run and cannot: whoever looks on is told why, and who has the slots where not one is ours. */
 static void note_waiting(struct server *server)
 {
     const struct slot_info *slots;
@@ -229,12 +229,16 @@ static void note_waiting(struct server *server)
         if (*slots[i].holder)
             held = i;
     }
-    if (server->slots_wanted && !ours && held < n)
+    if (server->no_space)
+        snprintf(text, sizeof text, "for space on the disk of %.300s", server->home);
+    else if (server->slots_wanted && server->scarce[0])
+        snprintf(text, sizeof text, "because a worker could not be started: %.300s", server->scarce);
+    else if (server->slots_wanted && !ours && held < n)
         snprintf(text, sizeof text, "for slots held by %s", slots[held].holder);
     if (!strcmp(text, server->waiting))
         return;
     memcpy(server->waiting, text, sizeof text);
-    if (*text)
+    if (*text && !server->no_space && !server->scarce[0]) /* those were said */
         log_info("waiting %s", text);
     for (const struct entry *entry = server->entries; entry; entry = entry->next)
         subscriptions_changed(server, entry->id);
@@ -249,6 +253,10 @@ void schedule(struct server *server)
     entries_drop_ended(server);
     if (server->state != SERVER_RUNS)
         return;
+    if (server->no_space) {
+        note_waiting(server);
+        return;
+    }
     rc = show_experiments(server, &table);
     server->slots_wanted = table.wanted_n > 0;
     if (!rc && server->slots_wanted) {

@@ -32,6 +32,8 @@ static void on_launcher_closed(void *arg)
     server->launcher = NULL;
     server->state = SERVER_CLOSED;
     if (server->store)
+        store_be_patient(server->store, false); /* there is no more time to wait for space */
+    if (server->store)
         store_flush(server->store); /* effects find nobody to send to; what they would delete goes */
     answers_deliver(server);
     connections_close(server);
@@ -231,6 +233,7 @@ static int run_loop(struct server *server, const char *slots, struct error *err)
         log_info("orchestrator of %s answers at %s, %zu slots", server->home, server->socket,
                  launcher_capacity(server->launcher, SLOT_KIND_CPU));
         say_ready(server, "ready");
+        store_be_patient(server->store, true);
         clock_start(server);
         schedule(server);
     }

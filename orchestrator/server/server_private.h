@@ -1,7 +1,7 @@
 /* server_private.h - what the files of server/ share.
  * server.c starts and ends it, home.c holds the lock and names the socket, turns.c commits and then carries out,
  * experiments.c keeps what lives, attempts.c and hands.c bring runs and workers together, schedule.c gives out slots,
- * clock.c watches every deadline, connections.c and subscriptions.c serve clients, requests*.c answer them.
+ * clock.c watches every deadline, scarcity.c gets it through a full disk and the like, connections.c and subscriptions.c serve clients, requests*.c answer them.
  *
  * One way through: an input (a message, a request, an end, a deadline) is handed to an experiment with a struct turn;
  * server_submit gives the turn to the store; when it is on disk its effects are carried out, the answers that waited
@@ -131,7 +131,11 @@ struct server {
     struct answer *answers, **answers_end;
     uint64_t submitted, committed; /* turns */
     bool schedule_wanted, slots_wanted;
-    char waiting[160]; /* why nothing runs although something wants to; "" when that is not so */
+    char waiting[400]; /* why nothing runs although something wants to; "" when that is not so */
+    char scarce[300];  /* what this machine lacked when a worker was to be started last; "": nothing */
+    bool no_space;     /* the store waits for space on the disk: nothing is taken on */
+    uint64_t no_space_ms, space_ms; /* since when, and since when no more */
+    struct error no_space_why;
     uint64_t lease_ms, published_ms, publish_cost_ms;
     json_t *problems; /* experiments that could not be restored: [{experiment, text}] */
     enum { SERVER_RUNS, SERVER_STOPS, SERVER_CLOSES, SERVER_CLOSED } state;
@@ -151,8 +155,8 @@ int64_t clock_us(void);
 uint64_t clock_ms(void); /* monotonic */
 void limits_read(struct limits *ret);
 void clock_start(struct server *server);
-/* Kept while a trial's worker dies again and again: 1 s, 2 s, ... 60 s. */
-void delay_add(struct server *server, int64_t experiment, int64_t trial);
+/* Kept while a trial's worker dies again and again: 1 s, 2 s, ... 60 s; 1 s where it does not grow. */
+void delay_add(struct server *server, int64_t experiment, int64_t trial, bool grows);
 void delay_remove(struct server *server, int64_t experiment, int64_t trial);
 bool delay_holds(const struct server *server, int64_t experiment, int64_t trial, uint64_t now);
 
@@ -199,6 +203,16 @@ char *program_of(const struct server *server, int64_t experiment);
 
 /* --- schedule.c --- */
 void schedule(struct server *server);
+
+/* --- scarcity.c --- */
+/* Looks whether the store waits for space, and holds or lets go what depends on it. */
+void space_check(struct server *server);
+/* -ENOSPC, with what to do about it, while the store waits. */
+int space_refuse(const struct server *server, struct error *err);
+/* True where the disk of the home is full or as good as: a worker that dies now may well have died of that. */
+bool space_is_short(const struct server *server);
+/* The machine lacks something (space, descriptors, memory): that is not the trial's fault and may pass. */
+bool is_scarcity(int code);
 
 /* --- connections.c --- */
 int connections_listen(struct server *server, struct error *err);

@@ -187,6 +187,8 @@ void server_on_wake(uv_async_t *wake)
     store_poll(server->store);
     for (struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
         attempt_acknowledge(attempt);
+    if (server->state <= SERVER_STOPS)
+        space_check(server);
     answers_deliver(server);
     if (server->schedule_wanted)
         schedule(server);

@@ -34,6 +34,8 @@ int sql_fail(sqlite3 *db, int result, struct error *err, const char *format, ...
     for (size_t i = 0; i < sizeof CODES / sizeof *CODES; i++)
         if (CODES[i].result == primary)
             code = CODES[i].code;
+    if (primary == SQLITE_IOERR && (system == ENOSPC || system == EDQUOT)) /* found out at a sync, or by a quota */
+        code = -ENOSPC;
     return fail(err, code, "%s: %s%s%s%s", what,
                 db && (sqlite3_errcode(db) & 0xff) == primary ? sqlite3_errmsg(db) : sqlite3_errstr(result),
                 tell_system ? " (" : "", tell_system ? strerror(system) : "", tell_system ? ")" : "");

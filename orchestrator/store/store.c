@@ -23,12 +23,16 @@ int store_open(const char *path, bool read_only, void (*wake)(void *arg), void *
                struct store_high *ret_high, struct error *err)
 {
     struct store *store = calloc(1, sizeof *store);
+    pthread_condattr_t monotonic;
     int rc = 0;
 
     if (!store)
         return fail(err, -ENOMEM, "out of memory");
     pthread_mutex_init(&store->lock, NULL);
-    pthread_cond_init(&store->work, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&store->work, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     pthread_cond_init(&store->progress, NULL);
     store->read_only = read_only;
     store->wake = wake;
@@ -56,6 +60,7 @@ void store_close(struct store *store)
 {
     if (!store)
         return;
+    store_be_patient(store, false);
     if (store->thread_runs)
         store_flush(store);
     writer_stop(store);
@@ -137,6 +142,26 @@ void store_flush(struct store *store)
         more = store->unfinished > 0;
         pthread_mutex_unlock(&store->lock);
     } while (more);
+}
+
+void store_be_patient(struct store *store, bool patient)
+{
+    pthread_mutex_lock(&store->lock);
+    store->patient = patient;
+    pthread_cond_signal(&store->work);
+    pthread_mutex_unlock(&store->lock);
+}
+
+bool store_waits_for_space(struct store *store, struct error *ret_why)
+{
+    bool waits;
+
+    pthread_mutex_lock(&store->lock);
+    waits = store->waiting.code != 0;
+    if (waits)
+        *ret_why = store->waiting;
+    pthread_mutex_unlock(&store->lock);
+    return waits;
 }
 
 const char *store_failure(const struct store *store)

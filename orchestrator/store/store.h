@@ -25,7 +25,12 @@ struct store_high {
  * no file. wake may be NULL (then store_flush is the way to wait). */
 int store_open(const char *path, bool read_only, void (*wake)(void *arg), void *wake_arg, struct store **ret,
                struct store_high *ret_high, struct error *err);
-/* Commits what was submitted, runs its callbacks, joins the thread. */
+/* While a store is patient, a commit for which the disk has no space is tried again each second until it succeeds: nothing
+ * fails, nothing is reported as done, and `wake` says when the waiting begins and ends. When it ceases to be patient, what
+ * waits fails. It opens without patience. */
+void store_be_patient(struct store *store, bool patient);
+bool store_waits_for_space(struct store *store, struct error *ret_why);
+/* Commits what was submitted, runs its callbacks, joins the thread. Has no patience. */
 void store_close(struct store *store);
 
 /* --- writing --------------------------------------------------------------------------------------------------- */
@@ -35,7 +40,7 @@ void store_batch_free(struct store_batch *batch); /* one that was never submitte
 bool store_batch_is_empty(const struct store_batch *batch);
 
 /* done(arg, 0) or done(arg, negative errno) from store_poll or store_flush, once, in order. Takes ownership of batch.
- * After the first failed commit (disk full, I/O error) every later batch fails too until store_open. */
+ * After the first failed commit (I/O error; disk full without patience) every later batch fails too until store_open. */
 void store_submit(struct store *store, struct store_batch *batch, void (*done)(void *arg, int status), void *arg);
 void store_poll(struct store *store);  /* runs the callbacks of finished batches; on the loop's thread */
 void store_flush(struct store *store); /* waits for all submitted batches, then polls */

@@ -190,9 +190,10 @@ struct store {
     pthread_cond_t work, progress;
     struct batch_list submitted, finished;
     size_t unfinished; /* submitted and not yet in finished */
-    bool closing;
+    bool closing, patient;
     bool failed;
     struct error failure;
+    struct error waiting; /* code 0: it does not wait for space */
 };
 
 void batch_list_push(struct batch_list *list, struct store_batch *batch);

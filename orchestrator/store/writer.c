@@ -10,6 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+#define SPACE_RETRY_S 1
 
 void batch_list_push(struct batch_list *list, struct store_batch *batch)
 {
@@ -90,9 +93,11 @@ static struct store_batch *try_group(struct store *store, struct store_batch *fi
     return failed;
 }
 
-/* Sets every batch's status. Those before one that cannot be carried out stand: they go again without it. */
-static int commit_group(struct store *store, struct store_batch *first, struct error *err)
+/* Sets every batch's status; *first becomes the first that failed. Those before one that cannot be carried out stand: they
+ * go again without it. */
+static int commit_group(struct store *store, struct store_batch **at_first, struct error *err)
 {
+    struct store_batch *first = *at_first;
     int rc, again;
     struct store_batch *failed = try_group(store, first, NULL, &rc, err);
 
@@ -102,6 +107,48 @@ static int commit_group(struct store *store, struct store_batch *first, struct e
         batch->status = 0;
     for (struct store_batch *batch = failed; batch; batch = batch->next)
         batch->status = rc;
+    *at_first = failed;
+    return rc;
+}
+
+static void wake(struct store *store)
+{
+    pthread_mutex_unlock(&store->lock);
+    if (store->wake)
+        store->wake(store->wake_arg);
+    pthread_mutex_lock(&store->lock);
+}
+
+/* After a failed commit: true where it is to be tried again, a second later. With the lock. */
+static bool wait_for_space(struct store *store, const struct error *why)
+{
+    struct timespec until;
+
+    if (why->code != -ENOSPC || !store->patient)
+        return false;
+    if (!store->waiting.code) {
+        store->waiting = *why;
+        wake(store);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += SPACE_RETRY_S;
+    while (store->patient && pthread_cond_timedwait(&store->work, &store->lock, &until) == 0)
+        ; /* more was submitted: it waits too */
+    return store->patient;
+}
+
+/* Commits, with the lock let go meanwhile, until it succeeds or must fail. */
+static int commit_patiently(struct store *store, struct store_batch *first, struct error *err)
+{
+    int rc;
+
+    do {
+        pthread_mutex_unlock(&store->lock);
+        *err = (struct error){0};
+        rc = commit_group(store, &first, err);
+        pthread_mutex_lock(&store->lock);
+    } while (rc && wait_for_space(store, err));
+    store->waiting.code = 0;
     return rc;
 }
 
@@ -123,9 +170,7 @@ static void finish_group(struct store *store)
 
     store->submitted = (struct batch_list){0};
     if (!was_failed && has_work(first)) {
-        pthread_mutex_unlock(&store->lock);
-        rc = commit_group(store, first, &err);
-        pthread_mutex_lock(&store->lock);
+        rc = commit_patiently(store, first, &err);
     } else {
         for (struct store_batch *batch = first; batch; batch = batch->next)
             batch->status = rc;
@@ -140,11 +185,7 @@ static void finish_group(struct store *store)
         batch_list_push(&store->finished, batch);
     }
     pthread_cond_broadcast(&store->progress);
-    if (store->wake) {
-        pthread_mutex_unlock(&store->lock);
-        store->wake(store->wake_arg);
-        pthread_mutex_lock(&store->lock);
-    }
+    wake(store);
 }
 
 static void *run_writer(void *arg)

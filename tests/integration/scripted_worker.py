@@ -14,7 +14,8 @@ do so too. Rounds are imaginary; the validation_accuracy at round r is lr * r / 
   gate           file: rounds past gate_round (0) wait until it exists
   at             what to do before which round: {"3": ACTION}; "tries": N does so only while the attempt is <= N
      ACTION: exit:CODE signal:NUMBER silent garbled:TEXT say:JSON failed:REASON converged close sleep:MS linger
-             flood:LINES
+             flood:LINES wait:FILE (until it exists)
+  save_every     rounds between two checkpoints (2)
   deaf           ignore preempt and stop, until the gate (if any) is open
   linger         file to which the pids of lingering children go
   plan           answer to plan, less op and id
@@ -171,6 +172,9 @@ class Worker:
                 signal.pause()
         elif name == "sleep":
             time.sleep(float(rest) / 1000)
+        elif name == "wait":
+            while not os.path.exists(rest):
+                self.listen(0.02)
         elif name == "linger":
             self.linger()
         elif name == "flood":
@@ -204,7 +208,7 @@ class Worker:
         self.send(op="report", kind="training", units=units, metrics={"train_loss": 1 / self.unit},
                   clients=[{"client": 0, "samples": 10, "seconds": 0.01, "metrics": {"train_loss": 1 / self.unit}}])
         self.send(op="report", kind="validation", units=units, metrics={"validation_accuracy": self.value(self.unit)})
-        if self.unit >= self.until or self.unit % 2 == 0:
+        if self.unit >= self.until or self.unit % self.get("save_every", 2) == 0:
             self.checkpoint(self.unit)
 
     def train(self, message):

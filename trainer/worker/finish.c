@@ -7,11 +7,14 @@
 #include "trainer/artifact/checkpoint.h"
 #include "trainer/artifact/result.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+
+#define SPACE_RETRY_MS 1000
 
 static struct checkpoint checkpoint_of(struct run *run, float *weights, int64_t **ret_steps)
 {
@@ -34,6 +37,28 @@ static json_t *state_of(const struct run *run, int64_t optimizer_steps)
     return state;
 }
 
+static void say(struct run *run, const char *level, const char *text, const char *more)
+{
+    connection_send(run->connection, json_pack("{s:s, s:I, s:s, s:s+}", "op", "log", "run", (json_int_t)run->id, "level",
+                                               level, "text", text, more));
+}
+
+bool run_try_again(struct run *run, int *rc, struct error *err)
+{
+    bool no_space = *rc == -ENOSPC || *rc == -EDQUOT;
+
+    if (no_space && !run->no_space)
+        say(run, "warning", err->text, "; the run waits until there is space");
+    if (!*rc && run->no_space)
+        say(run, "info", "there is space on the disk again", "");
+    run->no_space = no_space;
+    if (no_space)
+        poll(NULL, 0, SPACE_RETRY_MS);
+    if (no_space && *run->released)
+        *rc = fail(err, -ECANCELED, "released while it waited for space");
+    return no_space && *rc != -ECANCELED;
+}
+
 int run_checkpoint(struct run *run, struct error *err)
 {
     char name[256], path[4096];
@@ -52,7 +77,9 @@ int run_checkpoint(struct run *run, struct error *err)
         snprintf(run->best.path, sizeof run->best.path, "%s", path);
     checkpoint.state = state_of(run, *steps);
     failpoint("worker_before_checkpoint");
-    rc = checkpoint_write(path, &checkpoint, err);
+    do
+        rc = checkpoint_write(path, &checkpoint, err);
+    while (run_try_again(run, &rc, err));
     json_decref(checkpoint.state);
     if (rc)
         return rc;
@@ -169,6 +196,7 @@ int run_leave_result(struct run *run, struct error *err)
 {
     const struct indices *samples = &run->loan.split->validation;
     bool official = run->validation_split == &run->loan.dataset->test;
+    struct result result;
     char path[4096];
     json_t *metadata, *units;
     int rc;
@@ -179,24 +207,27 @@ int run_leave_result(struct run *run, struct error *err)
         return rc;
     metadata = model_metadata(run);
     snprintf(path, sizeof path, "%s/model.safetensors", run->trial_dir);
-    rc = model_file_write(path, run->loan.model, run->best.weights, metadata, err);
+    do
+        rc = model_file_write(path, run->loan.model, run->best.weights, metadata, err);
+    while (run_try_again(run, &rc, err));
     json_decref(metadata);
     if (rc)
         return rc;
     units = json_pack("{s:f}", UNIT_NAMES[run->kind], run->best.unit);
     snprintf(path, sizeof path, "%s/result.json", run->trial_dir);
-    rc = result_write(path,
-                      &(struct result){.split = official ? "official test split as validation" : "validation",
-                                       .model_file = "model.safetensors",
-                                       .dataset = run->loan.dataset,
-                                       .evaluation = &run->best.evaluation,
-                                       .scores = run->best.scores,
-                                       .samples = samples->list,
-                                       .data = run->validation_split,
-                                       .n = samples->n,
-                                       .hyperparameters = json_object_get(run->assign, "hyperparameters"),
-                                       .units = units},
-                      err);
+    result = (struct result){.split = official ? "official test split as validation" : "validation",
+                             .model_file = "model.safetensors",
+                             .dataset = run->loan.dataset,
+                             .evaluation = &run->best.evaluation,
+                             .scores = run->best.scores,
+                             .samples = samples->list,
+                             .data = run->validation_split,
+                             .n = samples->n,
+                             .hyperparameters = json_object_get(run->assign, "hyperparameters"),
+                             .units = units};
+    do
+        rc = result_write(path, &result, err);
+    while (run_try_again(run, &rc, err));
     json_decref(units);
     return rc;
 }

@@ -131,6 +131,17 @@ static int prepare_arrays(struct run *run, struct error *err)
     return 0;
 }
 
+static int prepare_session(struct run *run, const char *cache_dir, struct error *err)
+{
+    int rc;
+
+    do
+        rc = session_prepare(run->session, run->sections, (uint64_t)json_int_or(run->assign, "data_seed", 0), cache_dir,
+                             json_object_get(run->assign, "slots"), &run->loan, err);
+    while (run_try_again(run, &rc, err));
+    return rc;
+}
+
 static int set_up(struct run *run, struct error *err)
 {
     const json_t *resume = json_object_get(run->assign, "resume");
@@ -139,10 +150,11 @@ static int set_up(struct run *run, struct error *err)
     int rc;
 
     snprintf(runs_dir, sizeof runs_dir, "%s/runs/%lld", run->trial_dir, (long long)run->id);
-    if ((rc = file_make_folder(runs_dir, err)) ||
-        (rc = session_prepare(run->session, run->sections, (uint64_t)json_int_or(run->assign, "data_seed", 0), cache_dir,
-                              json_object_get(run->assign, "slots"), &run->loan, err)) ||
-        (rc = prepare_pool(run, err)) || (rc = prepare_arrays(run, err)))
+    do
+        rc = file_make_folder(runs_dir, err);
+    while (run_try_again(run, &rc, err));
+    if (rc || (rc = prepare_session(run, cache_dir, err)) || (rc = prepare_pool(run, err)) ||
+        (rc = prepare_arrays(run, err)))
         return rc;
     if (json_is_object(resume)) {
         rc = run_resume(run, resume, err);
@@ -304,6 +316,7 @@ static int evaluate_test(struct run *run, struct error *err)
     uint32_t *samples = NULL;
     float *scores = NULL;
     struct scores values;
+    struct result result;
     json_t *metrics, *units;
     char path[4096];
     const char *file = json_string_or(run->assign, "checkpoint", "");
@@ -332,18 +345,19 @@ static int evaluate_test(struct run *run, struct error *err)
     if (rc)
         goto out;
     snprintf(path, sizeof path, "%s/result_test.json", run->trial_dir);
-    rc = result_write(path,
-                      &(struct result){.split = "test",
-                                       .model_file = "model.safetensors",
-                                       .dataset = dataset,
-                                       .evaluation = &run->validation,
-                                       .scores = scores,
-                                       .samples = samples,
-                                       .data = &dataset->test,
-                                       .n = n,
-                                       .hyperparameters = json_object_get(run->assign, "hyperparameters"),
-                                       .units = units},
-                      err);
+    result = (struct result){.split = "test",
+                             .model_file = "model.safetensors",
+                             .dataset = dataset,
+                             .evaluation = &run->validation,
+                             .scores = scores,
+                             .samples = samples,
+                             .data = &dataset->test,
+                             .n = n,
+                             .hyperparameters = json_object_get(run->assign, "hyperparameters"),
+                             .units = units};
+    do
+        rc = result_write(path, &result, err);
+    while (run_try_again(run, &rc, err));
     if (rc)
         goto out;
     values = evaluation_scores(&run->validation);
@@ -369,9 +383,7 @@ void run_evaluate(struct connection *connection, struct session *session, const 
     if (!rc && strcmp(json_string_or(message->body, "split", ""), "test"))
         rc = fail(&err, -EINVAL, "split must be \"test\"");
     if (!rc)
-        rc = session_prepare(session, run.sections, (uint64_t)json_int_or(run.assign, "data_seed", 0),
-                             json_string_or(run.assign, "cache_dir", run.run_dir), json_object_get(run.assign, "slots"),
-                             &run.loan, &err);
+        rc = prepare_session(&run, json_string_or(run.assign, "cache_dir", run.run_dir), &err);
     if (!rc) {
         run.weights = malloc(run.loan.model->weights_n * sizeof *run.weights);
         if (!run.weights || evaluation_init(&run.validation, run.loan.dataset->classes))
@@ -379,7 +391,7 @@ void run_evaluate(struct connection *connection, struct session *session, const 
     }
     if (!rc)
         rc = evaluate_test(&run, &err);
-    if (rc)
+    if (rc && rc != -ECANCELED)
         send_failed(&run, rc, &err);
     tear_down(&run);
 }

@@ -30,6 +30,7 @@ struct run {
     enum unit_kind kind;
     double until, max_units, checkpoint_period;
     const volatile int *released;
+    bool no_space;              /* waits for space, and has said so */
     const char *bad_checkpoint; /* the file that could not be used, where that is why the run fails */
 
     const struct strategy *strategy;
@@ -70,6 +71,10 @@ int run_checkpoint(struct run *run, struct error *err);
 /* resume: as in the assign message. */
 int run_resume(struct run *run, const json_t *resume, struct error *err);
 int run_leave_result(struct run *run, struct error *err);
+
+/* `do rc = WRITE; while (run_try_again(run, &rc, err));` waits for space on the disk where there is none: what was trained
+ * must not be lost because others filled it. Said once, and when there is space again. -ECANCELED: released meanwhile. */
+bool run_try_again(struct run *run, int *rc, struct error *err);
 
 json_t *run_units(const struct run *run);
 void run_send(struct run *run, const char *op, json_t *fields); /* takes ownership; adds op, run, seq */
