@@ -74,7 +74,7 @@ void attempt_free(struct server *server, struct attempt *attempt)
     while (*at != attempt)
         at = &(*at)->next;
     *at = attempt->next;
-    if (attempt->hand)
+    if (attempt->hand && attempt->hand->attempt == attempt)
         attempt->hand->attempt = NULL;
     free(attempt->why);
     free(attempt->why_text);
@@ -224,6 +224,8 @@ void attempt_lost(struct server *server, struct attempt *attempt, const char *re
 
 void attempt_kill(struct server *server, struct attempt *attempt, const char *why, const char *text)
 {
+    if (attempt->freed)
+        return;
     if (!attempt->why) {
         attempt->why = strdup(why);
         attempt->why_text = strdup(text);

@@ -86,6 +86,9 @@ void hand_free(struct server *server, struct hand *hand)
     while (*at != hand)
         at = &(*at)->next;
     *at = hand->next;
+    for (struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
+        if (attempt->hand == hand)
+            attempt->hand = NULL;
     free(hand->program);
     free(hand->isa);
     free(hand);
@@ -113,6 +116,8 @@ void hand_dismiss(struct hand *hand)
 
 void hand_release(struct server *server, struct hand *hand)
 {
+    if (hand->attempt)
+        return; /* it has gone on to another already */
     hand->idle_ms = clock_ms();
     server->schedule_wanted = true;
     if (!hand->reuses || server->state != SERVER_RUNS)
@@ -186,6 +191,19 @@ static void note_progress(struct server *server, struct attempt *attempt, const 
     subscriptions_changed(server, attempt->experiment);
 }
 
+/* Turns commit in order, so the next run's may follow this end's into the same commit: the worker gets it a commit
+ * earlier. The attempt stays, without slots, for the acknowledgement. */
+static void free_early(struct server *server, struct hand *hand, struct attempt *attempt)
+{
+    if (!hand->reuses || server->state != SERVER_RUNS)
+        return;
+    attempt->slots_n = 0;
+    attempt->ending = attempt->freed = true;
+    hand->attempt = NULL;
+    hand_release(server, hand);
+    schedule(server);
+}
+
 static void on_run_message(struct hand *hand, const struct message *message)
 {
     struct server *server = hand->server;
@@ -215,10 +233,16 @@ static void on_run_message(struct hand *hand, const struct message *message)
     }
     if (message->op == MSG_REPORT && !strcmp(json_string_or(message->body, "kind", ""), "validation"))
         failpoint("in_journal");
-    if (turn.n || !store_batch_is_empty(turn.writes))
+    if (message->op == MSG_DONE) {
+        store_hold(server->store);
         server_submit(server, attempt->experiment, &turn);
-    else
+        free_early(server, hand, attempt);
+        store_go(server->store);
+    } else if (turn.n || !store_batch_is_empty(turn.writes)) {
+        server_submit(server, attempt->experiment, &turn);
+    } else {
         turn_done(&turn);
+    }
 }
 
 static void on_message(void *arg, struct worker *worker, char *line, size_t length)

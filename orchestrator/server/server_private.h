@@ -41,6 +41,7 @@ struct attempt {
     struct hand *hand; /* NULL while it waits */
     bool ending;       /* told to preempt or stop, or killed */
     bool over;         /* it has said done or failed: nothing more is heard about it */
+    bool freed;        /* its slots and its worker are another's already; it waits for the commit of its end */
     int64_t ack;       /* seq to acknowledge; 0: none */
     uint64_t told_ms;  /* when; 0: not yet */
     uint64_t reported_ms, longest_ms; /* last report, longest time between two: how long a round may take */

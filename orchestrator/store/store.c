@@ -98,11 +98,27 @@ void store_submit(struct store *store, struct store_batch *batch, void (*done)(v
     } else {
         batch_list_push(&store->submitted, batch);
         store->unfinished++;
-        pthread_cond_signal(&store->work);
+        if (!store->held)
+            pthread_cond_signal(&store->work);
     }
     pthread_mutex_unlock(&store->lock);
     if (store->read_only && store->wake)
         store->wake(store->wake_arg);
+}
+
+void store_hold(struct store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    store->held = true;
+    pthread_mutex_unlock(&store->lock);
+}
+
+void store_go(struct store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    store->held = false;
+    pthread_cond_signal(&store->work);
+    pthread_mutex_unlock(&store->lock);
 }
 
 void store_poll(struct store *store)

@@ -42,6 +42,9 @@ bool store_batch_is_empty(const struct store_batch *batch);
 /* done(arg, 0) or done(arg, negative errno) from store_poll or store_flush, once, in order. Takes ownership of batch.
  * After the first failed commit (I/O error; disk full without patience) every later batch fails too until store_open. */
 void store_submit(struct store *store, struct store_batch *batch, void (*done)(void *arg, int status), void *arg);
+/* Between these two, what is submitted waits, so that it shares one commit. */
+void store_hold(struct store *store);
+void store_go(struct store *store);
 void store_poll(struct store *store);  /* runs the callbacks of finished batches; on the loop's thread */
 void store_flush(struct store *store); /* waits for all submitted batches, then polls */
 const char *store_failure(const struct store *store); /* text of the failed commit, or NULL */

@@ -190,7 +190,7 @@ struct store {
     pthread_cond_t work, progress;
     struct batch_list submitted, finished;
     size_t unfinished; /* submitted and not yet in finished */
-    bool closing, patient;
+    bool closing, patient, held;
     bool failed;
     struct error failure;
     struct error waiting; /* code 0: it does not wait for space */

@@ -194,7 +194,7 @@ static void *run_writer(void *arg)
 
     pthread_mutex_lock(&store->lock);
     for (;;) {
-        while (!store->submitted.first && !store->closing)
+        while ((!store->submitted.first || store->held) && !store->closing)
             pthread_cond_wait(&store->work, &store->lock);
         if (!store->submitted.first)
             break;

@@ -46,8 +46,11 @@ class Home:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def flexp(self, *arguments, check=True):
-        return subprocess.run([FLEXP, *arguments], env=self.env, cwd=TOP, check=check, text=True,
+        done = subprocess.run([FLEXP, *arguments], env=self.env, cwd=TOP, check=False, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        if check and done.returncode:
+            sys.exit(f"night.py: flexp {' '.join(arguments)}: exit {done.returncode}\n{done.stderr}")
+        return done
 
     def write(self, name, text):
         path = os.path.join(self.folder, name)
@@ -233,7 +236,68 @@ def bench_startup(folder):
         row("flexp up until it is ready (median of 21)", f"{median:.1f}", "goal under 50", median < 50)
 
 
-BENCHES = {"reports": bench_reports, "trials": bench_trials, "startup": bench_startup}
+def idle_file(home, same):
+    """Trials of one short round with the network of configs/quickstart.yaml, of one shape or of ever new ones."""
+    width = "16" if same else "{type: int, minval: 8, maxval: 32}"
+    units = "64" if same else "{type: int, minval: 16, maxval: 256}"
+    return home.write("idle.yaml", f"""
+name: idle
+hyperparameters:
+  lr: {{type: log, base: 10, minval: -3, maxval: -1}}
+  width: {width}
+  units: {units}
+searcher: {{name: random, metric: validation_accuracy, time_metric: rounds, max_time: 1, max_trials: 60,
+           max_concurrent_trials: 1}}
+data: {{source: synthetic, synthetic: {{samples: 1000, test_samples: 200}}, validation_fraction: 0.1}}
+model:
+  layers:
+    - conv2d: {{filters: $width, kernel: 3, padding: same, activation: relu}}
+    - max_pool2d: 4
+    - conv2d: {{filters: $width, kernel: 3, padding: same, activation: relu}}
+    - max_pool2d: 2
+    - flatten
+    - dense: {{units: $units, activation: relu}}
+    - dense: {{units: classes}}
+training: {{optimizer: sgd, learning_rate: $lr, batch_size: 50}}
+federation: {{clients: 2, local_epochs: 1, client_validation_fraction: 0}}
+""")
+
+
+def idle_times(folder):
+    """Seconds from the end of a run's last training to the beginning of the next run's first, worker by worker."""
+    gaps = []
+    for name in os.listdir(folder):
+        ended = None
+        for line in open(os.path.join(folder, name), encoding="utf-8"):
+            when, mark, rest = line.split(" ", 2)
+            if mark != "=":
+                continue
+            run, what = rest.split()[1:3]
+            if what == "has":
+                ended = (run, float(when))
+            elif ended and run != ended[0]:
+                gaps.append(float(when) - ended[1])
+    return sorted(gaps)
+
+
+def bench_idle(folder):
+    print("slot idle: from a trial's last training step to the next trial's first, flexp-trainer, by its clock")
+    for same, goal in ((True, 2), (False, 20)):
+        with Home(folder, 1) as home:
+            log = os.path.join(home.folder, "log")
+            os.mkdir(log)
+            home.env["FLEXP_PROTOCOL_LOG"] = log
+            home.flexp("up", "--slots", "1")
+            home.flexp("create", idle_file(home, same))
+            home.flexp("wait", "1")
+            gaps = idle_times(log)
+            median = gaps[len(gaps) // 2] * 1000
+            row(f"{'same shape' if same else 'a shape never seen'}, ms (median of {len(gaps)})", f"{median:.2f}",
+                f"goal {goal}", median <= goal)
+            row("  its 90th percentile, ms", f"{gaps[len(gaps) * 9 // 10] * 1000:.2f}")
+
+
+BENCHES = {"reports": bench_reports, "trials": bench_trials, "startup": bench_startup, "idle": bench_idle}
 
 
 def main():

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -49,8 +50,15 @@ static void leave(int code)
 
 static void log_text(const struct connection *connection, const char *mark, const char *text, size_t length)
 {
-    if (connection->log_fd >= 0 && (fd_write_all(connection->log_fd, mark, 2) ||
-                                    fd_write_all(connection->log_fd, text, length)))
+    struct timespec now;
+    char head[40];
+    int n;
+
+    if (connection->log_fd < 0)
+        return;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    n = snprintf(head, sizeof head, "%lld.%06ld %s ", (long long)now.tv_sec, now.tv_nsec / 1000, mark);
+    if (fd_write_all(connection->log_fd, head, (size_t)n) || fd_write_all(connection->log_fd, text, length))
         log_warning("the protocol log cannot be written");
 }
 
@@ -72,7 +80,7 @@ static void send_locked(struct connection *connection, const json_t *message)
     if (!text)
         leave(1);
     text[length] = '\n'; /* in place of the 0: written with its length */
-    log_text(connection, "> ", text, length + 1);
+    log_text(connection, ">", text, length + 1);
     if (fd_write_all(connection->fd, text, length + 1))
         leave(0);
     free(text);
@@ -85,6 +93,19 @@ void connection_send(struct connection *connection, json_t *message)
     send_locked(connection, message);
     pthread_mutex_unlock(&connection->lock);
     json_decref(message);
+}
+
+void connection_note(struct connection *connection, int64_t run, const char *what)
+{
+    char text[100];
+    int n;
+
+    if (connection->log_fd < 0)
+        return;
+    n = snprintf(text, sizeof text, "run %lld %.60s\n", (long long)run, what);
+    pthread_mutex_lock(&connection->lock);
+    log_text(connection, "=", text, (size_t)n);
+    pthread_mutex_unlock(&connection->lock);
 }
 
 static void take_line(struct connection *connection, char *line, size_t length)
@@ -100,7 +121,7 @@ static void take_line(struct connection *connection, char *line, size_t length)
     }
     pthread_mutex_lock(&connection->lock);
     line[length] = '\n'; /* the parser is done with it */
-    log_text(connection, "< ", line, length + 1);
+    log_text(connection, "<", line, length + 1);
     if (queued->message.op == MSG_RELEASE && queued->message.run == connection->watched_run)
         __atomic_store_n(&connection->released, 1, __ATOMIC_RELEASE);
     *connection->last = queued;

@@ -2,8 +2,8 @@
  * A reader thread takes lines from the socket and queues them, so that a round hears `release` while it computes, and says
  * that the worker lives when nothing else was said for 10 s. At the end of the stream, and after a line it cannot read, the
  * process exits: nobody is left to train for.
- * FLEXP_PROTOCOL_LOG=FOLDER: every line is also appended to FOLDER/PID.log, "> " before what is said, "< " before what is
- * heard.
+ * FLEXP_PROTOCOL_LOG=FOLDER: every line is also appended to FOLDER/PID.log after the monotonic clock's seconds and a mark: >
+ * is said, < is heard, = is done (connection_note).
  * Threads: one caller beside the reader.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CONNECTION_H
@@ -18,6 +18,9 @@ int connection_open(int fd, const char *isa, struct connection **ret, struct err
 
 /* Sends one message; takes ownership of it. Exits the process when the orchestrator is gone. */
 void connection_send(struct connection *connection, json_t *message);
+
+/* A line for the protocol log alone. */
+void connection_note(struct connection *connection, int64_t run, const char *what);
 
 /* The next message, waiting for it where wait is set; false where there is none yet. The caller calls message_done. */
 bool connection_next(struct connection *connection, bool wait, struct message *ret);

@@ -71,6 +71,7 @@ int run_round(struct run *run, struct error *err)
     int rc;
 
     cohort_draw(run->seed, run->trial, run->round + 1, split->clients_n, run->cohort_n, run->cohort);
+    connection_note(run->connection, run->id, "trains a round");
     rc = pool_train(run->pool,
                     &(struct pool_round){.round = run->round + 1,
                                          .cohort = run->cohort,
@@ -80,6 +81,7 @@ int run_round(struct run *run, struct error *err)
                                          .strategy_settings = &run->strategy_settings,
                                          .cancel = run->released},
                     run->weights, &result, err);
+    connection_note(run->connection, run->id, "has trained it");
     if (rc)
         return rc;
     run->round++;
