@@ -122,6 +122,14 @@ def values(home):
     return found
 
 
+def messages(path):
+    """What a worker's protocol log has: each line is a time, a mark and a message; the last may be torn."""
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.endswith("}\n"):
+                yield json.loads(line.split(" ", 2)[2])
+
+
 def acknowledged_but_missing(home):
     problems = []
     with home.database() as db:
@@ -130,15 +138,11 @@ def acknowledged_but_missing(home):
             stored.setdefault(run, set()).add(seq)
     for path in glob.glob(os.path.join(home.log, "*.log")):
         sent, acknowledged = {}, {}
-        with open(path, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if not line.endswith("}\n"):
-                    continue
-                message = json.loads(line[2:])
-                if message["op"] in ("report", "checkpoint"):
-                    sent.setdefault(message["run"], set()).add(message["seq"])
-                elif message["op"] == "ack":
-                    acknowledged[message["run"]] = max(message["seq"], acknowledged.get(message["run"], 0))
+        for message in messages(path):
+            if message["op"] in ("report", "checkpoint"):
+                sent.setdefault(message["run"], set()).add(message["seq"])
+            elif message["op"] == "ack":
+                acknowledged[message["run"]] = max(message["seq"], acknowledged.get(message["run"], 0))
         for run, last in acknowledged.items():
             lost = {seq for seq in sent.get(run, ()) if seq <= last} - stored.get(run, set())
             if lost:
@@ -149,21 +153,17 @@ def acknowledged_but_missing(home):
 def is_inside_a_round(path):
     """By the end of a worker's protocol log: it has a run, and was not waiting for a verdict."""
     until, unit, active = 0, 0, False
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if not line.endswith("}\n"):
-                continue
-            message = json.loads(line[2:])
-            op = message["op"]
-            if op == "assign":
-                active, until = True, message["train_until"]
-                unit = (message.get("resume") or {"units": {"rounds": 0}})["units"]["rounds"]
-            elif op == "train_until":
-                until = message["unit"]
-            elif op == "report":
-                unit = message["units"]["rounds"]
-            elif op in ("done", "failed", "release"):
-                active = False
+    for message in messages(path):
+        op = message["op"]
+        if op == "assign":
+            active, until = True, message["train_until"]
+            unit = (message.get("resume") or {"units": {"rounds": 0}})["units"]["rounds"]
+        elif op == "train_until":
+            until = message["unit"]
+        elif op == "report":
+            unit = message["units"]["rounds"]
+        elif op in ("done", "failed", "release"):
+            active = False
     return active and unit < until
 
 
