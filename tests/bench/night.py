@@ -248,7 +248,7 @@ hyperparameters:
   units: {units}
 searcher: {{name: random, metric: validation_accuracy, time_metric: rounds, max_time: 1, max_trials: 60,
            max_concurrent_trials: 1}}
-data: {{source: synthetic, synthetic: {{samples: 1000, test_samples: 200}}, validation_fraction: 0.1}}
+data: {{source: synthetic, synthetic: {{samples: 1000, test_samples: 200}}, validation_fraction: 0.02}}
 model:
   layers:
     - conv2d: {{filters: $width, kernel: 3, padding: same, activation: relu}}
@@ -258,7 +258,7 @@ model:
     - flatten
     - dense: {{units: $units, activation: relu}}
     - dense: {{units: classes}}
-training: {{optimizer: sgd, learning_rate: $lr, batch_size: 50}}
+training: {{optimizer: sgd, learning_rate: $lr, batch_size: 20}}
 federation: {{clients: 2, local_epochs: 1, client_validation_fraction: 0}}
 """)
 

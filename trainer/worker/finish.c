@@ -45,13 +45,12 @@ static void say(struct run *run, const char *level, const char *text, const char
 
 bool run_try_again(struct run *run, int *rc, struct error *err)
 {
-    bool no_space = *rc == -ENOSPC || *rc == -EDQUOT;
+    bool no_space = *rc == -ENOSPC || *rc == -EDQUOT, was = atomic_exchange(&run->no_space, no_space);
 
-    if (no_space && !run->no_space)
+    if (no_space && !was)
         say(run, "warning", err->text, "; the run waits until there is space");
-    if (!*rc && run->no_space)
+    if (!*rc && was)
         say(run, "info", "there is space on the disk again", "");
-    run->no_space = no_space;
     if (no_space)
         poll(NULL, 0, SPACE_RETRY_MS);
     if (no_space && *run->released)
@@ -192,28 +191,29 @@ static json_t *model_metadata(const struct run *run)
     return metadata;
 }
 
-int run_leave_result(struct run *run, struct error *err)
+static int leave_model(struct run *run, struct error *err)
 {
-    const struct indices *samples = &run->loan.split->validation;
-    bool official = run->validation_split == &run->loan.dataset->test;
-    struct result result;
+    json_t *metadata = model_metadata(run);
     char path[4096];
-    json_t *metadata, *units;
     int rc;
 
-    if (!run->best.has)
-        return 0; /* nothing was ever validated to a number */
-    if (!run->best.in_memory && (rc = recall_best(run, err)))
-        return rc;
-    metadata = model_metadata(run);
     snprintf(path, sizeof path, "%s/model.safetensors", run->trial_dir);
     do
         rc = model_file_write(path, run->loan.model, run->best.weights, metadata, err);
     while (run_try_again(run, &rc, err));
     json_decref(metadata);
-    if (rc)
-        return rc;
-    units = json_pack("{s:f}", UNIT_NAMES[run->kind], run->best.unit);
+    return rc;
+}
+
+static int leave_numbers(struct run *run, struct error *err)
+{
+    const struct indices *samples = &run->loan.split->validation;
+    bool official = run->validation_split == &run->loan.dataset->test;
+    json_t *units = json_pack("{s:f}", UNIT_NAMES[run->kind], run->best.unit);
+    struct result result;
+    char path[4096];
+    int rc;
+
     snprintf(path, sizeof path, "%s/result.json", run->trial_dir);
     result = (struct result){.split = official ? "official test split as validation" : "validation",
                              .model_file = "model.safetensors",
@@ -229,5 +229,53 @@ int run_leave_result(struct run *run, struct error *err)
         rc = result_write(path, &result, err);
     while (run_try_again(run, &rc, err));
     json_decref(units);
+    return rc;
+}
+
+static void *do_leave(void *arg)
+{
+    struct leaving *leaving = arg;
+
+    leaving->rc = leaving->write(leaving->run, &leaving->err);
+    return NULL;
+}
+
+void run_begin_result(struct run *run)
+{
+    static int (*const WRITE[])(struct run *run, struct error *err) = {leave_model, leave_numbers};
+
+    if (!run->best.has || !run->best.in_memory)
+        return;
+    for (int i = 0; i < RESULT_FILES; i++) {
+        struct leaving *leaving = &run->leaving[i];
+        if (leaving->begun)
+            continue;
+        *leaving = (struct leaving){.run = run, .write = WRITE[i], .begun = true};
+        leaving->threaded = pthread_create(&leaving->thread, NULL, do_leave, leaving) == 0;
+        if (!leaving->threaded)
+            do_leave(leaving);
+    }
+}
+
+int run_leave_result(struct run *run, struct error *err)
+{
+    int rc = 0;
+
+    if (!run->best.has)
+        return 0; /* nothing was ever validated to a number */
+    if (!run->best.in_memory && (rc = recall_best(run, err)))
+        return rc;
+    run_begin_result(run);
+    for (int i = 0; i < RESULT_FILES; i++) {
+        struct leaving *leaving = &run->leaving[i];
+        if (leaving->threaded)
+            pthread_join(leaving->thread, NULL);
+        leaving->begun = leaving->threaded = false;
+        if (leaving->rc && !rc) {
+            rc = leaving->rc;
+            if (err)
+                *err = leaving->err;
+        }
+    }
     return rc;
 }

@@ -168,6 +168,8 @@ static int set_up(struct run *run, struct error *err)
 
 static void tear_down(struct run *run)
 {
+    if (run->leaving[0].begun)
+        run_leave_result(run, NULL);
     pool_free(run->pool);
     free(run->weights);
     free(run->best.weights);
@@ -241,6 +243,8 @@ static int after_round(struct run *run, enum verdict *ret, struct error *err)
                   (run->checkpoint_period > 0 &&
                    run_unit(run) - fmax(run->checkpoint_unit, 0) >= run->checkpoint_period) ||
                   now_ms() - run->checkpoint_ms >= CHECKPOINT_EVERY_MS;
+    if (*ret == CONVERGED || run_unit(run) >= run->max_units)
+        run_begin_result(run);
     return checkpoint ? run_checkpoint(run, err) : 0;
 }
 

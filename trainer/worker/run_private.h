@@ -8,6 +8,9 @@
 #include "trainer/federation/strategy.h"
 #include "trainer/worker/run.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
+
 struct best {
     bool has;
     bool in_memory;      /* scores and evaluation below are of it, as the weights are */
@@ -15,6 +18,17 @@ struct best {
     char path[4096];     /* of its checkpoint */
     float *weights, *scores;
     struct evaluation evaluation;
+};
+
+/* One of the files of a run's result, being written. */
+#define RESULT_FILES 2
+struct leaving {
+    struct run *run;
+    int (*write)(struct run *run, struct error *err);
+    bool begun, threaded;
+    pthread_t thread;
+    int rc;
+    struct error err;
 };
 
 struct run {
@@ -30,7 +44,7 @@ struct run {
     enum unit_kind kind;
     double until, max_units, checkpoint_period;
     const volatile int *released;
-    bool no_space;              /* waits for space, and has said so */
+    atomic_bool no_space;              /* waits for space, and has said so */
     const char *bad_checkpoint; /* the file that could not be used, where that is why the run fails */
 
     const struct strategy *strategy;
@@ -54,6 +68,8 @@ struct run {
     int64_t checkpoint_ms;    /* when, monotonic */
     double validation_unit;   /* of the last validation; -1: none */
 
+    struct leaving leaving[RESULT_FILES];
+
     const struct data_split *validation_split;
     struct evaluation validation, client, clients;
     float *scores; /* of the validation samples */
@@ -70,6 +86,10 @@ int run_validate(struct run *run, bool *ret_improved, struct error *err);
 int run_checkpoint(struct run *run, struct error *err);
 /* resume: as in the assign message. */
 int run_resume(struct run *run, const json_t *resume, struct error *err);
+/* A trial's last checkpoint and its result are three files whose way to the disk is waited for: where nothing can better
+ * the best any more, the result is begun beside the checkpoint. */
+void run_begin_result(struct run *run);
+/* Writes it, or waits for what was begun. */
 int run_leave_result(struct run *run, struct error *err);
 
 /* `do rc = WRITE; while (run_try_again(run, &rc, err));` waits for space on the disk where there is none: what was trained
