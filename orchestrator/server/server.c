@@ -7,6 +7,7 @@
 #include "orchestrator/server/server_private.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,6 +136,30 @@ static int init_handles(struct server *server, struct error *err)
     return 0;
 }
 
+/* A database that was made anew, or put back from a backup, may know less than the folders: an experiment must not be given
+ * the number of one whose files are there. */
+static int64_t highest_folder(const char *home, int64_t known)
+{
+    char *path = format_text("%s/experiments", home);
+    DIR *folder = path ? opendir(path) : NULL;
+    struct dirent *entry;
+    int64_t highest = known;
+
+    while (folder && (entry = readdir(folder)) != NULL) {
+        char *end;
+        long long number = strtoll(entry->d_name, &end, 10);
+        if (!*end && number > highest && number < INT32_MAX)
+            highest = number;
+    }
+    if (folder)
+        closedir(folder);
+    free(path);
+    if (highest > known)
+        log_warning("%s/experiments has files of experiment %lld, which the database does not know: the next one gets a higher"
+                    " number", home, (long long)highest);
+    return highest;
+}
+
 static int open_store(struct server *server, struct error *err)
 {
     char *path = format_text("%s/flexp.db", server->home);
@@ -147,7 +172,9 @@ static int open_store(struct server *server, struct error *err)
     free(path);
     if (rc)
         return rc;
-    server->last_experiment = high.experiment;
+    if (store_note(server->store))
+        log_warning("%s", store_note(server->store));
+    server->last_experiment = highest_folder(server->home, high.experiment);
     server->last_run = high.run;
     server->last_checkpoint = high.checkpoint;
     return 0;

@@ -187,6 +187,8 @@ void server_on_wake(uv_async_t *wake)
     store_poll(server->store);
     for (struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
         attempt_acknowledge(attempt);
+    if (server->state <= SERVER_STOPS && store_failure(server->store))
+        server_fail(server, -EUCLEAN, store_failure(server->store));
     if (server->state <= SERVER_STOPS)
         space_check(server);
     answers_deliver(server);

@@ -1,7 +1,8 @@
 /* open.c - which files we accept, and how they are opened. A file that is not ours is refused before anything is
  * written: the checks run on a connection that cannot write. A new database is made beside its place and renamed into
- * it, so that a half-made one is never seen. The quick check runs when the last close was not clean (a log of changes
- * is left), and for QUICK_CHECK_MS at most.
+ * it, so that a half-made one is never seen. The quick check runs for QUICK_CHECK_MS at most, and longer when the last
+ * close was not clean (a log of changes is left); a database that is too large for that is checked to its end by a thread
+ * while it is used (store.c).
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/store_private.h"
 #include "common/file.h"
@@ -10,13 +11,15 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#define QUICK_CHECK_MS 3000
+#define QUICK_CHECK_MS 25 /* starting is to be quick: some 20 MB */
+#define UNCLEAN_CHECK_MS 3000
 /* A shell that a user left inside a transaction holds us up; a minute of that and we say so. */
 #define BUSY_MS 60000
 #define WAL_LIMIT "PRAGMA journal_size_limit=67108864"
@@ -109,39 +112,92 @@ static int check_header(const char *path, bool all_there, struct error *err)
     return 0;
 }
 
-static int out_of_time(void *arg)
+/* How a file that is damaged is refused; why may be of several lines. */
+static int fail_damaged(struct error *err, const char *path, const char *why)
 {
-    const struct timespec *deadline = arg;
-    struct timespec now;
+    static const char HEAD[] = "*** in database main ***";
+    char line[300];
 
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec > deadline->tv_sec || (now.tv_sec == deadline->tv_sec && now.tv_nsec > deadline->tv_nsec);
+    if (!strncmp(why, HEAD, sizeof HEAD - 1))
+        why += sizeof HEAD - 1;
+    why += strspn(why, " \n");
+    snprintf(line, sizeof line, "%s", why);
+    for (char *at = line; *at; at++)
+        if (*at == '\n')
+            *at = ' ';
+    return fail(err, -EUCLEAN,
+                "%s is damaged: %s. It is left as it is. Put a backup in its place, or save what can be read of it:"
+                " docs/reliability.md, \"A damaged database\", says how",
+                path, line);
 }
 
-static int quick_check(sqlite3 *db, const char *path, struct error *err)
+struct deadline {
+    struct timespec at;
+    const atomic_bool *stop; /* or NULL */
+};
+
+static int out_of_time(void *arg)
 {
-    struct timespec deadline;
+    const struct deadline *deadline = arg;
+    struct timespec now;
+
+    if (deadline->stop)
+        return atomic_load(deadline->stop);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec > deadline->at.tv_sec ||
+           (now.tv_sec == deadline->at.tv_sec && now.tv_nsec > deadline->at.tv_nsec);
+}
+
+static int run_check(sqlite3 *db, const char *path, struct deadline *deadline, bool *ret_whole, struct error *err)
+{
     struct error why = {0};
     char *answer = NULL;
     int rc;
 
-    clock_gettime(CLOCK_MONOTONIC, &deadline);
-    deadline.tv_sec += QUICK_CHECK_MS / 1000;
-    sqlite3_progress_handler(db, 10000, out_of_time, &deadline);
+    sqlite3_progress_handler(db, 2000, out_of_time, deadline);
     rc = sql_text(db, "PRAGMA quick_check(1)", &answer, &why);
     sqlite3_progress_handler(db, 0, NULL, NULL);
+    *ret_whole = !rc;
     if (rc == -EINTR)
-        rc = 0; /* so large that the time is up; nothing was found so far */
+        rc = 0; /* nothing was found so far */
+    else if (rc == -ENOMEM || rc == -EACCES || rc == -EBUSY)
+        rc = fail(err, rc, "%s: %s", path, why.text);
     else if (rc)
-        rc = fail(err, rc, "%s is damaged: %s", path, why.text);
+        rc = fail_damaged(err, path, sqlite3_errmsg(db));
     else if (strcmp(answer, "ok"))
-        rc = fail(err, -EUCLEAN, "%s is damaged: %s", path, answer);
+        rc = fail_damaged(err, path, answer);
     free(answer);
     return rc;
 }
 
+static int quick_check(sqlite3 *db, const char *path, long limit_ms, bool *ret_whole, struct error *err)
+{
+    struct deadline deadline = {0};
+
+    clock_gettime(CLOCK_MONOTONIC, &deadline.at);
+    deadline.at.tv_nsec += limit_ms % 1000 * 1000000;
+    deadline.at.tv_sec += limit_ms / 1000 + deadline.at.tv_nsec / 1000000000;
+    deadline.at.tv_nsec %= 1000000000;
+    return run_check(db, path, &deadline, ret_whole, err);
+}
+
+int check_to_the_end(const char *path, const atomic_bool *stop, struct error *err)
+{
+    struct deadline deadline = {.stop = stop};
+    bool whole;
+    sqlite3 *db;
+    int rc = open_uri(path, "?mode=ro", SQLITE_OPEN_READONLY, &db, err);
+
+    if (rc)
+        return rc;
+    rc = run_check(db, path, &deadline, &whole, err);
+    sqlite3_close(db);
+    return rc;
+}
+
 /* Is it ours, of a schema that we know, whole? */
-static int check_database(sqlite3 *db, const char *path, bool read_only, bool unclean, struct error *err)
+static int check_database(sqlite3 *db, const char *path, bool read_only, bool unclean, bool *ret_whole,
+                          struct error *err)
 {
     int latest = migrations_latest(MIGRATIONS), rc;
     int64_t application, version;
@@ -151,7 +207,7 @@ static int check_database(sqlite3 *db, const char *path, bool read_only, bool un
     if (!rc)
         rc = sql_int(db, "PRAGMA user_version", &version, &why);
     if (rc == -EUCLEAN)
-        return fail(err, rc, "%s is damaged or cut short: %s", path, why.text);
+        return fail_damaged(err, path, why.text);
     if (rc == -EACCES || rc == -EROFS)
         return fail(err, rc,
                     "%s cannot be read here: changes wait in %s-wal, and reading them needs a file beside it that"
@@ -172,7 +228,7 @@ static int check_database(sqlite3 *db, const char *path, bool read_only, bool un
     if (read_only && version < latest)
         return fail(err, -EINVAL, "%s has schema %lld, older than this flexp's %d: `flexp up` brings it up to date",
                     path, (long long)version, latest);
-    return unclean ? quick_check(db, path, err) : 0;
+    return quick_check(db, path, unclean ? UNCLEAN_CHECK_MS : QUICK_CHECK_MS, ret_whole, err);
 }
 
 bool file_has_changed(const char *path, const struct stat *seen)
@@ -185,7 +241,7 @@ bool file_has_changed(const char *path, const struct stat *seen)
 }
 
 static int open_checked(const char *path, bool read_only, bool live, sqlite3 **ret, bool *ret_immutable,
-                        struct stat *ret_stat, struct error *err)
+                        struct stat *ret_stat, bool *ret_whole, struct error *err)
 {
     bool log_is_left, immutable;
     sqlite3 *db;
@@ -193,6 +249,8 @@ static int open_checked(const char *path, bool read_only, bool live, sqlite3 **r
 
     log_is_left = file_bytes(path, "-wal") > 0;
     rc = check_header(path, !live && !log_is_left, err);
+    if (!rc && read_only && !live)
+        rc = wal_check(path, NULL, err);
     if (rc)
         return rc;
     /* Without a log the file is all there is. To open it as immutable makes no file beside it and needs no locks, so
@@ -205,7 +263,7 @@ static int open_checked(const char *path, bool read_only, bool live, sqlite3 **r
     rc = open_uri(path, immutable ? "?mode=ro&immutable=1" : "?mode=ro", SQLITE_OPEN_READONLY, &db, err);
     if (rc)
         return rc;
-    rc = live ? 0 : check_database(db, path, read_only, log_is_left, err);
+    rc = live ? 0 : check_database(db, path, read_only, log_is_left, ret_whole, err);
     if (!rc)
         rc = sql_exec(db, "PRAGMA temp_store=MEMORY", err);
     if (rc) {
@@ -220,9 +278,11 @@ static int open_checked(const char *path, bool read_only, bool live, sqlite3 **r
 int open_for_reading(const char *path, bool live, sqlite3 **ret, bool *ret_immutable, struct stat *ret_stat,
                      struct error *err)
 {
+    bool whole;
+
     if (!file_exists(path))
         return fail(err, -ENOENT, "%s does not exist: nothing was created in this home yet", path);
-    return open_checked(path, true, live, ret, ret_immutable, ret_stat, err);
+    return open_checked(path, true, live, ret, ret_immutable, ret_stat, &whole, err);
 }
 
 static int set_pragmas(sqlite3 *db, struct error *err)
@@ -293,18 +353,29 @@ static int create_database(const char *path, struct error *err)
     return rc;
 }
 
-int open_for_writing(const char *path, sqlite3 **ret, struct error *err)
+/* A new database must not be made beside the log of one that is gone: SQLite would take the one for the other's. */
+static int refuse_orphan_log(const char *path, struct error *err)
+{
+    if (file_exists(path) || file_bytes(path, "-wal") <= 0)
+        return 0;
+    return fail(err, -EUCLEAN,
+                "%s is gone, but %s-wal is there, which holds what was stored last. Put the database back; or, to begin anew,"
+                " move the other away",
+                path, path);
+}
+
+int open_for_writing(const char *path, sqlite3 **ret, bool *ret_whole, struct error *ret_note, struct error *err)
 {
     sqlite3 *db;
     bool immutable;
     struct stat seen;
     int rc = refuse_network_filesystem(path, err);
 
-    if (rc)
+    if (rc || (rc = refuse_orphan_log(path, err)) || (rc = wal_check(path, ret_note, err)))
         return rc;
     if (!file_exists(path) && (rc = create_database(path, err)))
         return fail_prefix(err, "%s cannot be created", path), rc;
-    rc = open_checked(path, false, false, &db, &immutable, &seen, err);
+    rc = open_checked(path, false, false, &db, &immutable, &seen, ret_whole, err);
     if (rc)
         return rc;
     sqlite3_close(db);

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/store_private.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,11 +20,40 @@ static int read_high(sqlite3 *db, struct store_high *ret, struct error *err)
     return rc;
 }
 
+static void *check_all(void *arg)
+{
+    struct store *store = arg;
+    struct error err = {0};
+
+    if (check_to_the_end(store->path, &store->stop_checking, &err) != -EUCLEAN)
+        return NULL;
+    pthread_mutex_lock(&store->lock);
+    if (!store->failed)
+        store->failure = err;
+    store->failed = true;
+    pthread_mutex_unlock(&store->lock);
+    if (store->wake)
+        store->wake(store->wake_arg);
+    return NULL;
+}
+
+/* No thread: no check; what is damaged then shows where it is read. */
+static void start_checker(struct store *store)
+{
+    sigset_t all, before;
+
+    sigfillset(&all); /* signals are for the loop's thread */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    store->checker_runs = pthread_create(&store->checker, NULL, check_all, store) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 int store_open(const char *path, bool read_only, void (*wake)(void *arg), void *wake_arg, struct store **ret,
                struct store_high *ret_high, struct error *err)
 {
     struct store *store = calloc(1, sizeof *store);
     pthread_condattr_t monotonic;
+    bool whole = true;
     int rc = 0;
 
     if (!store)
@@ -41,13 +71,15 @@ int store_open(const char *path, bool read_only, void (*wake)(void *arg), void *
     if (!store->path)
         rc = fail(err, -ENOMEM, "out of memory");
     if (!rc && !read_only)
-        rc = open_for_writing(path, &store->writer, err);
+        rc = open_for_writing(path, &store->writer, &whole, &store->note, err);
     if (!rc)
         rc = open_for_reading(path, !read_only, &store->reader, &store->immutable, &store->seen, err);
     if (!rc)
         rc = read_high(store->reader, ret_high, err);
     if (!rc && !read_only)
         rc = writer_start(store, err);
+    if (!rc && !whole)
+        start_checker(store);
     if (rc) {
         store_close(store);
         return rc;
@@ -64,6 +96,9 @@ void store_close(struct store *store)
     if (store->thread_runs)
         store_flush(store);
     writer_stop(store);
+    atomic_store(&store->stop_checking, true);
+    if (store->checker_runs)
+        pthread_join(store->checker, NULL);
     applier_done(&store->applier);
     read_done(store);
     sqlite3_close(store->writer); /* last, so that it can move the log into the file */
@@ -189,6 +224,11 @@ const char *store_failure(const struct store *store)
     failed = store->failed; /* the text is written once, before */
     pthread_mutex_unlock(&locked->lock);
     return failed ? store->failure.text : NULL;
+}
+
+const char *store_note(const struct store *store)
+{
+    return store->note.code ? store->note.text : NULL;
 }
 
 const char *store_path(const struct store *store)

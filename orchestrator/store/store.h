@@ -20,8 +20,9 @@ struct store_high {
     int64_t experiment, run, checkpoint; /* highest identifiers in use, 0 when none */
 };
 
-/* Opens or creates PATH (HOME/flexp.db). Refuses by name: a network file system, a database of a newer schema, one
- * that fails its quick check, one that is not flexp's. read_only opens no write connection, starts no thread and makes
+/* Opens or creates PATH (HOME/flexp.db). Refuses by name and leaves as it is: a network file system, a database of a newer
+ * schema, one that is damaged, one that is not flexp's. One too large to be checked at once is checked while it is used; where
+ * that finds damage, the store fails from then on, as by a failed commit. read_only opens no write connection, starts no thread and makes
  * no file. wake may be NULL (then store_flush is the way to wait). */
 int store_open(const char *path, bool read_only, void (*wake)(void *arg), void *wake_arg, struct store **ret,
                struct store_high *ret_high, struct error *err);
@@ -48,6 +49,7 @@ void store_go(struct store *store);
 void store_poll(struct store *store);  /* runs the callbacks of finished batches; on the loop's thread */
 void store_flush(struct store *store); /* waits for all submitted batches, then polls */
 const char *store_failure(const struct store *store); /* text of the failed commit, or NULL */
+const char *store_note(const struct store *store);    /* what was found at the opening and is no failure, or NULL */
 const char *store_path(const struct store *store);    /* as given to store_open */
 
 struct trial_ref {

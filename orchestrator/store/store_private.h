@@ -10,6 +10,7 @@
 
 #include <pthread.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 
 /* --- sql.c ------------------------------------------------------------------------------------------------------ */
@@ -59,13 +60,22 @@ int refuse_network_filesystem(const char *path, struct error *err);
 /* --- open.c ----------------------------------------------------------------------------------------------------- */
 
 /* Creates the file if it is absent, checks it, migrates it. */
-int open_for_writing(const char *path, sqlite3 **ret, struct error *err);
+/* ret_whole: the check saw all of it. ret_note: something that whoever runs this should know, code 0 where there is nothing. */
+int open_for_writing(const char *path, sqlite3 **ret, bool *ret_whole, struct error *ret_note, struct error *err);
+/* On a connection of its own, until stop. -EUCLEAN: damaged. */
+int check_to_the_end(const char *path, const atomic_bool *stop, struct error *err);
 /* live: a writer of this process has it open. ret_immutable: no log of changes was there, so the file was opened as it
  * stands and no file is made beside it; ret_stat says as what it was seen. */
 int open_for_reading(const char *path, bool live, sqlite3 **ret, bool *ret_immutable, struct stat *ret_stat,
                      struct error *err);
 /* True when a database that was opened immutable has since been written to. */
 bool file_has_changed(const char *path, const struct stat *seen);
+
+/* --- wal.c ------------------------------------------------------------------------------------------------------- */
+
+/* Of the log beside path, if there is one: -EUCLEAN where it cannot be read at all; a note where it breaks off, which is looked for
+ * where ret_note is given. */
+int wal_check(const char *path, struct error *ret_note, struct error *err);
 
 /* --- batch.c: a batch is a run of operations, each its number and then its tagged values ------------------------- */
 
@@ -194,6 +204,12 @@ struct store {
     bool failed;
     struct error failure;
     struct error waiting; /* code 0: it does not wait for space */
+
+    /* A large database is checked while it is used. */
+    pthread_t checker;
+    bool checker_runs;
+    atomic_bool stop_checking;
+    struct error note;
 };
 
 void batch_list_push(struct batch_list *list, struct store_batch *batch);
