@@ -112,11 +112,13 @@ asan ubsan tsan: build/.packages ## Build and run the C tests under a sanitizer
 	@$(MAKE) --no-print-directory -j$$(nproc) VARIANT=$@ programs tests
 	@tests/run --variant $@ $(ONLY)
 
-bench: build/.packages ## Build and run the measuring programs of tests/bench
-	@$(MAKE) --no-print-directory -j$$(nproc) $O/tests/bench/cpu_step $O/tests/bench/store_bench
+BENCHES := cpu_step store_bench night_worker
+bench: build/.packages ## Build and run the measuring programs of tests/bench, each figure beside its goal
+	@$(MAKE) --no-print-directory -j$$(nproc) programs $(BENCHES:%=$O/tests/bench/%)
 	$O/tests/bench/cpu_step
 	@mkdir -p build/bench
 	$O/tests/bench/store_bench build/bench
+	tests/bench/night.py
 
 soak: build/.packages ## The kill tests at length: 1,000 random kills in all
 	@$(MAKE) --no-print-directory -j$$(nproc) programs
