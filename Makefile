@@ -128,6 +128,9 @@ install: programs ## Install to $(PREFIX), under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/flexp/configs
 	install -m 755 build/flexp build/flexp-trainer $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 configs/*.yaml $(DESTDIR)$(PREFIX)/share/flexp/configs/
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	build/flexp help man >$(DESTDIR)$(PREFIX)/share/man/man1/flexp.1
+	build/flexp completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/flexp
 
 tidy: ## clang-tidy over all sources
 	clang-tidy --quiet $(SRC_common) $(SRC_searchers) $(SRC_orchestrator) $(SRC_trainer) $(MAINS) -- -std=c17 -D_GNU_SOURCE -I.

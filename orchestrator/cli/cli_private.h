@@ -29,7 +29,8 @@ enum cli_exit {
 
 enum option_id {
     OPT_HOME, OPT_DATA, OPT_JSON, OPT_NO_COLOR, OPT_QUIET, OPT_HELP, OPT_VERSION, /* global, in this order */
-    OPT_FOLLOW, OPT_CONFIG, OPT_PAUSED, OPT_ALL, OPT_TIMEOUT, OPT_SLOTS, OPT_FOREGROUND, OPT_READY_FD,
+    OPT_FOLLOW, OPT_CONFIG, OPT_PAUSED, OPT_ALL, OPT_TIMEOUT, OPT_SLOTS, OPT_FOREGROUND, OPT_READY_FD, OPT_SORT_BY,
+    OPT_GROUP_BY, OPT_CSV, OPT_CLIENT, OPT_NAME,
     OPT_COUNT
 };
 #define OPT_GLOBALS OPT_FOLLOW /* ids below are accepted by every verb, before or after it */
@@ -86,6 +87,10 @@ int options_parse(int argc, char **argv, const struct verb **ret_verb, struct op
 void options_done(struct options *options);
 void help_overview(FILE *out, const struct term *term);
 void help_verb(FILE *out, const struct term *term, const struct verb *verb);
+void help_man(FILE *out); /* flexp.1, in man(7) */
+extern const struct exit_code {
+    const char *code, *meaning;
+} EXIT_CODES[]; /* ends with code NULL */
 
 /* The word of a NULL-terminated list nearest to name, by edit distance up to a third of its length; NULL: none. */
 const char *nearest_word(const char *const *words, const char *name);
@@ -134,6 +139,9 @@ int verb_create(struct cli *cli);
 int verb_list(struct cli *cli);
 int verb_describe(struct cli *cli);
 int verb_trials(struct cli *cli);
+int verb_metrics(struct cli *cli);
+int verb_explain(struct cli *cli);
+int verb_completion(struct cli *cli);
 int verb_trial_describe(struct cli *cli);
 int verb_trial_logs(struct cli *cli);
 int verb_trial_kill(struct cli *cli);

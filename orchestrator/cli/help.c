@@ -6,14 +6,13 @@
 
 #include <string.h>
 
-static const struct {
-    const char *code, *meaning;
-} EXIT_CODES[] = {
+const struct exit_code EXIT_CODES[] = {
     {"0", "done"},
     {"1", "an experiment that was awaited did not complete"},
     {"2", "usage or bad input"},
     {"3", "no orchestrator, or it was lost, or the machine refused"},
     {"130", "Ctrl-C while following: the experiment goes on"},
+    {NULL, NULL},
 };
 
 static void write_option(FILE *out, const struct option_row *row)
@@ -38,8 +37,8 @@ static void write_globals(FILE *out, const struct term *term)
 static void write_exit_codes(FILE *out, const struct term *term)
 {
     fprintf(out, "\n%sExit codes%s\n", term_on(term, STYLE_BOLD), term_off(term, STYLE_BOLD));
-    for (size_t i = 0; i < sizeof EXIT_CODES / sizeof *EXIT_CODES; i++)
-        fprintf(out, "  %-3s  %s\n", EXIT_CODES[i].code, EXIT_CODES[i].meaning);
+    for (const struct exit_code *row = EXIT_CODES; row->code; row++)
+        fprintf(out, "  %-3s  %s\n", row->code, row->meaning);
 }
 
 /* Each line of text, indented. */
@@ -126,6 +125,10 @@ int verb_help(struct cli *cli)
         return help_json(cli);
     if (!options->arguments_n) {
         help_overview(stdout, &cli->out);
+        return CLI_OK;
+    }
+    if (options->arguments_n == 1 && !strcmp(options->arguments[0], "man")) {
+        help_man(stdout);
         return CLI_OK;
     }
     verb = verb_find(options->arguments, options->arguments_n, &words);

@@ -23,6 +23,11 @@ const struct option_row OPTION_ROWS[OPT_COUNT] = {
     [OPT_TIMEOUT] = {"timeout", 0, "SECONDS", "give up waiting after this long"},
     [OPT_SLOTS] = {"slots", 0, "cpu|gpu|N", "which slots to lease, or how many (default: all that are free)"},
     [OPT_FOREGROUND] = {"foreground", 0, NULL, "stay in this terminal and log to it"},
+    [OPT_SORT_BY] = {"sort-by", 0, "KEY", "a column, a hyperparameter or the metric; -KEY: the other way round"},
+    [OPT_GROUP_BY] = {"group-by", 0, "NAME", "one row for each value, or range, of a hyperparameter"},
+    [OPT_CSV] = {"csv", 0, NULL, "comma-separated values with a head line (RFC 4180), all columns, all digits"},
+    [OPT_CLIENT] = {"client", 0, NULL, "the values of each client"},
+    [OPT_NAME] = {"name", 0, "METRIC", "this metric alone"},
     [OPT_READY_FD] = {"ready-fd", 0, "FD", NULL},
 };
 
@@ -158,8 +163,7 @@ static int unknown_verb(const char *name, struct error *err)
 
     for (const struct verb *verb = VERBS; verb->name && n < 63; verb++) {
         if (!near && !strncmp(verb->name, name, length) && verb->name[length] == ' ')
-            return fail(err, -EINVAL, "%s what? There are trial describe, trial logs and trial kill: "
-                                      "flexp trial describe 1/3", name);
+            return fail(err, -EINVAL, "%s what? `flexp help %s` lists its verbs: %s", name, name, verb->example);
         if (!verb->hidden)
             names[n++] = verb->name;
     }

@@ -10,7 +10,6 @@
 /* suffix: what commands to type next end with (" --home DIR" where it was given, else ""). */
 void render_list(FILE *out, const struct term *term, const json_t *answer, bool all);
 void render_describe(FILE *out, const struct term *term, const json_t *answer, const char *home, const char *suffix);
-void render_trials(FILE *out, const struct term *term, const json_t *answer);
 void render_trial(FILE *out, const struct term *term, const json_t *answer, const char *home);
 
 /* The best trial, its metrics, hyperparameters, test metrics and where its model is: also the end of a follow. */

@@ -1,7 +1,6 @@
 /* config_docs.c - see config_docs.h. A test holds docs/config.md against what this writes.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/config/config_docs.h"
-#include "orchestrator/config/config.h"
 
 #include <string.h>
 
@@ -98,7 +97,7 @@ static void write_words(FILE *out, const char *words, const char *before)
     }
 }
 
-static void write_type(FILE *out, const struct key *key)
+void config_write_type(FILE *out, const struct key *key)
 {
     static const char *const NAMES[] = {
         [KEY_INT] = "integer",    [KEY_NUMBER] = "number", [KEY_BOOL] = "true or false", [KEY_STRING] = "string",
@@ -114,7 +113,7 @@ static void write_type(FILE *out, const struct key *key)
 }
 
 /* A default of a map says what its keys' defaults say already. */
-static void write_default(FILE *out, const struct key *key)
+void config_write_default(FILE *out, const struct key *key)
 {
     size_t length = key->def ? strlen(key->def) : 0;
 
@@ -140,9 +139,9 @@ static void write_rows(FILE *out, const struct key *table)
         if (table->type == KEY_IGNORED)
             continue;
         fprintf(out, "| `%s` | ", table->name);
-        write_type(out, table);
+        config_write_type(out, table);
         fprintf(out, " | ");
-        write_default(out, table);
+        config_write_default(out, table);
         fprintf(out, " | ");
         write_cell(out, table->doc);
         if (table->example)
