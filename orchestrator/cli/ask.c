@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TRIES 3
+#define GONE_MS 30000 /* trials get 10 s to checkpoint */
+
 /* Connects where not connected yet. *ret_none: nothing listens. */
 static int reach(struct cli *cli, bool *ret_none, struct error *err)
 {
@@ -18,6 +21,12 @@ static int reach(struct cli *cli, bool *ret_none, struct error *err)
     code = client_open(cli->home, false, &cli->client, err);
     *ret_none = code == -ECONNREFUSED;
     return code;
+}
+
+static void leave(struct cli *cli)
+{
+    client_close(cli->client);
+    cli->client = NULL;
 }
 
 static void tell_waiting(struct cli *cli)
@@ -39,9 +48,13 @@ int cli_read(struct cli *cli, const char *request, json_t *arguments, json_t **r
     bool none;
     int code = reach(cli, &none, err);
 
-    if (code == 0) {
+    if (code == 0)
         code = client_request(cli->client, request, arguments, ret, err);
-    } else if (none) {
+    if (code == -ESHUTDOWN || code == -ECONNRESET) { /* it was just going down: what is stored can be read without it */
+        leave(cli);
+        none = true;
+    }
+    if (none) {
         code = local_request(cli->home, request, arguments, ret, err);
         tell_waiting(cli);
     }
@@ -52,15 +65,22 @@ int cli_read(struct cli *cli, const char *request, json_t *arguments, json_t **r
 int cli_ask(struct cli *cli, bool start, const char *request, json_t *arguments, json_t **ret, struct error *err)
 {
     bool none, started;
-    int code = reach(cli, &none, err);
+    int code, tries = 0;
 
-    if (none && start) {
-        code = start_orchestrator(cli->home, NULL, &started, err);
+    do {
+        if (tries) { /* one that was going down: the next one does it */
+            client_wait_gone(cli->client, GONE_MS);
+            leave(cli);
+        }
+        code = reach(cli, &none, err);
+        if (none && start) {
+            code = start_orchestrator(cli->home, NULL, &started, err);
+            if (code == 0)
+                code = reach(cli, &none, err);
+        }
         if (code == 0)
-            code = reach(cli, &none, err);
-    }
-    if (code == 0)
-        code = client_request(cli->client, request, arguments, ret, err);
+            code = client_request(cli->client, request, arguments, ret, err);
+    } while (code == -ESHUTDOWN && start && cli->client && ++tries < TRIES);
     json_decref(arguments);
     return code;
 }

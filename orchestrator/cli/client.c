@@ -175,7 +175,7 @@ static int server_error(const json_t *line, struct error *err)
         const char *name;
         int code;
     } CODES[] = {{"usage", -EINVAL}, {"bad_input", -EINVAL}, {"not_found", -ENOENT}, {"conflict", -EBUSY},
-                 {"version", -EPROTO}};
+                 {"version", -EPROTO}, {"stopping", -ESHUTDOWN}};
     const json_t *error = json_object_get(line, "error");
     const char *name = json_string_or(error, "code", "internal");
 
@@ -213,7 +213,9 @@ int client_request(struct client *client, const char *name, const json_t *argume
         if (code < 0)
             return code;
         code = 0;
-        if (json_object_get(line, "event")) {
+        if (json_object_get(line, "closing")) {
+            code = fail(err, -ESHUTDOWN, "the orchestrator is going down; `flexp up` starts it again");
+        } else if (json_object_get(line, "event")) {
             json_array_append(client->events, json_object_get(line, "event"));
         } else if (json_is_false(json_object_get(line, "ok"))) {
             code = server_error(line, err);

@@ -18,7 +18,8 @@ void client_close(struct client *client);
 int64_t client_pid(const struct client *client); /* the orchestrator's */
 int client_fd(const struct client *client);      /* to poll */
 
-/* arguments is borrowed, NULL for none. *ret is a new reference. Events that come meanwhile are kept. */
+/* arguments is borrowed, NULL for none. *ret is a new reference. Events that come meanwhile are kept. -ESHUTDOWN: it was
+ * not carried out, for the orchestrator is going down; -ECONNRESET: nobody knows whether it was. */
 int client_request(struct client *client, const char *name, const json_t *arguments, json_t **ret, struct error *err);
 
 /* The next event of a subscription: 1 and *ret, 0 when none came within timeout_ms, or an error. */

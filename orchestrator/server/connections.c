@@ -362,6 +362,8 @@ void connections_close(struct server *server)
     if (server->listening)
         uv_close((uv_handle_t *)&server->listener, NULL);
     server->listening = false;
-    for (struct connection *connection = server->connections; connection; connection = connection->next)
+    for (struct connection *connection = server->connections; connection; connection = connection->next) {
+        connection_send(connection, json_pack("{s:b}", "closing", 1)); /* what fits is with the kernel before the close */
         close_connection(connection);
+    }
 }

@@ -232,7 +232,7 @@ const char *request_error_code(int code)
         int code;
         const char *name;
     } CODES[] = {{-ENOENT, "not_found"}, {-EINVAL, "bad_input"}, {-EBUSY, "conflict"}, {-ENOSYS, "usage"},
-                 {-EPROTO, "version"}};
+                 {-EPROTO, "version"}, {-ESHUTDOWN, "stopping"}};
 
     for (size_t i = 0; i < sizeof CODES / sizeof *CODES; i++)
         if (CODES[i].code == code)

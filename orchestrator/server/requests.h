@@ -5,8 +5,9 @@
  *     {"id": 1, "request": "describe", "arguments": {"experiment": 1}}
  *     {"id": 1, "ok": true, "answer": {...}}
  *     {"id": 1, "ok": false, "error": {"code": "not_found", "text": "..."}}
- * error codes: usage, not_found, bad_input, conflict, internal, version. The first line from the server is
+ * error codes: usage, not_found, bad_input, conflict, stopping, internal, version. The first line from the server is
  *     {"flexp": "0.1.0", "pid": 123, "home": "/..."}
+ * and the last is {"closing": true}: a request that has no answer by then was not carried out.
  * `subscribe {experiment}` answers once and then streams {"id": 1, "event": {...}}: the experiment's summary whenever
  * it changed (at most 5 a second; always the last one), until the client closes.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -40,7 +41,8 @@ struct request {
  *       subscribe {experiment} */
 extern const struct request REQUESTS[]; /* ends with name NULL */
 
-/* Finds, checks arguments, calls. err->code: -ENOENT not_found, -EINVAL bad_input, -EBUSY conflict, else internal. */
+/* Finds, checks arguments, calls. err->code: -ENOENT not_found, -EINVAL bad_input, -EBUSY conflict, -ESHUTDOWN stopping,
+ * else internal. */
 int request_run(struct server *server, struct store *store, const char *name, const json_t *arguments, json_t **ret,
                 struct error *err);
 const char *request_error_code(int code);

@@ -14,7 +14,7 @@ static int refuse_when_unable(const struct server *server, struct error *err)
 {
     if (server->state == SERVER_RUNS)
         return space_refuse(server, err);
-    return fail(err, -EBUSY, "the orchestrator is going down; `flexp up` starts it again");
+    return fail(err, -ESHUTDOWN, "the orchestrator is going down; `flexp up` starts it again");
 }
 
 /* --- create ----------------------------------------------------------------------------------------------------- */

@@ -177,8 +177,8 @@ def requests_while_it_goes_down_are_refused(home):
     client, other = home.client(), home.client()
     config = home.describe()["config"]
     assert other.ask("down")["stopping"]
-    refused("conflict", "going down", client.ask, "create", text="", resolved=config)
-    refused("conflict", "going down", client.ask, "pause", experiment=1)
+    refused("stopping", "going down", client.ask, "create", text="", resolved=config)
+    refused("stopping", "going down", client.ask, "pause", experiment=1)
     assert client.ask("describe", experiment=1)["id"] == 1 and client.ask("status")["stopping"]
     wait_for("the end", lambda: not home.processes(), 20)
 

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Comings and goings that meet: `create` while `down` is under way, many `up`s at once, a socket and a lock that were left
+behind, a pid in them that is somebody else's now.
+
+Drives the real program. Prints TAP. Arguments: names of tests, for these alone.
+SPDX-License-Identifier: Apache-2.0
+"""
+import json
+import os
+import socket
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from server_home import DEADLINE_S, FLEXP, alive, run_tests, test, wait_for  # noqa: E402
+
+
+def start(home, *arguments):
+    return subprocess.Popen([FLEXP, *arguments], env=home.env, cwd=home.folder, text=True, stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@test
+def create_while_down_is_under_way_waits_and_starts_the_next_orchestrator(home):
+    home.env["FLEXP_DOWN_MS"] = "1500"
+    gate = home.file("gate")
+    home.create(trials=1, script={"deaf": True, "gate": gate})  # it does not checkpoint: going down takes its time
+    home.wait_event(assigned=1)
+    first, client = home.pid(), home.client()
+    path = home.config(trials=1)
+    down = start(home, "down")
+    wait_for("it to be going down", lambda: client.ask("status")["stopping"])
+    done = home.flexp("create", "--json", path)
+    assert json.loads(done.stdout)["id"] == 2 and "going down" not in done.stderr, done
+    assert down.wait(DEADLINE_S) == 0
+    assert home.pid() != first
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end(1)
+    home.wait_end(2)
+    client.close()
+
+
+@test
+def creates_and_downs_at_random_moments_lose_nothing_and_do_nothing_twice(home):
+    path, made = home.config(trials=1, rounds=1), []
+    for turn in range(8):
+        running = [start(home, "create", "--json", path) for _ in range(2)]
+        running += [start(home, "down"), start(home, "list"), start(home, "create", "--json", path), start(home, "down")]
+        for number, one in enumerate(running):
+            out, err = one.communicate(timeout=DEADLINE_S)
+            assert one.returncode == 0, (turn, number, out, err)
+            if number in (0, 1, 4):
+                made.append(json.loads(out)["id"])
+    assert sorted(made) == list(range(1, 25)), made
+    home.up()
+    assert home.sql("SELECT count(*) FROM experiments") == [(24,)]
+    for experiment in made:
+        home.wait_end(experiment)
+
+
+@test
+def many_ups_at_once_are_one_orchestrator(home):
+    running = [start(home, "up", "--json") for _ in range(8)]
+    answers = []
+    for one in running:
+        out, err = one.communicate(timeout=DEADLINE_S)
+        assert one.returncode == 0, err
+        answers.append(json.loads(out))
+    assert {answer["pid"] for answer in answers} == {home.pid()}, answers
+    assert len(home.processes()) == 1, home.processes()
+    assert sum(answer["started"] for answer in answers) >= 1
+    done = home.flexp("up", "--foreground", check=False)
+    assert done.returncode == 3 and f"pid {home.pid()}" in done.stderr and done.stderr.count("\n") == 1, done
+
+
+@test
+def a_lock_file_that_names_somebody_elses_pid_harms_nobody(home):
+    bystander = subprocess.Popen(["sleep", "1000"])
+    try:
+        home.up()
+        path = home.socket()
+        home.kill9()
+        with open(os.path.join(home.path, "lock"), "w", encoding="utf-8") as file:
+            file.write(f"{bystander.pid}\n{path}\n")
+        done = home.flexp("status", check=False)
+        assert "o orchestrator is running" in done.stdout + done.stderr, done
+        assert "No orchestrator" in home.flexp("down").stdout
+        home.up()
+        assert home.pid() != bystander.pid
+        home.flexp("down")
+        assert alive(bystander.pid)
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+@test
+def a_lock_file_of_garbage_is_written_anew(home):
+    home.up()
+    home.flexp("down")
+    for garbage in (b"", b"\0" * 100, b"-1\n/etc/passwd\n", b"x" * 100000, b"99999999999999999999\n" + b"/" * 5000):
+        with open(os.path.join(home.path, "lock"), "wb") as file:
+            file.write(garbage)
+        home.flexp("list")
+        home.up()
+        assert alive(home.pid())
+        home.flexp("down")
+
+
+@test
+def whatever_lies_at_the_sockets_place_is_replaced_or_named(home):
+    home.up()
+    path = home.socket()
+    home.flexp("down")
+    other = socket.socket(socket.AF_UNIX)  # somebody who listens there and does not speak
+    other.bind(path)
+    other.listen()
+    other.close()
+    home.flexp("list")
+    home.up()
+    assert home.ask("status")["pid"] == home.pid()
+    home.flexp("down")
+    os.mkdir(path)
+    done = home.flexp("up", check=False)
+    assert done.returncode == 3 and path in done.stderr and done.stderr.count("\n") == 1, done
+    os.rmdir(path)
+    home.up()
+
+
+sys.exit(run_tests())
