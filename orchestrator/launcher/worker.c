@@ -255,7 +255,7 @@ static void on_read(uv_stream_t *pipe, ssize_t n, const uv_buf_t *buffer)
     struct stream *stream = (struct stream *)(void *)pipe; /* the pipe is its first member */
     enum stream_kind kind = (enum stream_kind)(stream - worker->streams);
 
-    if (n > 0) {
+    if (n > 0 && !(kind == STREAM_PROTOCOL && worker->refused[0])) { /* after nonsense, what follows means nothing */
         int rc = lines_push(&stream->lines, buffer->base, (size_t)n);
         take_lines(worker, kind);
         if (kind == STREAM_OUTPUT && stream->lines.used - stream->lines.taken > LINES_MAX / 256) {

@@ -14,7 +14,9 @@ do so too. Rounds are imaginary; the validation_accuracy at round r is lr * r / 
   gate           file: rounds past gate_round (0) wait until it exists
   at             what to do before which round: {"3": ACTION}; "tries": N does so only while the attempt is <= N
      ACTION: exit:CODE signal:NUMBER silent garbled:TEXT say:JSON failed:REASON converged close sleep:MS linger
-             flood:LINES wait:FILE (until it exists)
+             flood:LINES wait:FILE (until it exists) raw:HEX (these bytes) long:BYTES (without a newline) drip:JSON (byte by
+             byte) spam:LINES (of progress) part:TEXT (half a line, then silent); $RUN and $SEQ in TEXT and JSON are those
+             of the run
   save_every     rounds between two checkpoints (2)
   deaf           ignore preempt and stop, until the gate (if any) is open
   linger         file to which the pids of lingering children go
@@ -145,6 +147,7 @@ class Worker:
 
     def act(self, action):
         name, _, rest = action.partition(":")
+        rest = rest.replace("$RUN", str(self.run["run"])).replace("$SEQ", str(self.seq + 1))
         self.trace(act=action, run=self.run["run"], trial=self.run["trial"])
         if name == "exit":
             print("exiting as the script says", flush=True)
@@ -175,6 +178,22 @@ class Worker:
         elif name == "wait":
             while not os.path.exists(rest):
                 self.listen(0.02)
+        elif name == "raw":
+            self.link.sendall(bytes.fromhex(rest))
+        elif name == "long":
+            self.link.sendall(b"x" * int(rest))
+        elif name == "drip":
+            for byte in rest.encode() + b"\n":
+                self.link.sendall(bytes([byte]))
+                time.sleep(0.001)
+        elif name == "spam":
+            line = json.dumps({"op": "progress", "run": self.run["run"], "units": {"rounds": self.unit}}).encode() + b"\n"
+            for _ in range(int(rest) // 1000):
+                self.link.sendall(1000 * line)
+        elif name == "part":
+            self.link.sendall(rest.encode())
+            while True:
+                signal.pause()
         elif name == "linger":
             self.linger()
         elif name == "flood":
