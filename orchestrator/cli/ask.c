@@ -36,6 +36,10 @@ static void tell_waiting(struct cli *cli)
     if (cli->told_waiting)
         return;
     cli->told_waiting = true;
+    if (start_lock_is_held(cli->home)) {
+        cli_note(cli, "the orchestrator takes no connections at the moment (see `flexp status`); this is what is stored");
+        return;
+    }
     local_waiting(cli->home, &waiting);
     if (waiting)
         cli_note(cli, "no orchestrator is running: experiment%s %s wait%s for `flexp up`",

@@ -7,6 +7,7 @@
 
 #include "common/file.h"
 #include "orchestrator/cli/client.h"
+#include "orchestrator/server/server.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -210,7 +211,10 @@ int start_orchestrator(const char *home, const char *slots, bool *ret_started, s
 {
     int64_t deadline = now_ms() + START_MS;
     struct client *client = NULL;
-    int code = file_make_folder(home, err);
+    int code = server_raise_descriptors(err); /* for the one that is started; and here, that it is said in clear words */
+
+    if (code == 0)
+        code = file_make_folder(home, err);
 
     while (code == 0) {
         code = client_open(home, true, &client, err);

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/cli/check.h"
 #include "orchestrator/cli/follow.h"
+#include "orchestrator/server/server.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -58,9 +59,13 @@ int verb_create(struct cli *cli)
 {
     struct follow how = {.progress = !cli->options.given[OPT_QUIET], .outcome = true, .summary = true};
     struct checked checked;
+    struct error err = {0};
     int64_t id = 0;
-    int code = check_file(cli, true, &checked);
+    int code;
 
+    if (server_raise_descriptors(&err)) /* not the file's fault, so said before it is looked at */
+        return cli_fail(CLI_LOST, "%s", err.text);
+    code = check_file(cli, true, &checked);
     if (code == CLI_OK)
         code = hand_over(cli, &checked, &id);
     if (code == CLI_OK) {

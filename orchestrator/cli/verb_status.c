@@ -23,6 +23,9 @@ static int not_running(struct cli *cli)
         cli_print_json(cli, answer);
         return CLI_LOST;
     }
+    if (start_lock_is_held(cli->home))
+        return cli_fail(CLI_LOST, "an orchestrator holds %s/lock but takes no connections: it is starting, going down, or has"
+                                  " no descriptors left; see %s/orchestrator.log", cli->home, cli->home);
     local_waiting(cli->home, &waiting);
     cli_fail(CLI_LOST, "no orchestrator is running for %s; `flexp up` starts it", cli->home);
     if (waiting)

@@ -182,8 +182,10 @@ static void on_tick(uv_timer_t *timer)
     struct server *server = timer->data;
     uint64_t now = clock_ms();
 
-    if (server->state <= SERVER_STOPS)
+    if (server->state <= SERVER_STOPS) {
         space_check(server);
+        descriptors_check(server);
+    }
     if (server->state <= SERVER_STOPS && !server->no_space)
         for (struct attempt *attempt = server->attempts, *next; attempt; attempt = next) {
             next = attempt->next;

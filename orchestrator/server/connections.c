@@ -327,7 +327,7 @@ static void on_connection(uv_stream_t *listener, int status)
         close_connection(connection);
         return;
     }
-    if (server->connections_n > SERVER_CLIENTS_MAX) {
+    if (server->connections_n > clients_max(server)) {
         refuse(connection, "too many clients are connected");
         return;
     }

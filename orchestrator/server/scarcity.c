@@ -5,11 +5,63 @@
 #include "common/log.h"
 #include "orchestrator/server/server_private.h"
 
+#include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #define SHORT_BYTES (1u << 20)
+#define DESCRIPTORS_WANTED 8192
+#define DESCRIPTORS_NEEDED 64
+#define DESCRIPTORS_PER_SLOT 8 /* a worker's pipes, its lease, and what starting one takes for a moment */
+#define CLIENTS_MIN 8
 #define HEARD_LATE_MS 10000 /* ends of workers that died while nothing was read from them */
+
+int server_raise_descriptors(struct error *err)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        return 0;
+    if (limit.rlim_cur < DESCRIPTORS_WANTED) {
+        limit.rlim_cur = limit.rlim_max < DESCRIPTORS_WANTED ? limit.rlim_max : DESCRIPTORS_WANTED;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    if (limit.rlim_cur < DESCRIPTORS_NEEDED)
+        return fail(err, -EMFILE, "this process may open only %llu files at once (ulimit -n); the orchestrator needs %d",
+                    (unsigned long long)limit.rlim_cur, DESCRIPTORS_NEEDED);
+    return 0;
+}
+
+size_t clients_max(const struct server *server)
+{
+    struct rlimit limit;
+    size_t reserved = DESCRIPTORS_NEEDED / 2;
+
+    if (server->launcher)
+        reserved += DESCRIPTORS_PER_SLOT * launcher_capacity(server->launcher, SLOT_KIND_CPU);
+    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur > reserved + SERVER_CLIENTS_MAX)
+        return SERVER_CLIENTS_MAX;
+    return limit.rlim_cur > reserved + CLIENTS_MIN ? (size_t)limit.rlim_cur - reserved : CLIENTS_MIN;
+}
+
+/* libuv turns a client away when there is no descriptor for it, and tells nobody. */
+void descriptors_check(struct server *server)
+{
+    int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    bool none = fd < 0 && (errno == EMFILE || errno == ENFILE);
+
+    if (fd >= 0)
+        close(fd);
+    if (none == server->no_descriptors)
+        return;
+    server->no_descriptors = none;
+    if (none)
+        log_error("no descriptors are left (ulimit -n): clients are turned away and no worker is started until there are");
+    else
+        log_info("there are descriptors again");
+}
 
 bool is_scarcity(int code)
 {

@@ -285,7 +285,9 @@ int server_run(const char *home, const char *slots, int ready_fd, struct error *
     signal(SIGPIPE, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of that write */
-    rc = file_make_folder(home, &local);
+    rc = server_raise_descriptors(&local);
+    if (!rc)
+        rc = file_make_folder(home, &local);
     if (!rc && !(server->home = realpath(home, NULL)))
         rc = fail(&local, -errno, "%s: %s", home, strerror(errno));
     if (!rc)

@@ -15,6 +15,9 @@
  * requests are being answered; -1: none. slots as in launcher_new. -EBUSY when another one holds the home's lock. */
 int server_run(const char *home, const char *slots, int ready_fd, struct error *err);
 
+/* Raises this process's limit of open files as far as is of use. -EMFILE when that leaves too few to work with. */
+int server_raise_descriptors(struct error *err);
+
 /* The socket's path for a home. */
 int server_socket_path(const char *home, char *ret, size_t room, struct error *err);
 

@@ -134,6 +134,7 @@ struct server {
     bool schedule_wanted, slots_wanted;
     char waiting[400]; /* why nothing runs although something wants to; "" when that is not so */
     char scarce[300];  /* what this machine lacked when a worker was to be started last; "": nothing */
+    bool no_descriptors;
     bool no_space;     /* the store waits for space on the disk: nothing is taken on */
     uint64_t no_space_ms, space_ms; /* since when, and since when no more */
     struct error no_space_why;
@@ -214,6 +215,10 @@ int space_refuse(const struct server *server, struct error *err);
 bool space_is_short(const struct server *server);
 /* The machine lacks something (space, descriptors, memory): that is not the trial's fault and may pass. */
 bool is_scarcity(int code);
+/* Says when descriptors run out and when there are some again. */
+void descriptors_check(struct server *server);
+/* So many that workers' descriptors remain. */
+size_t clients_max(const struct server *server);
 
 /* --- connections.c --- */
 int connections_listen(struct server *server, struct error *err);
