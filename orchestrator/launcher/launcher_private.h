@@ -19,6 +19,8 @@ struct tail {
     size_t n; /* lines ever added */
 };
 void tail_add(struct tail *tail, const char *line);
+/* Its last words are that it found no memory. */
+bool tail_tells_memory(const struct tail *tail);
 /* HEAD, then "\n  LINE" for each; the caller frees. */
 char *tail_text(const struct tail *tail, const char *head);
 
@@ -67,8 +69,9 @@ size_t kill_descendants(pid_t root);
 void kill_marked_children(const char *mark, pid_t session);
 /* Processes killed for want of memory so far, in this control group or, where that cannot be read, on the machine. */
 long long oom_kills(void);
-/* Reads a file of this process's control group, or of the nearest ancestor that has it. False when there is none. */
-bool cgroup_read(const char *controller, const char *file, char *ret, size_t room);
+/* Reads a file of this process's control group (level 0) or of that so many levels above it; controller "": the unified
+ * hierarchy. False where that cannot be read; ret_root: there is none above it. */
+bool cgroup_read_at(const char *controller, const char *file, unsigned level, char *ret, size_t room, bool *ret_root);
 
 /* --- worker.c --- */
 void launcher_kill_all(struct launcher *launcher);

@@ -163,22 +163,32 @@ static bool cgroup_path(const char *controller, char *ret, size_t room)
     return false;
 }
 
-bool cgroup_read(const char *controller, const char *file, char *ret, size_t room)
+bool cgroup_read_at(const char *controller, const char *file, unsigned level, char *ret, size_t room, bool *ret_root)
 {
     char path[PATH_MAX / 2], full[PATH_MAX];
 
+    *ret_root = true;
     if (!cgroup_path(controller, path, sizeof path))
         return false;
-    for (;;) {
-        char *slash;
-        snprintf(full, sizeof full, "/sys/fs/cgroup/%s%s%s/%s", controller, *controller ? "/" : "", path, file);
-        if (read_small(full, ret, room) > 0)
-            return true;
-        slash = strrchr(path, '/');
+    while (level--) {
+        char *slash = strrchr(path, '/');
         if (!slash || !path[1])
             return false;
         *(slash == path ? slash + 1 : slash) = 0;
     }
+    *ret_root = !strrchr(path, '/') || !path[1];
+    snprintf(full, sizeof full, "/sys/fs/cgroup/%s%s%s/%s", controller, *controller ? "/" : "", path, file);
+    return read_small(full, ret, room) > 0;
+}
+
+static bool cgroup_read(const char *controller, const char *file, char *ret, size_t room)
+{
+    bool root = false;
+
+    for (unsigned level = 0; !root; level++)
+        if (cgroup_read_at(controller, file, level, ret, room, &root))
+            return true;
+    return false;
 }
 
 static bool find_counter(const char *text, const char *name, long long *ret)
@@ -193,6 +203,7 @@ static bool find_counter(const char *text, const char *name, long long *ret)
     return false;
 }
 
+/* The kernel counts a kill in the victim's own group (and, in the unified hierarchy, in all above it). */
 long long oom_kills(void)
 {
     char text[32 << 10];

@@ -105,20 +105,39 @@ int cores_find(int **ret, size_t *ret_n, struct error *err)
     return 0;
 }
 
-size_t cores_quota(void)
+/* In whole cores, at least 1, of one group; 0 when it has none. */
+static size_t quota_at(unsigned level, bool *ret_root)
 {
     char text[128], period_text[128];
-    long long quota, period;
+    long long quota = 0, period = 0;
+    bool root;
 
-    if (cgroup_read("", "cpu.max", text, sizeof text)) {
+    if (cgroup_read_at("", "cpu.max", level, text, sizeof text, ret_root)) {
         if (sscanf(text, "%lld %lld", &quota, &period) != 2)
             return 0; /* "max 100000" */
-    } else if (!cgroup_read("cpu", "cpu.cfs_quota_us", text, sizeof text) ||
-               !cgroup_read("cpu", "cpu.cfs_period_us", period_text, sizeof period_text) ||
-               sscanf(text, "%lld", &quota) != 1 || sscanf(period_text, "%lld", &period) != 1) {
-        return 0;
+    } else if (cgroup_read_at("cpu", "cpu.cfs_quota_us", level, text, sizeof text, &root)) {
+        *ret_root = root;
+        if (!cgroup_read_at("cpu", "cpu.cfs_period_us", level, period_text, sizeof period_text, &root))
+            return 0;
+        quota = strtoll(text, NULL, 10);
+        period = strtoll(period_text, NULL, 10);
+    } else {
+        *ret_root &= root;
     }
     if (quota <= 0 || period <= 0)
         return 0;
     return quota < period ? 1 : (size_t)(quota / period);
+}
+
+size_t cores_quota(void)
+{
+    size_t least = 0;
+    bool root = false;
+
+    for (unsigned level = 0; !root; level++) { /* each group above limits too */
+        size_t quota = quota_at(level, &root);
+        if (quota && (!least || quota < least))
+            least = quota;
+    }
+    return least;
 }

@@ -24,3 +24,14 @@ char *tail_text(const struct tail *tail, const char *head)
         used += (size_t)sprintf(text + used, "\n  %s", tail->lines[i % LAST_LINES]);
     return text;
 }
+
+bool tail_tells_memory(const struct tail *tail)
+{
+    static const char *const WORDS[] = {"std::bad_alloc", "MemoryError"}; /* of C++; of Python and of what it calls */
+
+    for (size_t i = tail->n > 3 ? tail->n - 3 : 0; i < tail->n; i++)
+        for (size_t w = 0; w < sizeof WORDS / sizeof *WORDS; w++)
+            if (strstr(tail->lines[i % LAST_LINES], WORDS[w]))
+                return true;
+    return false;
+}

@@ -92,6 +92,9 @@ static void describe_end(const struct worker *worker, const char **ret_reason, c
         *ret_reason = "exit";
         snprintf(text, room, "exit code %d", worker->exit_code);
     }
+    if (!worker->told_to_die && worker->status_known && (worker->signal || worker->exit_code) &&
+        tail_tells_memory(&worker->tail))
+        *ret_reason = "out_of_memory";
     if (worker->refused[0]) {
         *ret_reason = "lost_protocol";
         snprintf(text, room, "killed: %s", worker->refused);

@@ -15,7 +15,7 @@ do so too. Rounds are imaginary; the validation_accuracy at round r is lr * r / 
   at             what to do before which round: {"3": ACTION}; "tries": N does so only while the attempt is <= N
      ACTION: exit:CODE signal:NUMBER silent garbled:TEXT say:JSON failed:REASON converged close sleep:MS linger
              flood:LINES wait:FILE (until it exists) raw:HEX (these bytes) long:BYTES (without a newline) drip:JSON (byte by
-             byte) spam:LINES (of progress) part:TEXT (half a line, then silent); $RUN and $SEQ in TEXT and JSON are those
+             byte) spam:LINES (of progress) part:TEXT (half a line, then silent) eat:MIB (of memory) abort:TEXT; $RUN and $SEQ in TEXT and JSON are those
              of the run
   save_every     rounds between two checkpoints (2)
   deaf           ignore preempt and stop, until the gate (if any) is open
@@ -194,6 +194,12 @@ class Worker:
             self.link.sendall(rest.encode())
             while True:
                 signal.pause()
+        elif name == "eat":
+            eaten = b"x" * (int(rest) << 20)
+            self.trace(ate=len(eaten) >> 20)
+        elif name == "abort":
+            print(rest, flush=True)
+            os.abort()
         elif name == "linger":
             self.linger()
         elif name == "flood":
