@@ -168,6 +168,14 @@ int cli_experiment(struct cli *cli, const char *text, int64_t *ret, struct error
     return by_name(cli, text, ret, err);
 }
 
+int cli_existing(struct cli *cli, const char *text, int64_t *ret, json_t **ret_described, struct error *err)
+{
+    int code = cli_experiment(cli, text, ret, err);
+
+    cli->told_waiting = true;
+    return code ? code : cli_read(cli, "describe", json_pack("{s:I}", "experiment", (json_int_t)*ret), ret_described, err);
+}
+
 int cli_trial(struct cli *cli, const char *text, int64_t *ret_experiment, int64_t *ret_trial, struct error *err)
 {
     const char *slash = strrchr(text, '/');

@@ -30,7 +30,7 @@ enum cli_exit {
 enum option_id {
     OPT_HOME, OPT_DATA, OPT_JSON, OPT_NO_COLOR, OPT_QUIET, OPT_HELP, OPT_VERSION, /* global, in this order */
     OPT_FOLLOW, OPT_CONFIG, OPT_PAUSED, OPT_ALL, OPT_TIMEOUT, OPT_SLOTS, OPT_FOREGROUND, OPT_READY_FD, OPT_SORT_BY,
-    OPT_GROUP_BY, OPT_CSV, OPT_CLIENT, OPT_NAME,
+    OPT_GROUP_BY, OPT_CSV, OPT_CLIENT, OPT_NAME, OPT_YES,
     OPT_COUNT
 };
 #define OPT_GLOBALS OPT_FOLLOW /* ids below are accepted by every verb, before or after it */
@@ -120,6 +120,9 @@ int cli_read(struct cli *cli, const char *request, json_t *arguments, json_t **r
 int cli_ask(struct cli *cli, bool start, const char *request, json_t *arguments, json_t **ret, struct error *err);
 /* An experiment by number or unambiguous name; text NULL: the latest, with a note saying so. -ENOENT, -EINVAL. */
 int cli_experiment(struct cli *cli, const char *text, int64_t *ret, struct error *err);
+/* The same for a verb that changes it, with its description (which the caller frees): one that is not there must not start
+ * an orchestrator. */
+int cli_existing(struct cli *cli, const char *text, int64_t *ret, json_t **ret_described, struct error *err);
 /* EXP/N. */
 int cli_trial(struct cli *cli, const char *text, int64_t *ret_experiment, int64_t *ret_trial, struct error *err);
 
@@ -144,6 +147,10 @@ int verb_explain(struct cli *cli);
 int verb_completion(struct cli *cli);
 int verb_trial_describe(struct cli *cli);
 int verb_trial_logs(struct cli *cli);
+int verb_trial_test(struct cli *cli);
+int verb_archive(struct cli *cli); /* archive, unarchive */
+int verb_delete(struct cli *cli);
+int verb_set(struct cli *cli); /* set priority, weight, max-slots, description */
 int verb_trial_kill(struct cli *cli);
 int verb_logs(struct cli *cli);
 int verb_wait(struct cli *cli);

@@ -28,6 +28,7 @@ const struct option_row OPTION_ROWS[OPT_COUNT] = {
     [OPT_CSV] = {"csv", 0, NULL, "comma-separated values with a head line (RFC 4180), all columns, all digits"},
     [OPT_CLIENT] = {"client", 0, NULL, "the values of each client"},
     [OPT_NAME] = {"name", 0, "METRIC", "this metric alone"},
+    [OPT_YES] = {"yes", 'y', NULL, "do not ask"},
     [OPT_READY_FD] = {"ready-fd", 0, "FD", NULL},
 };
 

@@ -54,7 +54,7 @@ void render_list(FILE *out, const struct term *term, const json_t *answer, bool 
     }
     table_write(table, out, term, 0);
     if (!all && json_int_or(answer, "total", 0) > (json_int_t)table_rows(table))
-        fprintf(out, "%lld older: flexp list --all\n",
+        fprintf(out, "%lld older or archived: flexp list --all\n",
                 (long long)(json_int_or(answer, "total", 0) - (json_int_t)table_rows(table)));
     table_free(table);
 }

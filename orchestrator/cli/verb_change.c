@@ -19,12 +19,8 @@ int verb_change(struct cli *cli)
     struct error err = {0};
     json_t *answer = NULL;
     int64_t id;
-    int code = cli_experiment(cli, cli->options.arguments[0], &id, &err);
+    int code = cli_existing(cli, cli->options.arguments[0], &id, &answer, &err);
 
-    /* An unknown experiment must not start an orchestrator. */
-    cli->told_waiting = true;
-    if (code == 0)
-        code = cli_read(cli, "describe", json_pack("{s:I}", "experiment", (json_int_t)id), &answer, &err);
     json_decref(answer);
     answer = NULL;
     if (code == 0)

@@ -31,6 +31,7 @@ enum effect_type {
     EFFECT_KILL,       /* run: kill its worker now; its slots come back when it is gone */
     EFFECT_FREE_SLOTS, /* run: it has ended by its own word; its worker may take the next trial in the same process */
     EFFECT_DELETE,     /* path: remove this folder or file below the home */
+    EFFECT_ERASE,      /* run: the number of an experiment, of which the next piece is to be deleted (never an experiment's own) */
     EFFECT_CHANGED     /* the experiment changed in a way that subscribers and the scheduler want to know */
 };
 
@@ -48,6 +49,8 @@ struct turn {
     size_t n, room;
 };
 void turn_init(struct turn *turn, int64_t now_us);
+void turn_delete(struct turn *turn, char *path); /* takes ownership of path */
+void turn_add_erase(struct turn *turn, int64_t experiment);
 void turn_done(struct turn *turn); /* frees effects, and writes unless they were submitted (set to NULL) */
 
 struct experiment;
@@ -104,6 +107,10 @@ int experiment_pause(struct experiment *experiment, struct turn *turn, struct er
 int experiment_activate(struct experiment *experiment, struct turn *turn, struct error *err);
 int experiment_cancel(struct experiment *experiment, struct turn *turn, struct error *err);
 int experiment_kill(struct experiment *experiment, struct turn *turn, struct error *err);
+/* Changes the file in force: resources.priority, resources.weight, resources.max_slots or description, to a value that the
+ * table of keys allows. Journalled as config_changed. */
+int experiment_set(struct experiment *experiment, const char *path, const json_t *value, struct turn *turn,
+                   struct error *err);
 int experiment_kill_trial(struct experiment *experiment, int64_t trial, struct turn *turn, struct error *err);
 /* The scheduler wants this run's slots back: preempt message, the trial is queued again when it has checkpointed. */
 void experiment_preempt(struct experiment *experiment, int64_t run, struct turn *turn);

@@ -104,7 +104,6 @@ void turn_tell(struct turn *turn, int64_t run, const char *op);  /* a message th
 void turn_train_until(struct turn *turn, int64_t run, double unit);
 void turn_ack(struct turn *turn, int64_t run, int64_t seq);
 void turn_effect(struct turn *turn, enum effect_type type, int64_t run);
-void turn_delete(struct turn *turn, char *path); /* takes ownership of path */
 json_t *unit_json(double unit); /* a whole number travels as one; new reference */
 
 /* --- experiment.c */

@@ -76,3 +76,8 @@ void turn_delete(struct turn *turn, char *path)
 {
     add(turn, EFFECT_DELETE, 0)->path = must(path);
 }
+
+void turn_add_erase(struct turn *turn, int64_t experiment)
+{
+    add(turn, EFFECT_ERASE, experiment);
+}

@@ -83,5 +83,9 @@ size_t worker_slots(const struct worker *worker, const size_t **ret);
  * last lines when it dies or is silent for 30 s. */
 int launcher_ask_plan(const char *const *argv, const char *cwd, const json_t *requests, json_t **ret,
                       struct error *err);
+/* Has a fresh worker evaluate a checkpoint, likewise: message is `evaluate` with all that belongs to it (docs/protocol.md),
+ * *ret the metrics that it reported. -ENOTSUP where the program cannot. */
+int launcher_ask_evaluate(const char *const *argv, const char *cwd, const json_t *message, json_t **ret,
+                          struct error *err);
 
 #endif

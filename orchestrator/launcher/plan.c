@@ -1,4 +1,4 @@
-/* plan.c - asks a program's `plan`, synchronously: a fresh worker under a supervisor, as for a run, and poll(2) with a
+/* plan.c - asks a program's `plan`, or for one evaluation, synchronously: a fresh worker under a supervisor, as for a run, and poll(2) with a
  * deadline that starts anew with each thing it says.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
@@ -214,7 +214,7 @@ static int next_message(struct asking *a, struct message *ret, struct error *err
     }
 }
 
-static int hear_hello(struct asking *a, bool *ret_plans, struct error *err)
+static int hear_hello(struct asking *a, const char *capability, bool *ret_has, struct error *err)
 {
     struct message hello;
     const json_t *capabilities, *item;
@@ -230,24 +230,21 @@ static int hear_hello(struct asking *a, bool *ret_plans, struct error *err)
     else if (version != FLEXP_PROTOCOL_VERSION)
         rc = fail(err, -EIO, "%s: it speaks version %lld of the trial protocol, this flexp speaks %d", a->program,
                   (long long)version, FLEXP_PROTOCOL_VERSION);
-    *ret_plans = false;
+    *ret_has = false;
     capabilities = json_object_get(hello.body, "capabilities");
     json_array_foreach ((json_t *)capabilities, i, item)
-        if (json_is_string(item) && !strcmp(json_string_value(item), "plan"))
-            *ret_plans = true;
+        if (json_is_string(item) && !strcmp(json_string_value(item), capability))
+            *ret_has = true;
     message_done(&hello);
     return rc;
 }
 
-static int send_request(struct asking *a, const json_t *request, size_t id)
+/* Takes ownership of message. */
+static int send_message(struct asking *a, json_t *message)
 {
-    json_t *message = json_copy((json_t *)request);
-    char *line;
+    char *line = json_line(message);
     int rc = -ENOMEM;
 
-    json_object_set_new(message, "op", json_string("plan"));
-    json_object_set_new(message, "id", json_integer((json_int_t)id));
-    line = json_line(message);
     json_decref(message);
     for (size_t sent = 0, n = line ? strlen(line) + 1 : 0; line && sent < n;) {
         ssize_t put;
@@ -267,10 +264,14 @@ static int send_request(struct asking *a, const json_t *request, size_t id)
 static int ask_one(struct asking *a, const json_t *request, size_t id, json_t *answers, struct error *err)
 {
     struct message answer;
+    json_t *message;
     int rc;
 
     /* Where it cannot be sent the program is gone, which the wait for its answer explains. */
-    (void)send_request(a, request, id);
+    message = json_copy((json_t *)request);
+    json_object_set_new(message, "op", json_string("plan"));
+    json_object_set_new(message, "id", json_integer((json_int_t)id));
+    (void)send_message(a, message);
     for (;;) {
         rc = next_message(a, &answer, err);
         if (rc)
@@ -296,13 +297,33 @@ static void stop(struct asking *a)
     lines_done(&a->status);
 }
 
+/* A started program that has said hello; ret_has: it has the capability. stop() in either case. */
+static int open_asking(struct asking *a, const char *const *argv, const char *cwd, const char *capability, bool *ret_has,
+                       struct error *err)
+{
+    const char *patience = getenv("FLEXP_HELLO_MS");
+    struct timeval limit;
+    int rc;
+
+    *ret_has = false;
+    for (int end = 0; end < ENDS; end++)
+        a->ours[end] = -1;
+    a->program = argv && argv[0] ? argv[0] : "flexp-trainer";
+    a->patience_ms = patience && atoll(patience) > 0 ? atoll(patience) : 30000;
+    rc = start(a, argv, cwd, err);
+    if (rc)
+        return rc;
+    limit = (struct timeval){.tv_sec = a->patience_ms / 1000, .tv_usec = a->patience_ms % 1000 * 1000};
+    setsockopt(a->ours[PROTOCOL], SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit); /* one that reads nothing */
+    return hear_hello(a, capability, ret_has, err);
+}
+
 int launcher_ask_plan(const char *const *argv, const char *cwd, const json_t *requests, json_t **ret,
                       struct error *err)
 {
-    const char *patience = getenv("FLEXP_HELLO_MS");
     struct asking *a = calloc(1, sizeof *a);
     json_t *answers = json_array(), *request;
-    bool plans = false;
+    bool plans;
     size_t i;
     int rc;
 
@@ -311,16 +332,7 @@ int launcher_ask_plan(const char *const *argv, const char *cwd, const json_t *re
         json_decref(answers);
         return fail(err, -ENOMEM, "out of memory");
     }
-    for (int end = 0; end < ENDS; end++)
-        a->ours[end] = -1;
-    a->program = argv && argv[0] ? argv[0] : "flexp-trainer";
-    a->patience_ms = patience && atoll(patience) > 0 ? atoll(patience) : 30000;
-    rc = start(a, argv, cwd, err);
-    if (!rc) {
-        struct timeval limit = {.tv_sec = a->patience_ms / 1000, .tv_usec = a->patience_ms % 1000 * 1000};
-        setsockopt(a->ours[PROTOCOL], SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit); /* one that reads nothing */
-        rc = hear_hello(a, &plans, err);
-    }
+    rc = open_asking(a, argv, cwd, "plan", &plans, err);
     json_array_foreach ((json_t *)requests, i, request)
         if (!rc && plans)
             rc = ask_one(a, request, i + 1, answers, err);
@@ -333,5 +345,62 @@ int launcher_ask_plan(const char *const *argv, const char *cwd, const json_t *re
         return rc;
     }
     *ret = answers;
+    return 0;
+}
+
+static int hear_evaluation(struct asking *a, json_t *metrics, struct error *err)
+{
+    for (;;) {
+        struct message message;
+        const json_t *body;
+        bool done;
+        int rc = next_message(a, &message, err);
+        if (rc)
+            return rc;
+        body = message.body;
+        done = message.op == MSG_DONE;
+        if (message.op == MSG_FAILED)
+            rc = fail(err, -EIO, "%s: %s: %s", a->program, json_string_or(body, "reason", "failed"),
+                      json_string_or(body, "text", ""));
+        else if (message.op == MSG_REPORT && !strcmp(json_string_or(body, "kind", ""), "test"))
+            json_object_update(metrics, json_object_get(body, "metrics"));
+        if (!rc && message.seq) /* our answer lies with whoever asked us: nothing is lost with it */
+            (void)send_message(a, json_pack("{s:s, s:I, s:I}", "op", "ack", "run", (json_int_t)message.run, "seq",
+                                            (json_int_t)message.seq));
+        if (!rc && done && !json_object_size(metrics))
+            rc = fail(err, -EIO, "%s: it is done without a report of kind test", a->program);
+        message_done(&message);
+        if (rc || done)
+            return rc;
+    }
+}
+
+int launcher_ask_evaluate(const char *const *argv, const char *cwd, const json_t *message, json_t **ret,
+                          struct error *err)
+{
+    struct asking *a = calloc(1, sizeof *a);
+    json_t *metrics = json_object();
+    bool evaluates;
+    int rc;
+
+    if (!a || !metrics) {
+        free(a);
+        json_decref(metrics);
+        return fail(err, -ENOMEM, "out of memory");
+    }
+    rc = open_asking(a, argv, cwd, "evaluate", &evaluates, err);
+    if (!rc && !evaluates)
+        rc = fail(err, -ENOTSUP, "%s cannot evaluate a checkpoint: its hello lacks the capability \"evaluate\"", a->program);
+    if (!rc)
+        rc = send_message(a, json_deep_copy(message));
+    if (!rc)
+        rc = hear_evaluation(a, metrics, err);
+    stop(a);
+    free(a);
+    if (rc) {
+        json_decref(metrics);
+        return rc;
+    }
+    *ret = metrics;
     return 0;
 }

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static int refuse_when_unable(const struct server *server, struct error *err)
+int refuse_when_unable(const struct server *server, struct error *err)
 {
     if (server->state == SERVER_RUNS)
         return space_refuse(server, err);

@@ -197,6 +197,8 @@ static int open_all(struct server *server, const char *slots, struct error *err)
     if (!rc)
         rc = entries_restore(server, err);
     if (!rc)
+        rc = erase_restore(server, err);
+    if (!rc)
         rc = connections_listen(server, err);
     if (!rc)
         rc = home_write_lock(server->lock_fd, server->socket, err);
@@ -235,6 +237,7 @@ static void server_free(struct server *server)
     while (server->delays)
         delay_remove(server, server->delays->experiment, server->delays->trial);
     entries_free(server);
+    erasings_free(server);
     json_decref(server->problems);
     if (server->socket && server->lock_fd >= 0)
         unlink(server->socket);

@@ -107,6 +107,17 @@ struct answer {
     json_t *line;
 };
 
+/* An experiment that is being deleted: its files first, then its rows, some trials a turn. */
+struct erasing {
+    struct erasing *next;
+    struct server *server;
+    int64_t experiment, trials, next_trial;
+    bool files_gone;
+    uv_work_t work;
+    char *folder;
+    struct error err;
+};
+
 struct server {
     uv_loop_t loop;
     char *home, *socket;
@@ -129,6 +140,7 @@ struct server {
     struct delay *delays;
     struct connection *connections;
     size_t connections_n;
+    struct erasing *erasings;
     struct answer *answers, **answers_end;
     uint64_t submitted, committed; /* turns */
     bool schedule_wanted, slots_wanted;
@@ -168,6 +180,13 @@ void server_submit(struct server *server, int64_t experiment, struct turn *turn)
 void server_on_wake(uv_async_t *wake);
 /* Sends the acknowledgement that the attempt's worker is owed. */
 void attempt_acknowledge(struct attempt *attempt);
+
+/* --- erase.c --- */
+/* Begins to delete an experiment that has ended, or goes on with it after a restart. */
+int erase_begin(struct server *server, int64_t experiment, int64_t trials);
+void erase_go_on(struct server *server, int64_t experiment); /* its last turn is on disk */
+int erase_restore(struct server *server, struct error *err);
+void erasings_free(struct server *server);
 
 /* --- experiments.c --- */
 struct entry *entry_find(const struct server *server, int64_t experiment);
@@ -244,7 +263,10 @@ void server_check_stopped(struct server *server);
 typedef int request_handler(struct server *server, struct store *store, const json_t *arguments, json_t **ret,
                             struct error *err);
 request_handler request_create, request_pause, request_activate, request_cancel, request_kill, request_kill_trial,
-    request_status, request_slots, request_down, request_subscribe;
+    request_archive, request_delete, request_set,
+    request_record_test, request_status, request_slots, request_down, request_subscribe;
+/* -EBUSY where nothing can be changed now. */
+int refuse_when_unable(const struct server *server, struct error *err);
 /* What describe answers and subscribers get: the store's description, and what runs now (server may be NULL:
  * nothing). */
 int request_summary(struct server *server, struct store *store, int64_t experiment, json_t **ret, struct error *err);

@@ -135,6 +135,9 @@ static void carry_out(struct server *server, int64_t experiment, const struct ef
     case EFFECT_DELETE:
         start_deletion(server, effect->path);
         break;
+    case EFFECT_ERASE:
+        erase_go_on(server, effect->run);
+        break;
     case EFFECT_CHANGED:
         subscriptions_changed(server, experiment);
         break;

@@ -70,6 +70,24 @@ static const struct op_row {
         {"INSERT INTO journal (experiment, idx, kind, answers, body, time_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"}},
     [OP_LOG] = {"log", 6, true,
         {"INSERT INTO logs (experiment, trial, run, level, text, time_us) VALUES (?1, " THE_TRIAL ", ?3, ?4, ?5, ?6)"}},
+    [OP_EXPERIMENT_ARCHIVED] = {"experiment_archived", 2, true,
+        {"UPDATE experiments SET archived = ?2 WHERE id = ?1"}},
+    [OP_EXPERIMENT_CONFIG] = {"experiment_config", 3, true,
+        {"UPDATE experiment_configs SET config = ?3 WHERE experiment = ?1",
+         "UPDATE experiments SET description = ?2 WHERE id = ?1"}},
+    [OP_DELETING] = {"deleting", 2, true,
+        {"UPDATE experiments SET deleting_us = coalesce(deleting_us, ?2) WHERE id = ?1",
+         "INSERT INTO deleted (experiment, last_run, last_checkpoint, time_us) SELECT ?1, coalesce((SELECT max(id) FROM"
+         " runs), 0), coalesce((SELECT max(id) FROM checkpoints), 0), ?2 ON CONFLICT DO NOTHING"}},
+    [OP_DELETE_TRIAL] = {"delete_trial", 2, false,
+        {"DELETE FROM metrics WHERE trial = " THE_TRIAL, "DELETE FROM client_rounds WHERE trial = " THE_TRIAL,
+         "DELETE FROM reports WHERE run IN (SELECT id FROM runs WHERE trial = " THE_TRIAL ")",
+         "DELETE FROM checkpoints WHERE trial = " THE_TRIAL, "DELETE FROM test_results WHERE trial = " THE_TRIAL,
+         "DELETE FROM logs WHERE trial = " THE_TRIAL, "DELETE FROM runs WHERE trial = " THE_TRIAL,
+         "DELETE FROM trials WHERE experiment = ?1 AND number = ?2"}},
+    [OP_DELETE_EXPERIMENT] = {"delete_experiment", 1, false,
+        {"DELETE FROM journal WHERE experiment = ?1", "DELETE FROM logs WHERE experiment = ?1",
+         "DELETE FROM experiment_configs WHERE experiment = ?1", "DELETE FROM experiments WHERE id = ?1"}},
 };
 #define MAX_VALUES 12
 

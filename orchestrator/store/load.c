@@ -202,3 +202,40 @@ int store_load(struct store *store, struct stored_experiment **ret, size_t *ret_
     *ret_n = n;
     return 0;
 }
+
+static int deleting(struct store *store, const struct read_arguments *arguments, json_t **ret, struct error *err)
+{
+    sqlite3_stmt *statement = read_bound(store, READ_DELETING, NULL, 0, err);
+    int rc;
+
+    (void)arguments;
+    *ret = json_array();
+    while (read_row(store, statement, &rc, err))
+        json_array_append_new(*ret, json_pack("[o, o]", column_int(statement, 0), column_int(statement, 1)));
+    return rc;
+}
+
+int store_read_deleting(struct store *store, json_t **ret, struct error *err)
+{
+    return read_run(store, deleting, &(struct read_arguments){0}, ret, err);
+}
+
+static int deleted_files(struct store *store, const struct read_arguments *arguments, json_t **ret, struct error *err)
+{
+    sqlite3_stmt *statement = read_bound(store, READ_DELETED_FILES, NULL, 0, err);
+    int rc;
+
+    (void)arguments;
+    *ret = json_array();
+    while (read_row(store, statement, &rc, err))
+        json_array_append_new(*ret, json_sprintf("experiments/%lld/trials/%lld/%s",
+                                                 (long long)sqlite3_column_int64(statement, 0),
+                                                 (long long)sqlite3_column_int64(statement, 1),
+                                                 (const char *)sqlite3_column_text(statement, 2)));
+    return rc;
+}
+
+int store_read_deleted_files(struct store *store, json_t **ret, struct error *err)
+{
+    return read_run(store, deleted_files, &(struct read_arguments){0}, ret, err);
+}

@@ -223,3 +223,44 @@ void store_put_log(struct store_batch *batch, struct trial_ref trial, int64_t ru
     batch_text(batch, text ? text : "");
     batch_int(batch, time_us);
 }
+
+void store_put_experiment_archived(struct store_batch *batch, int64_t id, bool archived)
+{
+    if (!batch_op(batch, OP_EXPERIMENT_ARCHIVED))
+        return;
+    batch_int(batch, id);
+    batch_int(batch, archived);
+}
+
+void store_put_experiment_config(struct store_batch *batch, int64_t id, const json_t *resolved)
+{
+    if (!batch_op(batch, OP_EXPERIMENT_CONFIG))
+        return;
+    batch_int(batch, id);
+    batch_text(batch, json_string_or(resolved, "description", NULL));
+    batch_json(batch, resolved);
+}
+
+void store_put_deleting(struct store_batch *batch, int64_t id, int64_t time_us)
+{
+    if (!batch_op(batch, OP_DELETING))
+        return;
+    batch_int(batch, id);
+    batch_int(batch, time_us);
+}
+
+void store_put_delete_trial(struct store_batch *batch, struct trial_ref trial)
+{
+    if (!batch_op(batch, OP_DELETE_TRIAL))
+        return;
+    batch->deletes = true;
+    put_trial_ref(batch, trial);
+}
+
+void store_put_delete_experiment(struct store_batch *batch, int64_t id)
+{
+    if (!batch_op(batch, OP_DELETE_EXPERIMENT))
+        return;
+    batch->deletes = true;
+    batch_int(batch, id);
+}

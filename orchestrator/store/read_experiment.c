@@ -16,7 +16,7 @@ int no_experiment(struct store *store, int64_t experiment, struct error *err)
 {
     int64_t highest = 0;
 
-    sql_int(store->reader, "SELECT coalesce(max(id), 0) FROM experiments", &highest, NULL);
+    sql_int(store->reader, "SELECT coalesce(max(id), 0) FROM experiments WHERE deleting_us IS NULL", &highest, NULL);
     if (!highest)
         return fail(err, -ENOENT, "there is no experiment %lld: none was created in this home yet",
                     (long long)experiment);
@@ -68,6 +68,7 @@ static int list(struct store *store, const struct read_arguments *arguments, jso
         json_object_set_new(row, "created", column_time(statement, 9));
         json_object_set_new(row, "started", column_time(statement, 10));
         json_object_set_new(row, "ended", column_time(statement, 11));
+        json_object_set_new(row, "archived", json_boolean(sqlite3_column_int(statement, 16)));
         json_array_append_new(rows, row);
     }
     json_array_foreach (rows, i, row) {
@@ -76,7 +77,7 @@ static int list(struct store *store, const struct read_arguments *arguments, jso
         json_object_set_new(row, "trials", counts);
     }
     if (!rc)
-        rc = sql_int(store->reader, "SELECT count(*) FROM experiments", &total, err);
+        rc = sql_int(store->reader, "SELECT count(*) FROM experiments WHERE deleting_us IS NULL", &total, err);
     *ret = json_pack("{s:i, s:I, s:o}", "schema_version", STORE_JSON_VERSION, "total", (json_int_t)total, "experiments",
                      rows);
     return rc;
@@ -294,6 +295,7 @@ static int describe_row(struct store *store, sqlite3_stmt *row, json_t *ret, str
     json_object_set_new(ret, "metric", column_text(row, 8));
     json_object_set_new(ret, "smaller_is_better", json_boolean(sqlite3_column_int(row, 9)));
     json_object_set_new(ret, "time_metric", column_text(row, 10));
+    json_object_set_new(ret, "archived", json_boolean(sqlite3_column_int(row, 23)));
     rc = best(store, id, row, ret, err);
     if (!rc) {
         rc = state_counts(store, id, &counts, err);

@@ -16,16 +16,15 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
     /* 50 experiments of 10,000 trials: 30 ms, over an index */
     [READ_EXPERIMENTS] =
         "SELECT e.id, e.name, e.state, e.reason, e.progress, e.searcher, e.metric, e.smaller_is_better, e.labels,"
-        " e.created_us, e.started_us, e.ended_us, e.best_trial, e.best_value, e.best_unit, e.description FROM"
-        " experiments e"
-        " WHERE ?1 OR e.ended_us IS NULL OR e.id IN (SELECT id FROM experiments ORDER BY id DESC LIMIT ?2) ORDER BY"
-        " e.id",
+        " e.created_us, e.started_us, e.ended_us, e.best_trial, e.best_value, e.best_unit, e.description, e.archived FROM"
+        " experiments e WHERE e.deleting_us IS NULL AND (?1 OR e.ended_us IS NULL OR e.id IN (SELECT id FROM experiments"
+        " WHERE NOT archived AND deleting_us IS NULL ORDER BY id DESC LIMIT ?2)) ORDER BY e.id",
     [READ_EXPERIMENT] =
         "SELECT e.id, e.name, e.description, e.labels, e.state, e.reason, e.progress, e.searcher, e.metric,"
         " e.smaller_is_better, e.time_metric, e.created_us, e.started_us, e.ended_us, e.run_us, e.slot_us,"
         " e.best_trial,"
-        " e.best_unit, e.best_value, e.best_metrics, e.best_checkpoint, c.config, c.text FROM experiments e"
-        " JOIN experiment_configs c ON c.experiment = e.id WHERE e.id = ?1",
+        " e.best_unit, e.best_value, e.best_metrics, e.best_checkpoint, c.config, c.text, e.archived FROM experiments e"
+        " JOIN experiment_configs c ON c.experiment = e.id WHERE e.id = ?1 AND e.deleting_us IS NULL",
     [READ_STATE_COUNTS] = "SELECT state, count(*) FROM trials WHERE experiment = ?1 GROUP BY state", /* 1 ms */
     [READ_FAILURES] = "SELECT coalesce(reason, 'unknown'), count(*) FROM trials WHERE experiment = ?1 AND state ="
                       " 'error' GROUP BY 1 ORDER BY 2 DESC, 1",
@@ -36,7 +35,7 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
                         " ORDER BY t.best_value DESC, t.number LIMIT ?2",
     [READ_TRIALS] = "SELECT " TRIAL_COLUMNS " FROM trials t WHERE t.experiment = ?1 ORDER BY t.number",
     [READ_TRIAL] = "SELECT " TRIAL_COLUMNS ", t.best_checkpoint, e.metric FROM trials t JOIN experiments e"
-                   " ON e.id = t.experiment WHERE t.experiment = ?1 AND t.number = ?2",
+                   " ON e.id = t.experiment WHERE t.experiment = ?1 AND t.number = ?2 AND e.deleting_us IS NULL",
     [READ_TEST] = "SELECT r.metrics, r.unit, r.by, r.time_us FROM test_results r JOIN trials t ON t.id = r.trial"
                   " WHERE t.experiment = ?1 AND t.number = ?2 ORDER BY r.by = 'best' DESC, r.id DESC LIMIT ?3",
     [READ_ROUND] = "SELECT p.rounds FROM checkpoints c JOIN reports p ON p.run = c.run WHERE c.id = ?1 AND p.unit = ?2"
@@ -49,9 +48,9 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
                          " ORDER BY id",
     [READ_CHECKPOINT] = "SELECT t.experiment, t.number, c.path, c.unit, c.bytes FROM checkpoints c JOIN trials t"
                         " ON t.id = c.trial WHERE c.id = ?1 AND c.deleted_us IS NULL",
-    [READ_METRIC] = "SELECT metric, smaller_is_better FROM experiments WHERE id = ?1",
+    [READ_METRIC] = "SELECT metric, smaller_is_better FROM experiments WHERE id = ?1 AND deleting_us IS NULL",
     [READ_HIGHEST_TRIAL] = "SELECT coalesce((SELECT max(number) FROM trials WHERE experiment = e.id), 0)"
-                           " FROM experiments e WHERE e.id = ?1",
+                           " FROM experiments e WHERE e.id = ?1 AND e.deleting_us IS NULL",
     /* Jumps from name to name, so that a trial of a million client rows costs as little as a small one. */
     [READ_NAMES] = "WITH RECURSIVE found(id) AS (SELECT min(name) FROM metrics WHERE trial = ?1 UNION ALL SELECT"
                    " (SELECT min(m.name) FROM metrics m WHERE m.trial = ?1 AND m.name > found.id) FROM found"
@@ -83,4 +82,9 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
         " WHERE c.trial = ?1 AND c.deleted_us IS NULL ORDER BY c.id",
     [READ_LOAD_JOURNAL] = "SELECT idx, coalesce(answers, 0), kind, body FROM journal WHERE experiment = ?1 ORDER BY"
                           " idx",
+    [READ_DELETING] = "SELECT e.id, coalesce((SELECT max(number) FROM trials WHERE experiment = e.id), 0)"
+                      " FROM experiments e WHERE e.deleting_us IS NOT NULL ORDER BY e.id",
+    /* What a crash interrupted is among the last. */
+    [READ_DELETED_FILES] = "SELECT t.experiment, t.number, c.path FROM checkpoints c JOIN trials t ON t.id = c.trial"
+                           " WHERE c.id > (SELECT max(id) FROM checkpoints) - 5000 AND c.deleted_us IS NOT NULL",
 };

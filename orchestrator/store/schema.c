@@ -109,4 +109,18 @@ static const char *const FIRST[] = {
     NULL,
 };
 
-const struct migration MIGRATIONS[] = {{1, FIRST}, {0, NULL}};
+/* Archived experiments; deleted ones, whose numbers are never given out again. */
+static const char *const SECOND[] = {
+    "ALTER TABLE experiments ADD COLUMN archived INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE experiments ADD COLUMN deleting_us INTEGER", /* not NULL: going, and in no answer */
+    "CREATE TABLE deleted ("
+    "  experiment INTEGER PRIMARY KEY, last_run INTEGER NOT NULL, last_checkpoint INTEGER NOT NULL,"
+    "  time_us INTEGER NOT NULL) STRICT",
+    "DROP TRIGGER journal_is_not_shortened",
+    "CREATE TRIGGER journal_is_not_shortened BEFORE DELETE ON journal"
+    "  WHEN (SELECT deleting_us FROM experiments WHERE id = OLD.experiment) IS NULL"
+    "  BEGIN SELECT raise(ABORT, 'the journal is append-only'); END",
+    NULL,
+};
+
+const struct migration MIGRATIONS[] = {{1, FIRST}, {2, SECOND}, {0, NULL}};

@@ -9,12 +9,15 @@
 static int read_high(sqlite3 *db, struct store_high *ret, struct error *err)
 {
     struct store_high high = {0};
-    int rc = sql_int(db, "SELECT coalesce(max(id), 0) FROM experiments", &high.experiment, err);
+    int rc = sql_int(db, "SELECT max(coalesce((SELECT max(id) FROM experiments), 0),"
+                         " coalesce((SELECT max(experiment) FROM deleted), 0))", &high.experiment, err);
 
     if (!rc)
-        rc = sql_int(db, "SELECT coalesce(max(id), 0) FROM runs", &high.run, err);
+        rc = sql_int(db, "SELECT max(coalesce((SELECT max(id) FROM runs), 0), coalesce((SELECT max(last_run) FROM deleted),"
+                         " 0))", &high.run, err);
     if (!rc)
-        rc = sql_int(db, "SELECT coalesce(max(id), 0) FROM checkpoints", &high.checkpoint, err);
+        rc = sql_int(db, "SELECT max(coalesce((SELECT max(id) FROM checkpoints), 0),"
+                         " coalesce((SELECT max(last_checkpoint) FROM deleted), 0))", &high.checkpoint, err);
     if (!rc && ret)
         *ret = high;
     return rc;

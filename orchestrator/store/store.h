@@ -100,6 +100,14 @@ void store_put_test(struct store_batch *batch, struct trial_ref trial, int64_t r
  * gaps. operations name the index of the event that they answer. */
 void store_put_journal(struct store_batch *batch, int64_t experiment, int64_t index, const char *kind, int64_t answers,
                        const json_t *body, int64_t time_us);
+void store_put_experiment_archived(struct store_batch *batch, int64_t id, bool archived);
+/* The file in force changed: description and the resolved form. */
+void store_put_experiment_config(struct store_batch *batch, int64_t id, const json_t *resolved);
+/* Deleting an experiment that has ended: from the first on it is in no answer. Then its trials, a few in each batch, for
+ * nothing else is committed meanwhile, then what is left. Each does nothing where it was done already. */
+void store_put_deleting(struct store_batch *batch, int64_t id, int64_t time_us);
+void store_put_delete_trial(struct store_batch *batch, struct trial_ref trial);
+void store_put_delete_experiment(struct store_batch *batch, int64_t id);
 void store_put_log(struct store_batch *batch, struct trial_ref trial, int64_t run, const char *level, const char *text,
                    int64_t time_us);
 
@@ -149,6 +157,12 @@ struct stored_experiment {
 /* All experiments whose state is not completed, canceled or error. */
 int store_load(struct store *store, struct stored_experiment **ret, size_t *ret_n, struct error *err);
 void stored_experiments_free(struct stored_experiment *list, size_t n);
+
+/* Experiments whose deletion was begun: [[id, number of trials], ...]. New reference. */
+int store_read_deleting(struct store *store, json_t **ret, struct error *err);
+
+/* Files, relative to the home, of the latest checkpoints that are marked deleted: some may be there still. New reference. */
+int store_read_deleted_files(struct store *store, json_t **ret, struct error *err);
 
 /* --- answers to read requests (the JSON of the --json verbs; docs/schema.md describes each) ----------------------- */
 

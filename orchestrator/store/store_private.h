@@ -82,13 +82,14 @@ int wal_check(const char *path, struct error *ret_note, struct error *err);
 enum op {
     OP_END, OP_EXPERIMENT, OP_EXPERIMENT_STATE, OP_EXPERIMENT_PROGRESS, OP_EXPERIMENT_BEST, OP_TRIAL, OP_TRIAL_STATE,
     OP_TRIAL_BEST, OP_RUN, OP_RUN_END, OP_REPORT, OP_CHECKPOINT, OP_CHECKPOINT_DELETED, OP_TEST, OP_JOURNAL, OP_LOG,
-    OP_COUNT
+    OP_EXPERIMENT_ARCHIVED, OP_EXPERIMENT_CONFIG, OP_DELETING, OP_DELETE_TRIAL, OP_DELETE_EXPERIMENT, OP_COUNT
 };
 
 struct store_batch {
     unsigned char *bytes;
     size_t used, room;
     bool broken; /* out of memory while it was built */
+    bool deletes; /* rows that others refer to: it gets a transaction of its own, without the check of foreign keys */
     void (*done)(void *arg, int status);
     void *arg;
     int status;
@@ -127,7 +128,7 @@ enum report_sql {
 
 extern const char *const REPORT_SQL[REPORT_SQL_COUNT];
 
-#define OP_STATEMENTS 3
+#define OP_STATEMENTS 9
 #define NAME_CACHE 256
 #define RUN_CACHE 64
 
@@ -173,7 +174,7 @@ int run_statement(sqlite3 *db, sqlite3_stmt *statement, struct error *err, const
 
 /* --- store.c, writer.c -------------------------------------------------------------------------------------------- */
 
-#define READ_STATEMENTS 27 /* read_private.h names them */
+#define READ_STATEMENTS 29 /* read_private.h names them */
 
 struct batch_list {
     struct store_batch *first, *last;

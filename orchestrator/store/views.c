@@ -29,8 +29,8 @@ const struct view VIEWS[] = {
      " (SELECT count(*) FROM trials t WHERE t.experiment = e.id) AS trials,"
      " e.best_trial, e.best_unit, e.best_value, " TIME("e.created_us") " AS created, " TIME("e.started_us")
      " AS started, " TIME("e.ended_us") " AS ended, " SECONDS("e.ended_us - e.created_us") " AS seconds, "
-     SECONDS("e.run_us") " AS run_seconds, " SECONDS("e.slot_us") " AS slot_seconds"
-     " FROM experiments e"},
+     SECONDS("e.run_us") " AS run_seconds, " SECONDS("e.slot_us") " AS slot_seconds, e.archived"
+     " FROM experiments e WHERE e.deleting_us IS NULL"},
 
     {"v_trials",
      "CREATE VIEW v_trials AS SELECT t.experiment, t.number AS trial, t.state, t.reason, t.text, t.restarts, t.runs,"

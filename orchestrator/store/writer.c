@@ -69,6 +69,25 @@ static void roll_back(struct store *store)
         sqlite3_exec(store->writer, "ROLLBACK", NULL, NULL, NULL);
 }
 
+/* One that deletes goes alone: nobody wants to look for rows that refer to each of its rows, and it takes them all. */
+static struct store_batch *take_group(struct store *store)
+{
+    struct store_batch *first = store->submitted.first, *last = first;
+
+    while (last->next && !last->deletes && !last->next->deletes)
+        last = last->next;
+    store->submitted.first = last->next;
+    if (!last->next)
+        store->submitted.last = NULL;
+    last->next = NULL;
+    return first;
+}
+
+static int check_foreign_keys(struct store *store, bool check, struct error *err)
+{
+    return sql_exec(store->writer, check ? "PRAGMA foreign_keys=1" : "PRAGMA foreign_keys=0", err);
+}
+
 /* One transaction of the batches from first up to end; what it returns failed, and then nothing is changed. */
 static struct store_batch *try_group(struct store *store, struct store_batch *first, const struct store_batch *end,
                                      int *ret_rc, struct error *err)
@@ -98,9 +117,11 @@ static struct store_batch *try_group(struct store *store, struct store_batch *fi
 static int commit_group(struct store *store, struct store_batch **at_first, struct error *err)
 {
     struct store_batch *first = *at_first;
-    int rc, again;
-    struct store_batch *failed = try_group(store, first, NULL, &rc, err);
+    int rc = first->deletes ? check_foreign_keys(store, false, err) : 0, again;
+    struct store_batch *failed = rc ? first : try_group(store, first, NULL, &rc, err);
 
+    if (first->deletes)
+        check_foreign_keys(store, true, NULL);
     if (failed && failed != first && try_group(store, first, failed, &again, NULL))
         failed = first;
     for (struct store_batch *batch = first; batch != failed; batch = batch->next)
@@ -163,12 +184,11 @@ static bool has_work(const struct store_batch *batch)
 /* Called with the lock, which it lets go while it works. */
 static void finish_group(struct store *store)
 {
-    struct store_batch *first = store->submitted.first, *next;
+    struct store_batch *first = take_group(store), *next;
     struct error err = {0};
     bool was_failed = store->failed;
     int rc = was_failed ? store->failure.code : 0;
 
-    store->submitted = (struct batch_list){0};
     if (!was_failed && has_work(first)) {
         rc = commit_patiently(store, first, &err);
     } else {

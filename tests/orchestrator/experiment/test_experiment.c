@@ -303,7 +303,7 @@ static void refuses_a_journal_that_the_searcher_would_not_have_written(void **st
         {1, "answers", "0", "experiment 1: journal record 2: operations that answer record 0"},
         {2, "body.trial", "9", "experiment 1: journal record 3: searcher: an event about trial 9"},
         {2, "body.event", "\"dance\"", "experiment 1: journal record 3: journal: unknown event \"dance\""},
-        {2, "kind", "\"config_changed\"", "kind \"config_changed\" is not known to this version"},
+        {2, "kind", "\"reopened\"", "kind \"reopened\" is not known to this version"},
         {1, NULL, NULL, "experiment 1: journal record 2 is missing (3 follows 1)"},
     };
 
