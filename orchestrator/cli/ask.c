@@ -3,6 +3,7 @@
 #include "orchestrator/cli/cli_private.h"
 
 #include "orchestrator/cli/client.h"
+#include "orchestrator/cli/home.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -31,11 +32,15 @@ static void leave(struct cli *cli)
 
 static void tell_waiting(struct cli *cli)
 {
-    char *waiting = NULL;
+    char *waiting = NULL, owner[64];
 
     if (cli->told_waiting)
         return;
     cli->told_waiting = true;
+    if (home_is_anothers(cli->home, owner, sizeof owner)) {
+        cli_note(cli, "%s belongs to %s; this is what is stored", cli->home, owner);
+        return;
+    }
     if (start_lock_is_held(cli->home)) {
         cli_note(cli, "the orchestrator takes no connections at the moment (see `flexp status`); this is what is stored");
         return;
@@ -60,7 +65,8 @@ int cli_read(struct cli *cli, const char *request, json_t *arguments, json_t **r
     }
     if (none) {
         code = local_request(cli->home, request, arguments, ret, err);
-        tell_waiting(cli);
+        if (code == 0 || code == -ENOENT)
+            tell_waiting(cli);
     }
     json_decref(arguments);
     return code;

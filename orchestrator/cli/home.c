@@ -5,8 +5,11 @@
 #include "common/file.h"
 
 #include <limits.h>
+#include <pwd.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int out_of_memory(struct error *err)
@@ -107,4 +110,19 @@ int home_find(const char *option, char **ret, struct error *err)
     free(here);
     free(path);
     return code;
+}
+
+bool home_is_anothers(const char *home, char *ret, size_t room)
+{
+    struct passwd *user;
+    struct stat st;
+
+    if (geteuid() == 0 || stat(home, &st) || st.st_uid == geteuid())
+        return false;
+    user = getpwuid(st.st_uid);
+    if (user)
+        snprintf(ret, room, "%s", user->pw_name);
+    else
+        snprintf(ret, room, "user %u", (unsigned)st.st_uid);
+    return true;
 }

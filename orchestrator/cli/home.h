@@ -6,7 +6,13 @@
 
 #include "common/error.h"
 
+#include <stdbool.h>
+#include <stddef.h>
+
 /* The caller frees *ret. */
 int home_find(const char *option, char **ret, struct error *err);
+
+/* The home exists and belongs to another user (whose name is in ret): we can read in it what they let us, and no more. */
+bool home_is_anothers(const char *home, char *ret, size_t room);
 
 #endif

@@ -8,6 +8,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static int without_store(const char *home, const char *request, const json_t *arguments, json_t **ret,
                          struct error *err)
@@ -29,7 +30,9 @@ int local_request(const char *home, const char *request, const json_t *arguments
 
     if (!path)
         return fail(err, -ENOMEM, "out of memory");
-    if (!file_exists(path)) {
+    if (access(path, F_OK) && errno != ENOENT) {
+        code = fail(err, -errno, "%s: %s", path, strerror(errno));
+    } else if (!file_exists(path)) {
         code = without_store(home, request, arguments, ret, err);
     } else {
         code = store_open(path, true, NULL, NULL, &store, &high, err);

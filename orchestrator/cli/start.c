@@ -7,6 +7,7 @@
 
 #include "common/file.h"
 #include "orchestrator/cli/client.h"
+#include "orchestrator/cli/home.h"
 #include "orchestrator/server/server.h"
 
 #include <fcntl.h>
@@ -211,11 +212,15 @@ int start_orchestrator(const char *home, const char *slots, bool *ret_started, s
 {
     int64_t deadline = now_ms() + START_MS;
     struct client *client = NULL;
+    char owner[64];
     int code = server_raise_descriptors(err); /* for the one that is started; and here, that it is said in clear words */
 
     if (code == 0)
         code = file_make_folder(home, err);
 
+    if (code == 0 && home_is_anothers(home, owner, sizeof owner))
+        code = fail(err, -EPERM, "%s belongs to %s, and an orchestrator answers its owner alone: read there, or choose another"
+                                 " --home", home, owner);
     while (code == 0) {
         code = client_open(home, true, &client, err);
         client_close(client);

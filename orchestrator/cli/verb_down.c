@@ -4,6 +4,7 @@
 #include "orchestrator/cli/cli_private.h"
 
 #include "orchestrator/cli/client.h"
+#include "orchestrator/cli/home.h"
 
 #include <poll.h>
 #include <sys/syscall.h>
@@ -33,10 +34,13 @@ int verb_down(struct cli *cli)
 {
     struct error err = {0};
     json_t *answer = NULL;
+    char owner[64];
     int64_t pid;
     int process;
     int code = client_open(cli->home, true, &cli->client, &err);
 
+    if (code == -ECONNREFUSED && start_lock_is_held(cli->home) && home_is_anothers(cli->home, owner, sizeof owner))
+        return cli_fail(CLI_LOST, "the orchestrator of %s is %s's, and answers nobody else", cli->home, owner);
     if (code == -ECONNREFUSED)
         return finish(cli, 0);
     if (code)

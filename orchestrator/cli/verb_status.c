@@ -3,6 +3,7 @@
 #include "orchestrator/cli/cli_private.h"
 
 #include "orchestrator/cli/client.h"
+#include "orchestrator/cli/home.h"
 #include "orchestrator/cli/format.h"
 
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 
 static int not_running(struct cli *cli)
 {
-    char *waiting = NULL;
+    char *waiting = NULL, owner[64];
     json_t *answer;
 
     if (cli_json(cli)) {
@@ -23,6 +24,8 @@ static int not_running(struct cli *cli)
         cli_print_json(cli, answer);
         return CLI_LOST;
     }
+    if (home_is_anothers(cli->home, owner, sizeof owner))
+        return cli_fail(CLI_LOST, "%s belongs to %s, and an orchestrator answers its owner alone", cli->home, owner);
     if (start_lock_is_held(cli->home))
         return cli_fail(CLI_LOST, "an orchestrator holds %s/lock but takes no connections: it is starting, going down, or has"
                                   " no descriptors left; see %s/orchestrator.log", cli->home, cli->home);

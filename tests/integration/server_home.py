@@ -284,6 +284,32 @@ def refused(code, contains, ask, *arguments, **keywords):
     raise AssertionError(f"not refused: {answer}")
 
 
+def enter_namespace(script):
+    """Runs the script anew where it may mount: in a mount namespace of its own, whose mounts vanish with it. Where none can be
+    had it goes on here, without FLEXP_TEST_NAMESPACE in the environment."""
+    if os.environ.get("FLEXP_TEST_NAMESPACE"):
+        return
+    for how in (["unshare", "-m"], ["unshare", "-rm"]):
+        try:
+            if subprocess.run([*how, "true"], stderr=subprocess.DEVNULL, check=False).returncode:
+                continue
+        except OSError:
+            continue
+        os.environ["FLEXP_TEST_NAMESPACE"] = "1"
+        os.execvp(how[0], [*how, sys.executable, os.path.abspath(script), *sys.argv[1:]])
+
+
+def mount(home, *options):
+    """A tmpfs at the home."""
+    if not os.environ.get("FLEXP_TEST_NAMESPACE"):
+        raise Skip("no file system can be mounted here, even in a namespace (unshare -rm)")
+    os.makedirs(home.path, exist_ok=True)
+    done = subprocess.run(["mount", *options, "flexp-test", home.path], check=False, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise Skip(f"no tmpfs can be mounted: {done.stderr.strip()}")
+    home.env["XDG_RUNTIME_DIR"] = home.folder  # in a user namespace the usual folder is somebody else's
+
+
 def run_one(function):
     try:
         with Home() as home:

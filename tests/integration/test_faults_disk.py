@@ -15,7 +15,7 @@ import sys
 import termios
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from server_home import Skip, alive, run_tests, test, wait_for  # noqa: E402
+from server_home import alive, enter_namespace, mount, run_tests, test, wait_for  # noqa: E402
 
 MIB = 1 << 20
 BUILT_IN = """
@@ -34,15 +34,8 @@ class Disk:
     """A small file system that holds the home."""
 
     def __init__(self, home, mib):
-        if not os.environ.get("FLEXP_TEST_NAMESPACE"):
-            raise Skip("no file system can be mounted here, even in a namespace (unshare -rm)")
         self.home, self.ballast = home, os.path.join(home.path, "ballast")
-        os.makedirs(home.path)
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "flexp-test", home.path], check=False,
-                              stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise Skip(f"no tmpfs can be mounted: {done.stderr.strip()}")
-        home.env["XDG_RUNTIME_DIR"] = home.folder  # in a user namespace the usual folder is somebody else's
+        mount(home, "-t", "tmpfs", "-o", f"size={mib}m")
 
     def fill(self, leave=0):
         with open(self.ballast, "ab", buffering=0) as file:
@@ -226,15 +219,5 @@ def up_and_create_on_a_full_disk_are_refused_in_one_line_and_leave_nothing_half_
         assert json.loads(home.flexp("list", "--all", "--json").stdout)["experiments"], "reading works"
 
 
-def in_a_namespace():
-    if os.environ.get("FLEXP_TEST_NAMESPACE"):
-        return
-    for how in (["unshare", "-m"], ["unshare", "-rm"]):
-        with contextlib.suppress(OSError):
-            if subprocess.run([*how, "true"], stderr=subprocess.DEVNULL, check=False).returncode == 0:
-                os.environ["FLEXP_TEST_NAMESPACE"] = "1"
-                os.execvp(how[0], [*how, sys.executable, os.path.abspath(__file__), *sys.argv[1:]])
-
-
-in_a_namespace()
+enter_namespace(__file__)
 sys.exit(run_tests())
