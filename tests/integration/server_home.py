@@ -113,6 +113,8 @@ class Home:
         self.env.update(FLEXP_HOME=self.path, FLEXP_CORES=str(cores), FLEXP_LEASES=self.leases, FLEXP_BACKOFF_MS="10",
                         FLEXP_DOWN_MS="8000", FLEXP_TEST_HOME=self.folder,
                         **{key: str(value) for key, value in env.items()})
+        if os.environ.get("FLEXP_TEST_NAMESPACE"):  # in a user namespace the usual folder is somebody else's
+            self.env["XDG_RUNTIME_DIR"] = self.folder
 
     def __enter__(self):
         return self
@@ -307,7 +309,6 @@ def mount(home, *options):
     done = subprocess.run(["mount", *options, "flexp-test", home.path], check=False, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise Skip(f"no tmpfs can be mounted: {done.stderr.strip()}")
-    home.env["XDG_RUNTIME_DIR"] = home.folder  # in a user namespace the usual folder is somebody else's
 
 
 def run_one(function):

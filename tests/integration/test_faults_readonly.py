@@ -40,19 +40,19 @@ def a_read_only_home_can_be_read_and_says_that_it_cannot_be_written(home):
         home.create(trials=2, rounds=3)
         home.wait_end()
         home.flexp("down")
-        subprocess.run(["mount", "-o", "remount,ro", home.path], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", home.path], check=True)
         check_reading(run)
         check_refused(run, "Read-only file system", ["up"], ["up", "--foreground"], ["create", home.config()], ["kill", "1"])
         assert run("down").returncode == 0
-        subprocess.run(["mount", "-o", "remount,rw", home.path], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,rw", home.path], check=True)
         assert home.create(trials=1, rounds=100000) == 2  # mended
         wait_for("reports", lambda: home.sql("SELECT count(*) FROM v_reports WHERE experiment = 2")[0][0] > 20)
         home.kill9()  # a log of changes is left, which has to be read too
-        subprocess.run(["mount", "-o", "remount,ro", home.path], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", home.path], check=True)
         check_reading(run)
         assert json.loads(run("describe", "2", "--json").stdout)["state"] == "active"
         check_refused(run, "Read-only file system", ["up"])
-        subprocess.run(["mount", "-o", "remount,rw", home.path], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,rw", home.path], check=True)
         home.flexp("kill", "2")
         home.flexp("down")
     finally:
