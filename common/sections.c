@@ -28,12 +28,28 @@ static const struct key SYNTHETIC[] = {
     {"noise", KEY_NUMBER, .def = "1.0", .min = 0, .max = 10,
      .doc = "Strength of the clutter around the pattern; 1 is the tested setting.", .example = "noise: 1.0"},
     END};
+static const struct key RESIZE[] = {
+    {"height", KEY_INT, .required = true, .min = 1, .max = 4096, .doc = "Pixels.", .example = "height: 64"},
+    {"width", KEY_INT, .min = 1, .max = 4096, .doc = "Pixels; as many as the height where absent.", .example = "width: 64"},
+    END};
 const struct key DATA_KEYS[] = {
     {"source", KEY_CHOICE, .required = true, .choices = "cifar10 idx images synthetic",
      .doc = "Where images come from: CIFAR-10 binary batches, IDX (MNIST's format), a folder or tar of JPEG or PNG, "
             "or made from the seed.", .example = "source: cifar10"},
     {"path", KEY_STRING, .doc = "Folder or file; relative to --data or FLEXP_DATA where one is given.",
      .example = "path: cifar10/cifar-10-batches-bin"},
+    {"label_pattern", KEY_STRING,
+     .doc = "source images: labels from the names of files, not of folders. A POSIX extended regular expression that is "
+            "held against the file's name without its folders; its first group is the class.",
+     .example = "label_pattern: '^([a-z]+)\\.[0-9]+\\.jpg$'"},
+    {"test_fraction", KEY_NUMBER, .def = "0", .min = 0, .max = 0.9,
+     .doc = "source images, where there is no test folder: share of each class that becomes the test split, chosen by a "
+            "hash of the names, so that it is the same for every seed.", .example = "test_fraction: 0.2"},
+    {"resize", KEY_MAP, .sub = RESIZE, .shorthand = "height",
+     .doc = "Every image to one size, by antialiased bilinear interpolation; the aspect ratio is not kept.",
+     .example = "resize: 64"},
+    {"channels", KEY_INT, .min = 1, .max = 3,
+     .doc = "1: grey (ITU-R BT.601), 3: RGB; as the images are where absent.", .example = "channels: 1"},
     {"validation", KEY_CHOICE, .def = "\"split\"", .choices = "split official_test",
      .doc = "What validation_* is computed on: a split of the training data, or (to reproduce published tables, and "
             "labelled so) the official test split.", .example = "validation: split"},

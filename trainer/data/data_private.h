@@ -39,6 +39,7 @@ struct data_source {
     const char *name;
     int version;     /* of what it makes from equal files: raised when that changes, so that old caches are not used */
     bool needs_path;
+    bool converts; /* it applies data.resize and data.channels itself; else they are applied to what it makes */
     /* optional: what is read */
     int (*files)(struct data_input *in, struct error *err);
     /* optional: text of the settings that decide what is made. The caller frees; NULL when out of memory */

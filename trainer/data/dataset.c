@@ -1,6 +1,7 @@
 /* dataset.c - from the section of a file to a mapped data set: source, content, cache.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
+#include "trainer/data/convert.h"
 #include "trainer/data/data_private.h"
 
 #include <math.h>
@@ -98,6 +99,74 @@ static int open_or_build(const struct opening *opening, const char *cache_dir, s
     return rc;
 }
 
+/* What a source made, in another size or other channels, as a cache of its own. native is closed. */
+static int build_converted(const struct cache_map *native, const struct conversion *conversion, struct cache_build *cache,
+                           struct error *err)
+{
+    struct converter converter = {.to = *conversion};
+    struct data_shape shape = native->shape;
+    size_t from = (size_t)(shape.height * shape.width * shape.channels), to;
+    int rc;
+
+    conversion_shape(conversion, &shape);
+    to = (size_t)shape.height * (size_t)shape.width * (size_t)shape.channels;
+    rc = cache_build_shape(cache, &shape, (const char *const *)native->class_names, err);
+    for (int s = 0; s < SPLITS && !rc; s++)
+        for (size_t i = 0; i < native->splits[s].n && !rc; i++) {
+            if (convert(&converter, native->splits[s].images + i * from, native->shape.height, native->shape.width,
+                        native->shape.channels))
+                rc = fail(err, -ENOMEM, "out of memory");
+            else
+                memcpy(cache->images[s] + i * to, converter.pixels, to);
+            cache->labels[s][i] = native->splits[s].labels[i];
+        }
+    converter_done(&converter);
+    return rc ? rc : cache_build_finish(cache, err);
+}
+
+/* Replaces *map, whose key is native, by its converted form where one is asked for. */
+static int open_converted(const json_t *data, const char *cache_dir, struct hash128 native, struct cache_map *map,
+                          struct error *err)
+{
+    struct conversion conversion;
+    struct cache_map converted;
+    struct cache_build cache;
+    struct hash128 key;
+    char hex[33], *size, *text;
+    int rc = conversion_from(data, &conversion, err);
+
+    if (rc || !conversion_is_needed(&conversion, map->shape.height, map->shape.width, map->shape.channels))
+        return rc;
+    if (conversion.channels && map->shape.channels != 1 && map->shape.channels != 3)
+        return fail(err, -EINVAL, "data.channels: images of %d channels are neither grey nor RGB", map->shape.channels);
+    hash128_hex(native, hex);
+    size = conversion_text(&conversion);
+    text = size ? format_text("converted 1 %s %s", size, hex) : NULL;
+    free(size);
+    if (!text)
+        return fail(err, -ENOMEM, "out of memory");
+    key = hash128_of(text, strlen(text));
+    free(text);
+    rc = cache_open(cache_dir, key, &converted, err);
+    if (rc == -ENOENT || rc == -EUCLEAN) {
+        rc = cache_build_lock(cache_dir, key, &cache, err);
+        if (rc)
+            return rc;
+        rc = cache_open(cache_dir, key, &converted, err);
+        if (rc == -ENOENT || rc == -EUCLEAN) {
+            rc = build_converted(map, &conversion, &cache, err);
+            if (!rc)
+                rc = cache_open(cache_dir, key, &converted, err);
+        }
+        cache_build_done(&cache);
+    }
+    if (rc)
+        return rc;
+    cache_close(map);
+    *map = converted;
+    return 0;
+}
+
 static int content_find(const struct opening *opening, const char *cache_dir, struct hash128 *ret, struct error *err)
 {
     int rc;
@@ -128,6 +197,11 @@ int dataset_open(const json_t *data, uint64_t data_seed, const char *cache_dir, 
         rc = key_of(&opening, content, &key, err);
     if (!rc)
         rc = open_or_build(&opening, cache_dir, key, map, err);
+    if (!rc && !opening.source->converts) {
+        rc = open_converted(data, cache_dir, key, map, err);
+        if (rc)
+            cache_close(map);
+    }
     if (rc)
         goto out;
     *dataset = (struct dataset){
@@ -159,16 +233,22 @@ void dataset_close(struct dataset *dataset)
 int dataset_shape(const json_t *data, uint64_t data_seed, const char *cache_dir, struct data_shape *ret, struct error *err)
 {
     struct opening opening;
+    struct conversion conversion;
     struct hash128 content = {0}, key;
     int rc = opening_init(&opening, data, data_seed, err);
 
+    if (!rc)
+        rc = conversion_from(data, &conversion, err);
     if (rc)
         goto out;
     /* Only what is remembered: hashing the files would take longer than looking at their headers. */
     if ((!opening.in.files.n || content_recall(cache_dir, opening.stamp, &content)) &&
         !key_of(&opening, content, &key, NULL) && !cache_peek(cache_dir, key, ret))
-        goto out;
+        goto found;
     rc = opening.source->shape(&opening.in, ret, err);
+found:
+    if (!rc && !opening.source->converts)
+        conversion_shape(&conversion, ret);
 out:
     opening_done(&opening);
     return rc;

@@ -26,6 +26,7 @@ struct batch {
 
 struct decode_pool {
     int scratch;
+    struct conversion conversion;
     pthread_t threads[THREADS_MAX];
     int threads_n;
     pthread_mutex_t lock;
@@ -76,8 +77,17 @@ static int store(int fd, const uint8_t *bytes, size_t n, size_t at)
     return 0;
 }
 
-static int decode_one(struct decode_pool *pool, struct image *image, struct decoded *item, const uint8_t *bytes, size_t n)
+/* What a thread keeps from one image to the next. */
+struct decoder {
+    struct image image;
+    struct converter converter;
+};
+
+static int decode_one(struct decode_pool *pool, struct decoder *decoder, struct decoded *item, const uint8_t *bytes, size_t n)
 {
+    struct image *image = &decoder->image;
+    const uint8_t *pixels;
+    struct data_shape shape;
     int rc = image_decode(image, bytes, n);
     size_t size;
 
@@ -87,18 +97,27 @@ static int decode_one(struct decode_pool *pool, struct image *image, struct deco
     }
     if (rc)
         return rc;
-    item->height = image->height;
-    item->width = image->width;
-    item->channels = image->channels;
-    size = (size_t)image->height * (size_t)image->width * (size_t)image->channels;
-    return keep_size(pool, size) ? store(pool->scratch, image->pixels, size, item->slot * size) : 0;
+    shape = (struct data_shape){.height = image->height, .width = image->width, .channels = image->channels};
+    pixels = image->pixels;
+    if (conversion_is_needed(&pool->conversion, image->height, image->width, image->channels)) {
+        decoder->converter.to = pool->conversion;
+        if (convert(&decoder->converter, image->pixels, image->height, image->width, image->channels))
+            return -ENOMEM;
+        conversion_shape(&pool->conversion, &shape);
+        pixels = decoder->converter.pixels;
+    }
+    item->height = shape.height;
+    item->width = shape.width;
+    item->channels = shape.channels;
+    size = (size_t)shape.height * (size_t)shape.width * (size_t)shape.channels;
+    return keep_size(pool, size) ? store(pool->scratch, pixels, size, item->slot * size) : 0;
 }
 
-static void decode_batch(struct decode_pool *pool, struct image *image, struct batch *batch)
+static void decode_batch(struct decode_pool *pool, struct decoder *decoder, struct batch *batch)
 {
     for (size_t i = 0; i < batch->n; i++) {
         size_t from = i ? batch->end[i - 1] : 0;
-        int rc = decode_one(pool, image, &batch->items[i], batch->bytes + from, batch->end[i] - from);
+        int rc = decode_one(pool, decoder, &batch->items[i], batch->bytes + from, batch->end[i] - from);
         if (rc)
             note_failure(pool, rc);
     }
@@ -109,7 +128,7 @@ static void decode_batch(struct decode_pool *pool, struct image *image, struct b
 static void *work(void *arg)
 {
     struct decode_pool *pool = arg;
-    struct image image = {0};
+    struct decoder decoder = {0};
 
     pthread_mutex_lock(&pool->lock);
     for (;;) {
@@ -125,15 +144,16 @@ static void *work(void *arg)
         pool->queued--;
         pthread_cond_signal(&pool->room);
         pthread_mutex_unlock(&pool->lock);
-        decode_batch(pool, &image, batch);
+        decode_batch(pool, &decoder, batch);
         pthread_mutex_lock(&pool->lock);
     }
     pthread_mutex_unlock(&pool->lock);
-    image_done(&image);
+    image_done(&decoder.image);
+    converter_done(&decoder.converter);
     return NULL;
 }
 
-int decode_pool_new(int scratch, struct decode_pool **ret, struct error *err)
+int decode_pool_new(int scratch, const struct conversion *conversion, struct decode_pool **ret, struct error *err)
 {
     struct decode_pool *pool = calloc(1, sizeof *pool);
     cpu_set_t cores;
@@ -142,6 +162,7 @@ int decode_pool_new(int scratch, struct decode_pool **ret, struct error *err)
     if (!pool)
         return fail(err, -ENOMEM, "out of memory");
     pool->scratch = scratch;
+    pool->conversion = *conversion;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->work, NULL);
     pthread_cond_init(&pool->room, NULL);

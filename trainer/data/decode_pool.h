@@ -8,6 +8,8 @@
 
 #include "common/error.h"
 
+#include "trainer/data/convert.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,8 +22,8 @@ struct decoded {
 
 struct decode_pool;
 
-/* scratch: a file descriptor, borrowed. */
-int decode_pool_new(int scratch, struct decode_pool **ret, struct error *err);
+/* scratch: a file descriptor, borrowed. Images are kept as conversion says. */
+int decode_pool_new(int scratch, const struct conversion *conversion, struct decode_pool **ret, struct error *err);
 int decode_pool_add(struct decode_pool *pool, const char *name, const uint8_t *bytes, size_t n, struct error *err);
 /* Waits for all; *ret_list (of *ret_n, the pool's) is in the order of adding. */
 int decode_pool_finish(struct decode_pool *pool, const struct decoded *const **ret_list, size_t *ret_n, struct error *err);

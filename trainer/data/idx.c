@@ -158,8 +158,8 @@ static int read_body(struct reader *reader, unsigned char *into, size_t n, const
         after += extra;
     } while (!rc && extra && after < sizeof more);
     if (!rc && after)
-        rc = fail(err, -EINVAL, "%s: %s%zu bytes follow the %u %s that its header promises", reader->path,
-                  after >= sizeof more ? "at least " : "", after, count, what);
+        rc = fail(err, -EINVAL, "%s: %s%zu byte%s the %u %s that its header promises", reader->path,
+                  after >= sizeof more ? "at least " : "", after, after == 1 ? " follows" : "s follow", count, what);
     return rc;
 }
 

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <xxhash.h>
+
 #define EXPECTED "expected CLASS/NAME or {train,test}/CLASS/NAME"
 
 static enum image_name kind_of(const char *name)
@@ -93,20 +95,36 @@ static int split_of(const char *name)
 }
 
 /* The one folder around everything, if there is such: all names begin with it and something is below its folders. */
-static size_t find_strip(const struct name_list *images)
+static size_t find_strip(const struct name_list *images, size_t depth)
 {
     size_t n = first_part(images->list[0]) + 1;
 
     if (split_of(images->list[0]) != SPLITS)
         return 0;
     for (size_t i = 0; i < images->n; i++)
-        if (depth_of(images->list[i]) < 3 || strncmp(images->list[i], images->list[0], n))
+        if (depth_of(images->list[i]) < depth || strncmp(images->list[i], images->list[0], n))
             return 0;
     return n;
 }
 
+/* *ret_n is 0 where the pattern does not fit. */
+static const char *class_by_pattern(const struct image_names *names, const char *name, size_t *ret_n)
+{
+    const char *base = strrchr(name, '/');
+    regmatch_t groups[2];
+
+    base = base ? base + 1 : name;
+    *ret_n = 0;
+    if (regexec(names->pattern, base, 2, groups, 0) || groups[1].rm_so < 0 || groups[1].rm_eo == groups[1].rm_so)
+        return base;
+    *ret_n = (size_t)(groups[1].rm_eo - groups[1].rm_so);
+    return base + groups[1].rm_so;
+}
+
 static const char *class_of(const struct image_names *names, const char *name, size_t *ret_n)
 {
+    if (names->pattern)
+        return class_by_pattern(names, name, ret_n);
     name += names->strip;
     if (names->has_splits)
         name += first_part(name) + 1;
@@ -170,8 +188,10 @@ static int make_classes(struct image_names *names, const char *where, struct err
     names->classes = classes.list;
     names->classes_n = used;
     if (!rc && used < 2)
-        rc = fail(err, -EINVAL, "%.*s: %zu class folder%s where at least 2 are needed (" EXPECTED ")", whole(where), where, used,
-                  used == 1 ? "" : "s");
+        rc = names->pattern ? fail(err, -EINVAL, "%.*s: data.label_pattern finds %zu class%s where at least 2 are needed",
+                                   whole(where), where, used, used == 1 ? "" : "es")
+                            : fail(err, -EINVAL, "%.*s: %zu class folder%s where at least 2 are needed (" EXPECTED ")",
+                                   whole(where), where, used, used == 1 ? "" : "s");
     if (!rc && used > DATA_CLASSES_MAX)
         rc = fail(err, -EINVAL, "%.*s: %zu class folders where at most %d can be", whole(where), where, used,
                   DATA_CLASSES_MAX);
@@ -181,17 +201,22 @@ static int make_classes(struct image_names *names, const char *where, struct err
 static int check_depths(struct image_names *names, const char *where, struct error *err)
 {
     const struct name_list *images = &names->names[NAME_IMAGE], *others = &names->names[NAME_OTHER];
-    size_t depth = names->has_splits ? 3 : 2;
+    size_t depth = names->has_splits ? 3 : 2, n = 1;
 
     for (size_t i = 0; i < images->n; i++) {
         const char *name = images->list[i];
-        if (depth_of(name + names->strip) != depth || (names->has_splits && split_of(name + names->strip) == SPLITS))
+        if (names->pattern)
+            class_by_pattern(names, name, &n);
+        if (!n)
+            return fail(err, -EINVAL, "%s%s: data.label_pattern does not fit its name", where, name);
+        if (!names->pattern &&
+            (depth_of(name + names->strip) != depth || (names->has_splits && split_of(name + names->strip) == SPLITS)))
             return fail(err, -EINVAL, "%s%s: " EXPECTED "%s", where, name,
                         names->has_splits ? ", the latter because of train/ and test/" : "");
         if (i && !strcmp(name, images->list[i - 1]))
             return fail(err, -EINVAL, "%s%s: is there twice", where, name);
     }
-    for (size_t i = 0; i < others->n; i++) {
+    for (size_t i = 0; i < others->n && !names->pattern; i++) {
         const char *name = others->list[i];
         if (!strncmp(name, images->list[0], names->strip) && depth_of(name + names->strip) >= depth)
             return fail(err, -EINVAL, "%s%s: neither .jpg, .jpeg nor .png, in a class folder", where, name);
@@ -220,6 +245,84 @@ static int check_folders(const struct image_names *names, const char *where, str
     return 0;
 }
 
+/* With a pattern, what lies beside train/ and test/ is training data. */
+static int split_by_folder(const struct image_names *names, const char *name)
+{
+    int split = names->has_splits ? split_of(name + names->strip) : TRAIN;
+
+    return split == SPLITS ? TRAIN : split;
+}
+
+/* The place of a settled image among the sorted names. */
+static size_t place_of(const struct image_names *names, const char *name)
+{
+    const struct name_list *images = &names->names[NAME_IMAGE];
+    size_t low = 0, high = images->n;
+
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (strcmp(images->list[middle], name) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+struct drawn {
+    int class;
+    uint64_t hash;
+    size_t image;
+};
+
+static int by_class_and_hash(const void *a, const void *b)
+{
+    const struct drawn *x = a, *y = b;
+
+    if (x->class != y->class)
+        return x->class < y->class ? -1 : 1;
+    if (x->hash != y->hash)
+        return x->hash < y->hash ? -1 : 1;
+    return x->image < y->image ? -1 : x->image > y->image;
+}
+
+/* The first of each class, in the order of the hashes of their names. */
+static int draw_test(struct image_names *names, const char *where, struct error *err)
+{
+    const struct name_list *images = &names->names[NAME_IMAGE];
+    struct drawn *list;
+
+    if (names->split_n[TEST])
+        return fail(err, -EINVAL, "%.*s: data.test_fraction is for data without a test folder; here there is one", whole(where),
+                    where);
+    list = calloc(images->n, sizeof *list);
+    names->is_test = calloc(images->n, sizeof *names->is_test);
+    if (!list || !names->is_test) {
+        free(list);
+        return fail(err, -ENOMEM, "out of memory");
+    }
+    for (size_t i = 0; i < images->n; i++) {
+        const char *name = images->list[i] + names->strip, *class;
+        size_t n;
+        class = class_of(names, images->list[i], &n);
+        list[i] = (struct drawn){find_class(names, class, n), XXH3_64bits(name, strlen(name)), i};
+    }
+    qsort(list, images->n, sizeof *list, by_class_and_hash);
+    for (size_t first = 0, end; first < images->n; first = end) {
+        size_t wanted;
+        for (end = first; end < images->n && list[end].class == list[first].class; end++)
+            ;
+        wanted = (size_t)((double)(end - first) * names->test_fraction + 0.5);
+        for (size_t i = first; i < first + wanted && i + 1 < end; i++) { /* at least one is left to train on */
+            names->is_test[list[i].image] = true;
+            names->split_n[TRAIN]--;
+            names->split_n[TEST]++;
+        }
+    }
+    free(list);
+    return 0;
+}
+
 int image_names_settle(struct image_names *names, const char *where, struct error *err)
 {
     struct name_list *images = &names->names[NAME_IMAGE];
@@ -230,10 +333,10 @@ int image_names_settle(struct image_names *names, const char *where, struct erro
     for (int kind = 0; kind < 3; kind++)
         if (names->names[kind].n)
             qsort(names->names[kind].list, names->names[kind].n, sizeof(char *), by_text);
-    names->strip = find_strip(images);
+    names->strip = find_strip(images, names->pattern ? 2 : 3);
     for (size_t i = 0; i < images->n; i++) {
         const char *name = images->list[i] + names->strip;
-        names->has_splits = names->has_splits || (split_of(name) != SPLITS && depth_of(name) == 3);
+        names->has_splits = names->has_splits || (split_of(name) != SPLITS && (names->pattern || depth_of(name) == 3));
     }
     rc = check_depths(names, where, err);
     if (!rc)
@@ -245,8 +348,10 @@ int image_names_settle(struct image_names *names, const char *where, struct erro
         const char *name = images->list[i], *class = class_of(names, name, &n);
         if (find_class(names, class, n) < 0)
             rc = fail(err, -EINVAL, "%s%s: class %.*s is not in train/", where, name, (int)n, class);
-        names->split_n[names->has_splits ? split_of(name + names->strip) : TRAIN]++;
+        names->split_n[split_by_folder(names, name)]++;
     }
+    if (!rc && names->test_fraction > 0)
+        rc = draw_test(names, where, err);
     return rc;
 }
 
@@ -256,7 +361,7 @@ int image_names_label(const struct image_names *names, const char *name, uint16_
     const char *class = class_of(names, name, &n);
 
     *ret_label = (uint16_t)find_class(names, class, n);
-    return names->has_splits ? split_of(name + names->strip) : TRAIN;
+    return names->is_test && names->is_test[place_of(names, name)] ? TEST : split_by_folder(names, name);
 }
 
 void image_names_done(struct image_names *names)
@@ -266,5 +371,6 @@ void image_names_done(struct image_names *names)
     for (size_t k = 0; k < names->classes_n; k++)
         free(names->classes[k]);
     free(names->classes);
+    free(names->is_test);
     *names = (struct image_names){0};
 }

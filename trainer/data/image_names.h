@@ -6,6 +6,7 @@
 
 #include "common/error.h"
 
+#include <regex.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,6 +24,8 @@ struct name_list {
 };
 
 struct image_names {
+    const regex_t *pattern;    /* set before: the class is its first group in a file's name, wherever the file lies; or NULL */
+    double test_fraction;      /* set before: of each class, where there is no test folder */
     struct name_list names[3]; /* by enum image_name */
     /* settled: */
     size_t strip;              /* bytes of the one folder around all */
@@ -30,6 +33,7 @@ struct image_names {
     char **classes;            /* sorted */
     size_t classes_n;
     size_t split_n[2];
+    bool *is_test;             /* of each image, where test_fraction decides; else NULL */
 };
 
 int image_names_add(struct image_names *names, const char *name, enum image_name *ret, struct error *err);

@@ -1,5 +1,6 @@
 /* images.c - a folder or tar of JPEG or PNG files, labels from folder names.
- * {train,test}/CLASS/NAME, or CLASS/NAME (then there is no test split); one folder around all of it is looked through. Classes
+ * {train,test}/CLASS/NAME, or CLASS/NAME (then there is no test split but for data.test_fraction); one folder around all of it is
+ * looked through. With data.label_pattern the names of the files say the class, in any folder. Classes
  * are the sorted names of the training folders; samples are in the order of their names, whatever the archive's order. Files
  * beside the class folders and hidden files are not looked at; anything in a class folder that is no image is an error, as is
  * a folder without images, an image of another size, and grey among RGB: the caller's data is not what it is thought to be.
@@ -216,17 +217,71 @@ static int through(const struct data_input *in, struct visitor *visitor, struct 
     return rc;
 }
 
+static int begin_names(const struct data_input *in, regex_t *pattern, struct image_names *ret, struct conversion *conversion,
+                       struct error *err)
+{
+    const char *text = json_string_or(in->data, "label_pattern", NULL);
+    char problem[200];
+    int code, rc = conversion_from(in->data, conversion, err);
+
+    if (rc)
+        return rc;
+    *ret = (struct image_names){.test_fraction = json_double_or(in->data, "test_fraction", 0)};
+    if (!text)
+        return 0;
+    code = regcomp(pattern, text, REG_EXTENDED);
+    if (code) {
+        regerror(code, pattern, problem, sizeof problem);
+        return fail(err, -EINVAL, "data.label_pattern: %s is no regular expression: %s", text, problem);
+    }
+    if (!pattern->re_nsub) {
+        regfree(pattern);
+        return fail(err, -EINVAL, "data.label_pattern: %s has no group: the class goes in parentheses, as in ^([a-z]+)_", text);
+    }
+    ret->pattern = pattern;
+    return 0;
+}
+
+static void end_names(struct image_names *names)
+{
+    if (names->pattern)
+        regfree((regex_t *)names->pattern);
+    image_names_done(names);
+}
+
+static char *images_settings(const struct data_input *in)
+{
+    struct conversion conversion;
+    char *size, *text;
+
+    if (conversion_from(in->data, &conversion, NULL))
+        return strdup("");
+    size = conversion_text(&conversion);
+    text = size ? format_text("%s %.17g %s", size, json_double_or(in->data, "test_fraction", 0),
+                              json_string_or(in->data, "label_pattern", ""))
+                : NULL;
+    free(size);
+    return text;
+}
+
 static int images_shape(const struct data_input *in, struct data_shape *ret, struct error *err)
 {
-    struct image_names names = {0};
+    struct image_names names;
+    struct conversion conversion;
+    regex_t pattern;
     struct visitor visitor = {.names = &names};
-    int rc = through(in, &visitor, err);
+    int rc = begin_names(in, &pattern, &names, &conversion, err);
 
-    if (!rc)
+    if (rc)
+        return rc;
+    rc = through(in, &visitor, err);
+    if (!rc) {
         *ret = (struct data_shape){visitor.first.channels, visitor.first.height, visitor.first.width, (int)names.classes_n,
                                    names.split_n[TRAIN], names.split_n[TEST]};
+        conversion_shape(&conversion, ret);
+    }
     image_done(&visitor.first);
-    image_names_done(&names);
+    end_names(&names);
     return rc;
 }
 
@@ -260,10 +315,10 @@ static int check_equal(const char *where, const struct decoded *const *list, siz
     for (size_t i = 1; i < n; i++) {
         const struct decoded *first = list[0], *other = list[i];
         if (other->height != first->height || other->width != first->width)
-            return fail(err, -EINVAL, "%s%s: %dx%d pixels where %s has %dx%d: all images must have one size", where,
+            return fail(err, -EINVAL, "%s%s: %dx%d pixels where %s has %dx%d: all images must have one size, or data.resize gives them one", where,
                         other->name, other->width, other->height, first->name, first->width, first->height);
         if (other->channels != first->channels)
-            return fail(err, -EINVAL, "%s%s: %s where %s is %s: all images must be the same", where, other->name,
+            return fail(err, -EINVAL, "%s%s: %s where %s is %s: all images must be the same, or data.channels makes them so", where, other->name,
                         colour(other->channels), first->name, colour(first->channels));
     }
     return 0;
@@ -296,17 +351,24 @@ static int place(const struct data_input *in, const struct image_names *names, c
 
 static int images_load(const struct data_input *in, struct cache_build *build, struct error *err)
 {
-    struct image_names names = {0};
+    struct image_names names;
+    struct conversion conversion;
+    regex_t pattern;
     struct visitor visitor = {.names = &names};
     const struct decoded *const *list, **sorted = NULL;
-    char *where = prefix_of(in);
-    int scratch = cache_build_scratch(build, err), rc = scratch < 0 ? scratch : 0;
+    char *where;
+    int scratch, rc = begin_names(in, &pattern, &names, &conversion, err);
     size_t n = 0;
 
+    if (rc)
+        return rc;
+    where = prefix_of(in);
+    scratch = cache_build_scratch(build, err);
+    rc = scratch < 0 ? scratch : 0;
     if (!rc && !where)
         rc = fail(err, -ENOMEM, "out of memory");
     if (!rc)
-        rc = decode_pool_new(scratch, &visitor.pool, err);
+        rc = decode_pool_new(scratch, &conversion, &visitor.pool, err);
     if (!rc)
         rc = through(in, &visitor, err);
     if (!rc)
@@ -327,11 +389,11 @@ out:
     free(sorted);
     free(where);
     decode_pool_free(visitor.pool);
-    image_names_done(&names);
+    end_names(&names);
     if (scratch >= 0)
         close(scratch);
     return rc;
 }
 
-const struct data_source SOURCE_IMAGES = {.name = "images", .version = 1, .needs_path = true,
-                                          .files = images_files, .shape = images_shape, .load = images_load};
+const struct data_source SOURCE_IMAGES = {.name = "images", .version = 1, .needs_path = true, .converts = true,
+                                          .files = images_files, .settings = images_settings, .shape = images_shape, .load = images_load};

@@ -74,15 +74,16 @@ static int open_backend(struct session *session, const json_t *slots, struct err
 /* What of the data section decides the pixels; the rest (validation split, augmentation) is not part of it. */
 static char *key_of_data(const json_t *data, uint64_t seed)
 {
-    char *source = json_canonical(json_object_get(data, "source"));
-    char *path = json_canonical(json_object_get(data, "path"));
-    char *synthetic = json_canonical(json_object_get(data, "synthetic"));
-    char *key = format_text("%s %s %s %llu", source, path ? path : "", synthetic ? synthetic : "",
-                            (unsigned long long)seed);
+    static const char *const PARTS[] = {"source", "path", "synthetic", "label_pattern", "test_fraction", "resize", "channels"};
+    json_t *parts = json_object();
+    char *text, *key;
 
-    free(source);
-    free(path);
-    free(synthetic);
+    for (size_t i = 0; i < sizeof PARTS / sizeof *PARTS; i++)
+        json_object_set(parts, PARTS[i], json_object_get(data, PARTS[i]));
+    text = json_canonical(parts);
+    key = format_text("%s %llu", text, (unsigned long long)seed);
+    free(text);
+    json_decref(parts);
     return key;
 }
 

@@ -259,10 +259,10 @@ static void idx_refuses_gz_data_that_ends_early_goes_on_or_is_damaged(void **sta
     made_read(plain, &bytes, &n);
     made_write(plain, bytes, n + 1); /* file_read puts a 0 behind */
     free(bytes);
-    made_refused("idx", made_path("a"), -EINVAL, "%s: 1 bytes follow the 20 images that its header promises",
+    made_refused("idx", made_path("a"), -EINVAL, "%s: 1 byte follows the 20 images that its header promises",
                  made_path(plain));
     made_gzip(plain, packed);
-    made_refused("idx", made_path("a"), -EINVAL, "%s: 1 bytes follow the 20 images that its header promises",
+    made_refused("idx", made_path("a"), -EINVAL, "%s: 1 byte follows the 20 images that its header promises",
                  made_path(packed));
     made_idx("a", "train", 20, 20, 4, 3);
     made_gzip(plain, packed);
@@ -571,11 +571,12 @@ static void images_of_unequal_sizes_and_colours_are_refused(void **state)
     make_images("a");
     made_png("a/train/dog/0.png", 5, 6, 3, 0);
     made_refused("images", made_path("a"), -EINVAL,
-                 "%s/train/dog/0.png: 5x6 pixels where test/cat/1.png has 6x5: all images must have one size",
+                 "%s/train/dog/0.png: 5x6 pixels where test/cat/1.png has 6x5: all images must have one size, or data.resize gives them one",
                  made_path("a"));
     made_png("a/train/dog/0.png", 6, 5, 1, 0);
     made_refused("images", made_path("a"), -EINVAL,
-                 "%s/train/dog/0.png: grey where test/cat/1.png is RGB: all images must be the same", made_path("a"));
+                 "%s/train/dog/0.png: grey where test/cat/1.png is RGB: all images must be the same, or data.channels makes them so",
+                 made_path("a"));
 }
 
 static void truncated_and_foreign_images_are_refused_by_name(void **state)
