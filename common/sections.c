@@ -42,7 +42,7 @@ const struct key DATA_KEYS[] = {
      .doc = "source images: labels from the names of files, not of folders. A POSIX extended regular expression that is "
             "held against the file's name without its folders; its first group is the class.",
      .example = "label_pattern: '^([a-z]+)\\.[0-9]+\\.jpg$'"},
-    {"test_fraction", KEY_NUMBER, .def = "0", .min = 0, .max = 0.9,
+    {"test_fraction", KEY_NUMBER, .min = 0, .max = 0.9,
      .doc = "source images, where there is no test folder: share of each class that becomes the test split, chosen by a "
             "hash of the names, so that it is the same for every seed.", .example = "test_fraction: 0.2"},
     {"resize", KEY_MAP, .sub = RESIZE, .shorthand = "height",
