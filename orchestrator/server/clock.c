@@ -6,19 +6,44 @@
 #include "common/log.h"
 #include "orchestrator/server/server_private.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
+#define CLOCK_SET_US 2000000 /* less is drift */
 #define DELAY_MAX_MS 60000
 #define IDLE_ALONE_MS 5000 /* a warm worker when nothing runs or wants to: it keeps the slots from other homes */
 
-int64_t clock_us(void)
+static int64_t read_clock(clockid_t clock)
 {
     struct timespec now;
 
-    clock_gettime(CLOCK_REALTIME, &now);
+    clock_gettime(clock, &now);
     return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* The system's clock may be set while we run. Our time is what it showed at our first look, and goes on steadily from there
+ * (through suspends too): no duration is negative, no limit passes early or late. */
+int64_t clock_us(void)
+{
+    static _Atomic int64_t start;
+    int64_t none = 0;
+
+    if (!atomic_load(&start))
+        atomic_compare_exchange_strong(&start, &none, read_clock(CLOCK_REALTIME) - read_clock(CLOCK_BOOTTIME));
+    return atomic_load(&start) + read_clock(CLOCK_BOOTTIME);
+}
+
+static void check_clock(struct server *server)
+{
+    int64_t off = read_clock(CLOCK_REALTIME) - clock_us();
+
+    if (llabs(off - server->clock_off_us) < CLOCK_SET_US)
+        return;
+    log_warning("the system's clock was set by %+.0f s: times that are stored go on from before until the next `flexp up`;"
+                " durations and time limits are what they are", (double)(off - server->clock_off_us) / 1e6);
+    server->clock_off_us = off;
 }
 
 uint64_t clock_ms(void)
@@ -192,6 +217,7 @@ static void on_tick(uv_timer_t *timer)
             check_attempt(server, attempt, now);
         }
     check_hands(server, now);
+    check_clock(server);
     if (server->state == SERVER_RUNS) {
         check_time_limits(server);
         /* slots that another home gave back, and trials that have waited long enough, announce themselves by nothing */

@@ -24,7 +24,7 @@ struct entry *entry_add(struct server *server, int64_t id, int64_t created_us, s
     while (*at && (*at)->id < id)
         at = &(*at)->next;
     entry->id = id;
-    entry->created_us = created_us;
+    entry->created_us = created_us < clock_us() ? created_us : clock_us(); /* the clock was set back since */
     entry->experiment = experiment;
     entry->next = *at;
     *at = entry;

@@ -130,7 +130,7 @@ struct server {
     uv_pipe_t listener;
     bool listening;
     struct limits limits;
-    int64_t started_us;
+    int64_t started_us, clock_off_us; /* off: how far the system's clock was set away from ours */
     int64_t last_experiment, last_run, last_checkpoint;
     int64_t reserved_run; /* the next run's number, given out before; 0: none */
     int64_t orders;
@@ -165,7 +165,7 @@ int home_write_lock(int fd, const char *socket, struct error *err);
 int home_new_socket(const char *home, char *ret, size_t room, struct error *err);
 
 /* --- clock.c --- */
-int64_t clock_us(void);
+int64_t clock_us(void); /* since 1970, and never backwards */
 uint64_t clock_ms(void); /* monotonic */
 void limits_read(struct limits *ret);
 void clock_start(struct server *server);

@@ -7,7 +7,8 @@
 #include <string.h>
 
 #define THE_TRIAL "(SELECT id FROM trials WHERE experiment = ?1 AND number = ?2)"
-/* A run's end is told once; a second telling changes nothing. */
+/* A run's end is told once; a second telling changes nothing. Where the clock was set back between two orchestrators, nothing
+ * ends before it began. */
 #define RUN_TIME                                                                                                      \
     "run_us = run_us + max(0, ?4 - r.started_us), slot_us = slot_us + max(0, ?4 - r.started_us) * r.slots_n "         \
     "FROM runs r WHERE r.id = ?1 AND r.ended_us IS NULL "
@@ -23,7 +24,7 @@ static const struct op_row {
          " state, created_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?11, ?12)",
          "INSERT INTO experiment_configs (experiment, config, text) VALUES (?1, ?9, ?10)"}},
     [OP_EXPERIMENT_STATE] = {"experiment_state", 4, true,
-        {"UPDATE experiments SET state = ?2, reason = ?3, ended_us = ?4 WHERE id = ?1"}},
+        {"UPDATE experiments SET state = ?2, reason = ?3, ended_us = max(?4, created_us) WHERE id = ?1"}},
     [OP_EXPERIMENT_PROGRESS] = {"experiment_progress", 2, true,
         {"UPDATE experiments SET progress = ?2 WHERE id = ?1"}},
     [OP_EXPERIMENT_BEST] = {"experiment_best", 5, true,
@@ -43,7 +44,7 @@ static const struct op_row {
     [OP_TRIAL_STATE] = {"trial_state", 7, true,
         {"UPDATE trials SET state = ?3, reason = ?4, text = ?5, restarts = ?6,"
          " started_us = CASE WHEN started_us IS NULL AND ?3 = 'running' THEN ?7 ELSE started_us END,"
-         " ended_us = CASE WHEN ?3 IN ('completed', 'stopped', 'canceled', 'error') THEN ?7 END"
+         " ended_us = CASE WHEN ?3 IN ('completed', 'stopped', 'canceled', 'error') THEN max(?7, coalesce(started_us, created_us)) END"
          " WHERE experiment = ?1 AND number = ?2"}},
     [OP_TRIAL_BEST] = {"trial_best", 6, true,
         {"UPDATE trials SET best_value = ?3, best_status = ?4, best_unit = ?5, best_checkpoint = ?6"
@@ -56,7 +57,7 @@ static const struct op_row {
     [OP_RUN_END] = {"run_end", 4, false,
         {"UPDATE trials SET " RUN_TIME "AND trials.id = r.trial",
          "UPDATE experiments SET " RUN_TIME "AND experiments.id = r.experiment",
-         "UPDATE runs SET reason = ?2, text = ?3, ended_us = ?4 WHERE id = ?1 AND ended_us IS NULL"}},
+         "UPDATE runs SET reason = ?2, text = ?3, ended_us = max(?4, started_us) WHERE id = ?1 AND ended_us IS NULL"}},
     [OP_CHECKPOINT] = {"checkpoint", 10, false, /* a message that came twice is the same row */
         {"INSERT INTO checkpoints (trial, id, run, seq, unit, units, path, bytes, created_us)"
          " VALUES (" THE_TRIAL ", ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (run, seq) DO NOTHING",
