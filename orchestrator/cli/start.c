@@ -30,7 +30,7 @@ static const char *const KEPT[] = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "
                                    "XDG_RUNTIME_DIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "FLEXP_*",
                                    "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS", NULL};
 /* Meant for this caller alone. */
-static const char *const DROPPED[] = {"FLEXP_HOME", "FLEXP_DATA", "FLEXP_FD", NULL};
+static const char *const DROPPED[] = {"FLEXP_HOME", "FLEXP_DATA", "FLEXP_FD", "FLEXP_WORKER", NULL};
 
 extern char **environ;
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <xxhash.h>
 
 /* For tests: N cores, whatever there are. */
 static size_t pretended_cores(void)
@@ -93,6 +94,8 @@ int launcher_new(uv_loop_t *loop, const char *home, const char *slots, const str
     launcher->arg = arg;
     launcher->home = strdup(home);
     launcher->lease_folder = strdup(lease_folder());
+    snprintf(launcher->mark, sizeof launcher->mark, "FLEXP_WORKER=%016llx.",
+             (unsigned long long)XXH64(home, strlen(home), 0));
     rc = cores_find(&cores, &cores_n, err);
     if (rc)
         goto out;
@@ -111,6 +114,11 @@ out:
     free(cores);
     free_launcher(launcher);
     return rc;
+}
+
+size_t launcher_kill_leftovers(struct launcher *launcher)
+{
+    return kill_leftovers(launcher->mark);
 }
 
 size_t launcher_slots(const struct launcher *launcher, const struct slot_info **ret)

@@ -46,6 +46,9 @@ struct launcher_events {
  * "gpu", or a number). home is written into the leases. Leases nothing yet. -EINVAL, -ENODEV. */
 int launcher_new(uv_loop_t *loop, const char *home, const char *slots, const struct launcher_events *events, void *arg,
                  struct launcher **ret, struct error *err);
+/* Kills what workers of this home left behind whose orchestrator and supervisor were killed at the same instant. Only while
+ * the home's lock is held and before any worker is started: then nothing of this home may run. Returns how many there were. */
+size_t launcher_kill_leftovers(struct launcher *launcher);
 /* Kills what is left; closed() runs when the last worker is gone. */
 void launcher_close(struct launcher *launcher, void (*closed)(void *arg), void *arg);
 

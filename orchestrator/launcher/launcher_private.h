@@ -34,6 +34,7 @@ struct slot {
 struct launcher {
     uv_loop_t *loop;
     char *home, *lease_folder;
+    char mark[48]; /* "FLEXP_WORKER=" and the home's hash: begins the mark of every worker of this home */
     struct launcher_events events;
     void *arg;
     struct slot *slots;
@@ -67,6 +68,8 @@ size_t kill_descendants(pid_t root);
 /* Kills and reaps children of this process that are of a session or whose environment has the entry MARK
  * ("NAME=VALUE"): what a supervisor that was itself killed left behind. */
 void kill_marked_children(const char *mark, pid_t session);
+/* SIGKILL to every process whose environment has an entry that begins with mark. Returns how many there were. */
+size_t kill_leftovers(const char *mark);
 /* Processes killed for want of memory so far, in this control group or, where that cannot be read, on the machine. */
 long long oom_kills(void);
 /* Reads a file of this process's control group (level 0) or of that so many levels above it; controller "": the unified

@@ -6,15 +6,18 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 struct process {
     pid_t pid, parent, session;
+    unsigned long long started; /* in ticks since the boot: pid and this name one process for ever */
     bool below; /* a descendant of the root asked for */
 };
 
@@ -40,15 +43,17 @@ static bool read_process(pid_t pid, struct process *ret)
     char path[64], text[512];
     const char *end;
     int parent, group, session;
+    unsigned long long started;
     char state;
 
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
     if (read_small(path, text, sizeof text) <= 0)
         return false;
     end = strrchr(text, ')');
-    if (!end || sscanf(end + 1, " %c %d %d %d", &state, &parent, &group, &session) != 4)
+    if (!end || sscanf(end + 1, " %c %d %d %d %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu", &state, &parent,
+                       &group, &session, &started) != 5)
         return false;
-    *ret = (struct process){.pid = pid, .parent = parent, .session = session};
+    *ret = (struct process){.pid = pid, .parent = parent, .session = session, .started = started};
     return true;
 }
 
@@ -78,6 +83,23 @@ static size_t list_processes(struct process **ret)
     return n;
 }
 
+/* The process may have ended since it was listed, and its number may be another's: the descriptor holds whoever has the number
+ * now, and only then it is looked at who that is. */
+static void kill_listed(const struct process *process)
+{
+    int fd = (int)syscall(SYS_pidfd_open, process->pid, 0);
+    struct process now;
+
+    if (read_process(process->pid, &now) && now.started == process->started) {
+        if (fd < 0)
+            kill(process->pid, SIGKILL); /* no descriptor is left for it: nothing better can be done */
+        else
+            syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
 size_t kill_descendants(pid_t root)
 {
     struct process *list;
@@ -96,14 +118,15 @@ size_t kill_descendants(pid_t root)
     }
     for (size_t i = 0; i < n; i++)
         if (list[i].below) {
-            kill(list[i].pid, SIGKILL);
+            kill_listed(&list[i]);
             found++;
         }
     free(list);
     return found;
 }
 
-static bool has_mark(pid_t pid, const char *mark)
+/* An entry that is the mark, or begins with it. */
+static bool has_mark(pid_t pid, const char *mark, bool whole)
 {
     static const size_t ROOM = 128 << 10;
     char path[64], *text = malloc(ROOM);
@@ -113,7 +136,7 @@ static bool has_mark(pid_t pid, const char *mark)
     snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
     n = text ? read_small(path, text, ROOM) : -1;
     for (ssize_t at = 0; at < n && !found; at += (ssize_t)strlen(text + at) + 1)
-        found = !strcmp(text + at, mark);
+        found = whole ? !strcmp(text + at, mark) : !strncmp(text + at, mark, strlen(mark));
     free(text);
     return found;
 }
@@ -125,7 +148,7 @@ void kill_marked_children(const char *mark, pid_t session)
         struct process *list;
         size_t n = list_processes(&list), found = 0;
         for (size_t i = 0; i < n; i++)
-            if (list[i].parent == getpid() && (list[i].session == session || has_mark(list[i].pid, mark))) {
+            if (list[i].parent == getpid() && (list[i].session == session || has_mark(list[i].pid, mark, true))) {
                 kill_descendants(list[i].pid);
                 if (kill(list[i].pid, SIGKILL) == 0)
                     waitpid(list[i].pid, NULL, 0);
@@ -135,6 +158,39 @@ void kill_marked_children(const char *mark, pid_t session)
         if (!found)
             return;
     }
+}
+
+/* "flexp supervise ..." */
+static bool is_supervisor(pid_t pid)
+{
+    char path[64], text[64] = "";
+
+    snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
+    return read_small(path, text, sizeof text) > 0 && !strcmp(text + strlen(text) + 1, "supervise");
+}
+
+size_t kill_leftovers(const char *mark)
+{
+    size_t killed = 0;
+
+    /* Passes, for one may have started another meanwhile; one that cannot be killed must not hold us for ever. A supervisor that
+     * lives is at work on the same thing, and finds what hides its mark: it has some passes' time to end by itself. */
+    for (int pass = 0; pass < 100; pass++) {
+        struct process *list;
+        size_t n = list_processes(&list), found = 0;
+        for (size_t i = 0; i < n; i++)
+            if (list[i].pid != getpid() && has_mark(list[i].pid, mark, false)) {
+                if (pass >= 80 || !is_supervisor(list[i].pid))
+                    kill_listed(&list[i]);
+                found++;
+            }
+        free(list);
+        if (!found)
+            break;
+        killed = found > killed ? found : killed;
+        poll(NULL, 0, 2);
+    }
+    return killed;
 }
 
 /* Our path in the hierarchy of a controller; "" is the unified one. */

@@ -42,7 +42,7 @@ struct worker {
     bool oom;
     char exec_error[700];
     char refused[300]; /* why we killed it by ourselves */
-    char mark[80];
+    char mark[112];
     pid_t pid, supervisor;
     struct tail tail;
     void *data;
@@ -402,7 +402,7 @@ int launcher_start(struct launcher *launcher, const size_t *slots, size_t n, con
     worker->slots_n = n;
     if (n)
         memcpy(worker->slots, slots, n * sizeof *slots);
-    snprintf(worker->mark, sizeof worker->mark, "FLEXP_WORKER=%ld.%llu", (long)getpid(),
+    snprintf(worker->mark, sizeof worker->mark, "%s%ld.%llu", launcher->mark, (long)getpid(),
              (unsigned long long)++launcher->started);
     for (int i = 0; i < STREAMS; i++) {
         lines_init(&worker->streams[i].lines);

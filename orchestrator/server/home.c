@@ -43,6 +43,13 @@ int home_lock(const char *home, int *ret_fd, struct error *err)
     return rc;
 }
 
+bool home_was_left(int fd)
+{
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && st.st_size > 0;
+}
+
 int home_write_lock(int fd, const char *socket, struct error *err)
 {
     char *text = format_text("%ld\n%s\n", (long)getpid(), socket);

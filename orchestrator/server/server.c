@@ -180,6 +180,16 @@ static int open_store(struct server *server, struct error *err)
     return 0;
 }
 
+static void kill_leftovers(struct server *server)
+{
+    size_t n = home_was_left(server->lock_fd) ? launcher_kill_leftovers(server->launcher) : 0;
+
+    server->closed_well = true; /* and whoever ends in order leaves none */
+    if (n)
+        log_warning("%zu process%s that the last orchestrator's workers had left behind %s killed", n, n == 1 ? "" : "es",
+                    n == 1 ? "was" : "were");
+}
+
 /* Everything up to answering requests. */
 static int open_all(struct server *server, const char *slots, struct error *err)
 {
@@ -192,6 +202,8 @@ static int open_all(struct server *server, const char *slots, struct error *err)
     if (!server->socket)
         return fail(err, -ENOMEM, "out of memory");
     rc = launcher_new(&server->loop, server->home, slots, &HAND_EVENTS, server, &server->launcher, err);
+    if (!rc)
+        kill_leftovers(server);
     if (!rc)
         rc = open_store(server, err);
     if (!rc)
@@ -241,6 +253,8 @@ static void server_free(struct server *server)
     json_decref(server->problems);
     if (server->socket && server->lock_fd >= 0)
         unlink(server->socket);
+    if (server->lock_fd >= 0 && server->closed_well && ftruncate(server->lock_fd, 0))
+        log_warning("%s/lock cannot be emptied: %s", server->home, strerror(errno));
     if (server->lock_fd >= 0)
         close(server->lock_fd);
     free(server->socket);

@@ -122,6 +122,7 @@ struct server {
     uv_loop_t loop;
     char *home, *socket;
     int lock_fd, ready_fd;
+    bool closed_well;
     struct store *store;
     struct launcher *launcher;
     uv_async_t wake;
@@ -160,6 +161,8 @@ struct server {
 /* --- home.c --- */
 /* Takes the lock of home, or -EBUSY with the holder's pid. */
 int home_lock(const char *home, int *ret_fd, struct error *err);
+/* The one before us was killed: it has not emptied the lock's file. */
+bool home_was_left(int fd);
 int home_write_lock(int fd, const char *socket, struct error *err);
 /* A fresh place for the socket, its folder made and checked. */
 int home_new_socket(const char *home, char *ret, size_t room, struct error *err);

@@ -7,6 +7,7 @@ SPDX-License-Identifier: Apache-2.0
 """
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -92,6 +93,44 @@ def a_lock_file_that_names_somebody_elses_pid_harms_nobody(home):
     finally:
         bystander.kill()
         bystander.wait()
+
+
+def marks(pid):
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return [entry for entry in file.read().split(b"\0") if entry.startswith(b"FLEXP_WORKER=")]
+
+
+@test
+def what_outlives_orchestrator_and_supervisor_killed_at_one_instant_is_killed_by_the_next_up(home):
+    pids = home.file("pids")
+    home.create(trials=1, rounds=4, script={"linger": pids, "at": {"2": "linger", "3": "sleep:100000"}, "tries": 1})
+    home.wait_event(act="sleep:100000")
+    with open(pids, encoding="utf-8") as file:
+        left = [int(line) for line in file.read().split()]
+    orchestrator, worker = home.pid(), home.events(act="sleep:100000")[0]["pid"]
+    mark = marks(worker)[0].decode()
+    other = subprocess.Popen(["sleep", "1000"], env={  # of another home
+        "FLEXP_WORKER": "0123456789abcdef." + mark.split(".", 1)[1]})
+    bystander = subprocess.Popen(["sleep", "1000"], env={"FLEXP_WORKER_OF": mark})
+    try:
+        with open(f"/proc/{worker}/stat", encoding="utf-8") as file:
+            supervisor = int(file.read().rpartition(")")[2].split()[1])
+        for pid in (orchestrator, supervisor):
+            os.kill(pid, signal.SIGSTOP)  # neither sees the other's end
+        for pid in (orchestrator, supervisor):
+            os.kill(pid, signal.SIGKILL)
+        wait_for("the worker to die with its supervisor", lambda: not alive(worker))
+        assert len(left) == 3 and any(alive(pid) for pid in left), "nothing is left to be killed"
+        home.up()
+        assert not any(alive(pid) for pid in left)
+        assert "had left behind" in home.log()
+        assert alive(other.pid) and alive(bystander.pid)
+        home.wait_end()
+        assert home.runs()[0][1] == "orchestrator_lost" and home.restarts() == {1: 0}, home.runs()
+    finally:
+        for one in (other, bystander):
+            one.kill()
+            one.wait()
 
 
 @test

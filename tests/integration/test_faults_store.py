@@ -158,7 +158,7 @@ def what_the_manual_says_of_a_damaged_database_saves_what_can_be_read(home):
         raise Skip("sqlite3 is not installed")
     raw = a_used_home(home)
     with open(os.path.join(TOP, "docs", "reliability.md"), encoding="utf-8") as file:
-        recipe = re.search(r"## A damaged database.*?```sh\n(.*?)```", file.read(), re.S).group(1)
+        recipe = re.search(r"### A damaged database.*?```sh\n(.*?)```", file.read(), re.S).group(1)
     saved = 0
     for page in (12, len(raw) // PAGE // 2, len(raw) // PAGE - 1):
         with open(database(home), "wb") as file:

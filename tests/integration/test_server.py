@@ -379,12 +379,13 @@ def down_does_not_wait_for_deaf_workers_and_they_cost_no_restart(home):
 def sigterm_is_down_and_sighup_is_nothing(home):
     home.create(trials=1, script={"gate": home.file("gate")})
     pid = home.pid()
+    path = home.socket()
     os.kill(pid, signal.SIGHUP)
     assert home.ask("status")["pid"] == pid
     os.kill(pid, signal.SIGTERM)
     wait_for("the end", lambda: not home.processes(), 20)
     assert home.sql("SELECT state FROM experiments") == [("active",)]
-    assert not os.path.exists(home.socket())
+    assert not os.path.exists(path)
 
 
 @test
