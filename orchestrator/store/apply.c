@@ -43,8 +43,8 @@ static const struct op_row {
          " VALUES (?1, ?2, ?3, 'queued', ?4)"}},
     [OP_TRIAL_STATE] = {"trial_state", 7, true,
         {"UPDATE trials SET state = ?3, reason = ?4, text = ?5, restarts = ?6,"
-         " started_us = CASE WHEN started_us IS NULL AND ?3 = 'running' THEN ?7 ELSE started_us END,"
-         " ended_us = CASE WHEN ?3 IN ('completed', 'stopped', 'canceled', 'error') THEN max(?7, coalesce(started_us, created_us)) END"
+         " started_us = CASE WHEN started_us IS NULL AND ?3 = 'running' THEN max(?7, created_us) ELSE started_us END,"
+         " ended_us = CASE WHEN ?3 IN ('completed', 'stopped', 'canceled', 'error') THEN max(?7, created_us, coalesce(started_us, 0)) END"
          " WHERE experiment = ?1 AND number = ?2"}},
     [OP_TRIAL_BEST] = {"trial_best", 6, true,
         {"UPDATE trials SET best_value = ?3, best_status = ?4, best_unit = ?5, best_checkpoint = ?6"
@@ -53,7 +53,7 @@ static const struct op_row {
         {"INSERT INTO runs (experiment, trial, id, attempt, slot_kind, slots_n, slots, pid, isa, resume_checkpoint,"
          " started_us) VALUES (?1, " THE_TRIAL ", ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
          "UPDATE trials SET runs = runs + 1, slots = ?6 WHERE experiment = ?1 AND number = ?2",
-         "UPDATE experiments SET started_us = ?11 WHERE id = ?1 AND started_us IS NULL"}},
+         "UPDATE experiments SET started_us = max(?11, created_us) WHERE id = ?1 AND started_us IS NULL"}},
     [OP_RUN_END] = {"run_end", 4, false,
         {"UPDATE trials SET " RUN_TIME "AND trials.id = r.trial",
          "UPDATE experiments SET " RUN_TIME "AND experiments.id = r.experiment",

@@ -149,4 +149,17 @@ def a_damaged_best_checkpoint_leaves_the_test_metrics_null_and_says_why(home):
     assert os.path.exists(os.path.join(home.path, "experiments/1/trials/1/model.safetensors"))
 
 
+@test
+def trial_test_of_a_damaged_checkpoint_names_it_and_records_nothing(home):
+    create(home, 2)
+    done = home.wait_end()
+    other = 3 - done["best_trial_id"]  # the best one was evaluated, and that is recorded
+    path = kept(home)[other][1]
+    damage(path, "flipped")
+    tested = home.flexp("trial", "test", f"1/{other}", check=False)
+    assert tested.returncode == 3 and tested.stdout == "" and tested.stderr.count("\n") == 1, tested
+    assert "bad_checkpoint" in tested.stderr and path in tested.stderr, tested.stderr
+    assert home.sql("SELECT count(*) FROM test_results") == [(1,)]
+
+
 sys.exit(run_tests())
