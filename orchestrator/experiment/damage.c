@@ -1,6 +1,7 @@
 /* damage.c - a checkpoint that a worker could not use: torn, altered, gone. Nobody is to train on from it or to be shown
- * it, so its row is marked as deleted; the file is left where it is, for whoever wants to know what happened (the next start
- * of the orchestrator removes it with others that nothing refers to). The trial goes on from the checkpoint before, or from its beginning, and gets the same values there again.
+ * it, so its row is marked as deleted. The file is left where it is, for whoever wants to know what happened; the next start
+ * of the orchestrator removes it with others of deleted rows. The trial goes on from the checkpoint before, or from its
+ * beginning, and gets the same values there again.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/experiment/experiment_private.h"
 #include "common/file.h"

@@ -154,7 +154,7 @@ def trial_test_of_a_damaged_checkpoint_names_it_and_records_nothing(home):
     create(home, 2)
     done = home.wait_end()
     other = 3 - done["best_trial_id"]  # the best one was evaluated, and that is recorded
-    path = kept(home)[other][1]
+    path = json.loads(home.flexp("trial", "describe", f"1/{other}", "--json").stdout)["best_checkpoint"]["path"]
     damage(path, "flipped")
     tested = home.flexp("trial", "test", f"1/{other}", check=False)
     assert tested.returncode == 3 and tested.stdout == "" and tested.stderr.count("\n") == 1, tested
