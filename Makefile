@@ -18,7 +18,7 @@ VARIANT_FLAGS := $(FLAGS_$(VARIANT))
 CFLAGS_ALL := -std=c17 -D_GNU_SOURCE -I. -Wall -Wextra -Wshadow -Wstrict-prototypes -Wconversion -Wno-format-truncation \
   -ffp-contract=off -fno-math-errno $(if $(WERROR),-Werror) -MMD -MP -pthread $(VARIANT_FLAGS) $(CFLAGS)
 LIBS_common := -ljansson -lxxhash -lm
-LIBS_orchestrator := -lyaml -lsqlite3 -luv -lhwloc
+LIBS_orchestrator := -lyaml -lsqlite3 -luv -lhwloc -lmd -ldl
 # The trainer's loops are written to be vectorised.
 EXTRA_trainer := -O3
 LIBS_trainer := -ldnnl -lgomp -larchive -ljpeg -lpng -lz -lhwloc
@@ -101,8 +101,8 @@ test: build/.packages ## Install what is missing, build, and run every test (STR
 	@$(MAKE) --no-print-directory -j$$(nproc) programs tests
 	@tests/run $(if $(STRICT),--strict) --variant $(VARIANT) $(ONLY)
 .PHONY: tests
-# parity_dump is what test_parity.py compares with PyTorch
-tests: $(TEST_BINS) $O/tests/trainer/parity/parity_dump
+# What test_parity.py compares with PyTorch, and what test_fetch.py has fetch.
+tests: $(TEST_BINS) $O/tests/trainer/parity/parity_dump $O/tests/orchestrator/fetch/fetch_one
 
 demo: build/.packages ## Install what is missing, build, and run a federated sweep on an embedded data set
 	@$(MAKE) --no-print-directory -j$$(nproc) programs

@@ -113,3 +113,24 @@ void checked_done(struct checked *checked)
     config_problems_done(&checked->problems);
     free(checked->text);
 }
+
+int check_describe(struct cli *cli, const char *what, json_t **ret)
+{
+    struct error err = {0};
+    struct checked checked;
+    json_t *answer = NULL;
+    int code = check_file(cli, false, &checked);
+
+    if (code == CLI_OK && plan_describe(checked.config, cli->home, what, &answer, &checked.problems, &err))
+        code = cli_fail(err.code == -EINVAL ? CLI_USAGE : CLI_LOST, "%s: %s", checked.file, err.text);
+    if (code == CLI_OK && !json_object_get(answer, what)) {
+        print_problems(&checked);
+        code = cli_fail(CLI_USAGE, "%s: %zu error%s", checked.file, checked.problems.errors,
+                        checked.problems.errors == 1 ? "" : "s");
+    }
+    if (code == CLI_OK)
+        *ret = json_incref(answer);
+    json_decref(answer);
+    checked_done(&checked);
+    return code;
+}

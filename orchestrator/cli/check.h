@@ -24,4 +24,11 @@ void checked_done(struct checked *checked);
 int plan_check(const struct experiment_config *config, const char *home, struct config_problems *problems,
                struct error *err);
 
+/* What the trainer knows of "model" or "data": {hyperparameters (those it was asked with: each numeric one at its lower end,
+ * each choice the first), WHAT: ...}. What it refuses goes to problems. */
+int plan_describe(const struct experiment_config *config, const char *home, const char *what, json_t **ret,
+                  struct config_problems *problems, struct error *err);
+/* check_file and plan_describe with everything said; CLI_OK and *ret, or the exit code. */
+int check_describe(struct cli *cli, const char *what, json_t **ret);
+
 #endif

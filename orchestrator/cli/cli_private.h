@@ -143,6 +143,8 @@ int verb_list(struct cli *cli);
 int verb_describe(struct cli *cli);
 int verb_trials(struct cli *cli);
 int verb_metrics(struct cli *cli);
+int verb_data_fetch(struct cli *cli);
+int verb_data_info(struct cli *cli);
 int verb_explain(struct cli *cli);
 int verb_completion(struct cli *cli);
 int verb_trial_describe(struct cli *cli);

@@ -138,3 +138,32 @@ int plan_check(const struct experiment_config *config, const char *home, struct 
     json_decref(answers);
     return code;
 }
+
+int plan_describe(const struct experiment_config *config, const char *home, const char *what, json_t **ret,
+                  struct config_problems *problems, struct error *err)
+{
+    json_t *points = space_extremes(config->space), *one = json_array(), *requests = NULL, *answers = NULL, *answer;
+    int code;
+
+    if (config->entrypoint) {
+        json_decref(points);
+        json_decref(one);
+        return fail(err, -EINVAL, "the experiment has an entrypoint: its %s is the program's own", what);
+    }
+    json_array_append(one, json_array_get(points, 0));
+    code = build_requests(config, home, one, &requests, err);
+    if (code == 0) {
+        json_object_set_new(json_array_get(requests, 0), "describe", json_pack("[s]", what));
+        code = launcher_ask_plan(NULL, NULL, requests, &answers, err);
+    }
+    if (code == 0) {
+        add_errors(config, one, answers, problems);
+        answer = json_object_get(json_array_get(answers, 0), what);
+        *ret = json_pack("{s:O, s:O*}", "hyperparameters", json_array_get(one, 0), what, answer);
+    }
+    json_decref(points);
+    json_decref(one);
+    json_decref(requests);
+    json_decref(answers);
+    return code;
+}

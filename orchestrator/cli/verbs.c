@@ -79,6 +79,12 @@ const struct verb VERBS[] = {
     {"preview", "FILE", 1, 1, O(OPT_CONFIG), "Show how many trials of which length a search would train",
      "Needs no orchestrator. FILE may be - for standard input.", "flexp preview configs/quickstart.yaml",
      verb_preview, false},
+    {"data fetch", "NAME", 1, 1, 0, "Download a data set from where it is published: cifar10, mnist or fashion_mnist",
+     "Into --data or FLEXP_DATA, else the working directory, in a folder of its own. What was interrupted is resumed; checksums\n"
+     "are verified before a file appears.",
+     "flexp data fetch cifar10 --data ~/data", verb_data_fetch, false},
+    {"data info", "FILE", 1, 1, O(OPT_CONFIG), "Show the data of an experiment file: classes, splits, what each client holds",
+     "Decodes the data where that was not done before.", "flexp data info configs/quickstart.yaml", verb_data_info, false},
     {"explain", "[KEY]", 0, 1, 0, "Explain a key of the experiment file: meaning, type, default, range, example",
      "Without KEY: all sections. docs/config.md is made from the same tables.",
      "flexp explain searcher.max_trials\nflexp explain federation", verb_explain, false},

@@ -19,6 +19,19 @@ struct opening {
     bool settled; /* see content_stamp */
 };
 
+/* What can be had by one command is named; the folder's name says which it is. */
+static void suggest_fetch(const char *path, struct error *err)
+{
+    static const char *const KNOWN[] = {"cifar10", "mnist", "fashion_mnist"};
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    size_t used = strlen(err->text);
+
+    for (size_t i = 0; i < 3; i++)
+        if (!strcmp(name, KNOWN[i]))
+            snprintf(err->text + used, sizeof err->text - used, "; `flexp data fetch %s --data %.*s` gets it", name,
+                     slash && slash > path ? (int)(slash - path) : 1, slash && slash > path ? path : ".");
+}
+
 static int opening_init(struct opening *opening, const json_t *data, uint64_t seed, struct error *err)
 {
     const char *name = json_string_or(data, "source", NULL);
@@ -35,6 +48,8 @@ static int opening_init(struct opening *opening, const json_t *data, uint64_t se
         return fail(err, -EINVAL, "data.path is missing: source %s reads a folder or file", name);
     if (opening->source->files) {
         int rc = opening->source->files(&opening->in, err);
+        if (rc == -ENOENT && err)
+            suggest_fetch(opening->in.path, err);
         return rc ? rc : content_stamp(&opening->in.files, &opening->stamp, &opening->settled, err);
     }
     return 0;

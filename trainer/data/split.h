@@ -32,6 +32,8 @@ struct federation_data {
  * cannot be met (more clients than samples). */
 int split_make(const struct dataset *dataset, const json_t *data, const json_t *federation, uint64_t data_seed,
                struct federation_data **ret, struct error *err);
+/* Counts, classes, channel statistics, and what each client holds. docs/protocol.md, `plan`. New reference. */
+json_t *dataset_json(const struct dataset *dataset, const struct federation_data *split);
 void split_free(struct federation_data *split);
 
 #endif

@@ -6,17 +6,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+static double layer_flops(const struct layer *l)
+{
+    if (l->type == LAYER_CONV2D)
+        return 2.0 * l->out.c * l->out.h * l->out.w * (l->in.c / l->groups) * l->kernel_h * l->kernel_w;
+    return l->type == LAYER_DENSE ? 2.0 * l->in.c * l->out.c : 0;
+}
+
 double model_flops(const struct model *model)
 {
     double flops = 0;
 
-    for (size_t i = 0; i < model->layers_n; i++) {
-        const struct layer *l = &model->layers[i];
-        if (l->type == LAYER_CONV2D)
-            flops += 2.0 * l->out.c * l->out.h * l->out.w * (l->in.c / l->groups) * l->kernel_h * l->kernel_w;
-        else if (l->type == LAYER_DENSE)
-            flops += 2.0 * l->in.c * l->out.c;
-    }
+    for (size_t i = 0; i < model->layers_n; i++)
+        flops += layer_flops(&model->layers[i]);
     return flops;
 }
 
@@ -108,4 +110,56 @@ void model_free(struct model *model)
     free(model->params);
     free(model->key);
     free(model);
+}
+
+/* --- for people ------------------------------------------------------------------------------------------------- */
+
+static json_t *shape_json(const struct shape *shape)
+{
+    return shape->flat ? json_pack("[i]", shape->c) : json_pack("[i, i, i]", shape->c, shape->h, shape->w);
+}
+
+static double param_size(const struct model *model, int index)
+{
+    return index < 0 ? 0 : (double)model->params[index].size;
+}
+
+/* What a person would write in the file, without what follows from the shapes. */
+static json_t *settings_json(const struct layer *l)
+{
+    json_t *settings = json_object();
+
+    if (l->type == LAYER_CONV2D || l->type == LAYER_MAX_POOL2D || l->type == LAYER_AVG_POOL2D) {
+        json_object_set_new(settings, l->type == LAYER_CONV2D ? "kernel" : "size", json_integer(l->kernel_h));
+        json_object_set_new(settings, "stride", json_integer(l->stride));
+        json_object_set_new(settings, "padding", json_pack("[i, i, i, i]", l->pad_top, l->pad_left, l->pad_bottom, l->pad_right));
+    }
+    if (l->type == LAYER_CONV2D && l->groups > 1)
+        json_object_set_new(settings, "groups", json_integer(l->groups));
+    if (l->type == LAYER_GROUP_NORM)
+        json_object_set_new(settings, "groups", json_integer(l->norm_groups));
+    if (l->type == LAYER_DROPOUT)
+        json_object_set_new(settings, "rate", json_real(l->rate));
+    return settings;
+}
+
+json_t *model_json(const struct model *model)
+{
+    json_t *layers = json_array();
+
+    for (size_t i = 0; i < model->layers_n; i++) {
+        const struct layer *l = &model->layers[i];
+        json_t *row = json_pack("{s:I, s:s, s:o, s:o, s:i, s:f, s:f, s:f, s:o}", "index", (json_int_t)i, "type",
+                                TYPE_NAMES[l->type], "in", shape_json(&l->in), "out", shape_json(&l->out), "input", l->input,
+                                "parameters", param_size(model, l->weight) + param_size(model, l->bias_param), "buffers",
+                                param_size(model, l->running_mean) + param_size(model, l->running_var), "flops",
+                                layer_flops(l), "settings", settings_json(l));
+        if (l->type == LAYER_ADD)
+            json_object_set_new(row, "from", json_integer(l->from));
+        json_array_append_new(layers, row);
+    }
+    return json_pack("{s:o, s:i, s:o, s:f, s:f, s:f, s:f}", "input", shape_json(&model->input), "classes", model->classes,
+                     "layers", layers, "parameters", (double)model->trainable_n, "buffers",
+                     (double)(model->weights_n - model->trainable_n), "weight_bytes", 4.0 * (double)model->weights_n,
+                     "flops_forward", model->flops_forward);
 }

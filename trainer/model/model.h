@@ -70,6 +70,10 @@ int model_new_report(const json_t *model, const struct data_shape *data, struct 
 void model_free(struct model *model);
 void model_init_weights(const struct model *model, uint64_t seed, uint64_t trial, float *weights);
 
+/* Layers with shapes, parameters and FLOPs of one image (a multiplication and an addition are two; convolutions and dense
+ * layers are counted), and their sums. docs/protocol.md, `plan`, has an example. New reference. */
+json_t *model_json(const struct model *model);
+
 /* Preset names for help and checks, NULL-terminated: seed_cnn, bench_cnn, lenet, pfl_cnn, mcmahan_2nn, mcmahan_cnn. */
 const char *const *model_presets(void);
 

@@ -65,11 +65,42 @@ static void check_federation(const json_t *sections, const struct data_shape *sh
     }
 }
 
+static bool wants(const json_t *list, const char *what)
+{
+    const json_t *item;
+    size_t i;
+
+    json_array_foreach ((json_t *)list, i, item)
+        if (json_is_string(item) && !strcmp(json_string_value(item), what))
+            return true;
+    return false;
+}
+
+/* Opens the data as a run would. */
+static void describe_data(const json_t *sections, uint64_t data_seed, const char *cache_dir, json_t *answer, json_t *problems)
+{
+    const json_t *data = json_object_get(sections, "data");
+    struct federation_data *split = NULL;
+    struct dataset *dataset = NULL;
+    struct error err = {0};
+
+    if (dataset_open(data, data_seed, cache_dir, &dataset, &err) ||
+        split_make(dataset, data, json_object_get(sections, "federation"), data_seed, &split, &err)) {
+        add_error(problems, "data", &err);
+    } else {
+        dataset_normalise(dataset, split->train.list, split->train.n);
+        json_object_set_new(answer, "data", dataset_json(dataset, split));
+    }
+    split_free(split);
+    dataset_close(dataset);
+}
+
 void plan_answer(struct connection *connection, const struct message *message)
 {
     const char *cache_dir = json_string_or(message->body, "cache_dir", "/tmp");
     uint64_t data_seed = (uint64_t)json_int_or(message->body, "data_seed", 0);
-    json_t *sections, *problems, *answer;
+    const json_t *describe = json_object_get(message->body, "describe");
+    json_t *sections, *problems, *answer = json_object();
     struct data_shape shape;
     struct model *model = NULL;
     size_t mem_bytes = 0;
@@ -89,8 +120,13 @@ void plan_answer(struct connection *connection, const struct message *message)
                 add_error(problems, "model", &err);
         }
     }
-    answer = json_pack("{s:s, s:I, s:b}", "op", "plan", "id", (json_int_t)json_int_or(message->body, "id", 0), "ok",
-                       json_array_size(problems) == 0);
+    if (sections && wants(describe, "data") && !json_array_size(problems))
+        describe_data(sections, data_seed, cache_dir, answer, problems);
+    if (model && wants(describe, "model"))
+        json_object_set_new(answer, "model", model_json(model));
+    json_object_set_new(answer, "op", json_string("plan"));
+    json_object_set_new(answer, "id", json_integer(json_int_or(message->body, "id", 0)));
+    json_object_set_new(answer, "ok", json_boolean(json_array_size(problems) == 0));
     if (json_array_size(problems)) {
         json_object_set(answer, "errors", problems);
     } else {
