@@ -159,6 +159,7 @@ int verb_wait(struct cli *cli);
 int verb_change(struct cli *cli); /* pause, activate, cancel, kill */
 int verb_validate(struct cli *cli);
 int verb_preview(struct cli *cli);
+int verb_top(struct cli *cli);
 int verb_slots(struct cli *cli);
 int verb_up(struct cli *cli);
 int verb_down(struct cli *cli);

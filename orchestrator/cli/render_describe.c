@@ -108,6 +108,17 @@ static void failures(FILE *out, const struct term *term, const json_t *answer)
     }
 }
 
+static void hook(FILE *out, const struct term *term, const json_t *answer)
+{
+    const json_t *found = json_object_get(answer, "on_complete");
+    const char *state = json_string_or(found, "state", NULL), *text = json_string_or(found, "text", "");
+    enum style style = state && !strcmp(state, "failed") ? STYLE_RED : STYLE_NONE;
+
+    if (state)
+        fprintf(out, "\n%son_complete%s  %s%s%s%s%s\n", term_on(term, STYLE_BOLD), term_off(term, STYLE_BOLD),
+                term_on(term, style), !strcmp(state, "due") ? "running" : state, term_off(term, style), *text ? ": " : "", text);
+}
+
 static void next(FILE *out, const struct term *term, const json_t *answer, const char *suffix)
 {
     const char *state = json_string_or(answer, "state", "");
@@ -130,5 +141,6 @@ void render_describe(FILE *out, const struct term *term, const json_t *answer, c
     render_best(out, term, answer, home);
     top(out, term, answer);
     failures(out, term, answer);
+    hook(out, term, answer);
     next(out, term, answer, suffix);
 }

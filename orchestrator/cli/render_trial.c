@@ -15,6 +15,16 @@ static void text_cell(struct table *table, enum style style, char *text)
     free(text);
 }
 
+/* "-" where there is none. */
+static void number_cell(struct table *table, const char *format, const json_t *value)
+{
+    char text[40] = "-";
+
+    if (json_is_number(value))
+        snprintf(text, sizeof text, format, json_number_value(value));
+    table_cell(table, STYLE_NONE, "%s", text);
+}
+
 /* NaN where there is none. */
 static double time_seconds(const json_t *value)
 {
@@ -40,6 +50,8 @@ static void runs_table(FILE *out, const struct term *term, const json_t *rows)
     table_column(table, "ATTEMPT", TABLE_RIGHT | TABLE_OPTIONAL);
     table_column(table, "STARTED", TABLE_OPTIONAL);
     table_column(table, "TOOK", TABLE_RIGHT);
+    table_column(table, "CORES", TABLE_RIGHT | TABLE_OPTIONAL);
+    table_column(table, "MEMORY", TABLE_RIGHT | TABLE_OPTIONAL);
     table_column(table, "SLOTS", TABLE_SHRINK | TABLE_OPTIONAL);
     table_column(table, "END", TABLE_LEFT);
     table_column(table, "TEXT", TABLE_SHRINK);
@@ -50,6 +62,10 @@ static void runs_table(FILE *out, const struct term *term, const json_t *rows)
         table_cell(table, STYLE_NONE, "%lld", (long long)json_int_or(row, "attempt", 0));
         text_cell(table, STYLE_DIM, format_time(json_object_get(row, "started")));
         text_cell(table, STYLE_NONE, format_seconds(ended - started));
+        number_cell(table, "%.2f", json_object_get(row, "cpu_cores_mean"));
+        text_cell(table, STYLE_NONE, json_is_integer(json_object_get(row, "memory_bytes_peak"))
+                                         ? format_bytes(json_double_or(row, "memory_bytes_peak", 0))
+                                         : NULL);
         text_cell(table, STYLE_NONE, format_words(json_object_get(row, "slots")));
         table_cell(table, STYLE_NONE, "%s", json_string_or(row, "reason", isnan(ended) ? "running" : "-"));
         table_cell(table, STYLE_NONE, "%s", json_string_or(row, "text", ""));

@@ -31,7 +31,7 @@ static void print_line(struct cli *cli, FILE *out, bool with_trial, const json_t
     } else {
         fprintf(out, "%s%s%s ", term_on(term, STYLE_DIM), time ? time : "", term_off(term, STYLE_DIM));
         if (with_trial)
-            fprintf(out, "trial %-3lld ", (long long)json_int_or(row, "trial", 0));
+            fprintf(out, json_int_or(row, "trial", 0) ? "trial %-3lld " : "experiment ", (long long)json_int_or(row, "trial", 0));
         fprintf(out, "%s%-7s %s%s\n", term_on(term, style), level, term->tty && text ? text : raw,
                 term_off(term, style));
     }

@@ -90,6 +90,8 @@ const struct verb VERBS[] = {
      "flexp explain searcher.max_trials\nflexp explain federation", verb_explain, false},
     {"slots", "", 0, 0, 0, "Show the slots of the running orchestrator and what runs on them", NULL, "flexp slots",
      verb_slots, false},
+    {"top", "[ID]", 0, 1, 0, "Live screen of experiments, slots, trials and their curves; q ends it",
+     "Without a terminal one picture is printed. With ID: that experiment alone.", "flexp top", verb_top, false},
     {"up", "", 0, 0, O(OPT_SLOTS) | O(OPT_FOREGROUND) | O(OPT_READY_FD),
      "Start the orchestrator; experiments that were active go on",
      "Verbs that change something do this by themselves. Its log is HOME/orchestrator.log.", "flexp up --slots 4",

@@ -129,6 +129,7 @@ static int build(struct experiment_config *config, struct error *err)
     config->save_trial_latest = json_int_or(storage, "save_trial_latest", 1);
     config->time_limit_s = json_double_or(resolved, "time_limit", 0);
     config->min_checkpoint_period = json_double_or(resolved, "min_checkpoint_period", 0);
+    config->on_complete = json_string_value(json_object_get(resolved, "on_complete"));
     config->entrypoint = json_object_get(resolved, "entrypoint");
     seed = json_object_get(json_object_get(resolved, "reproducibility"), "experiment_seed");
     if (!json_is_integer(seed))

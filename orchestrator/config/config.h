@@ -38,6 +38,7 @@ struct experiment_config {
     uint64_t experiment_seed, data_seed;
     double time_limit_s;           /* 0: none */
     double min_checkpoint_period;  /* in time_metric units; 0: on improvement and at decisions only */
+    const char *on_complete;       /* NULL: nothing */
     const json_t *entrypoint;      /* list of strings; NULL: the built-in trainer */
     int64_t *bracket_rungs;
     struct config_marks *marks; /* places of keys, for config_add_problem; NULL when made by config_from_resolved */

@@ -32,6 +32,7 @@ enum effect_type {
     EFFECT_FREE_SLOTS, /* run: it has ended by its own word; its worker may take the next trial in the same process */
     EFFECT_DELETE,     /* path: remove this folder or file below the home */
     EFFECT_ERASE,      /* run: the number of an experiment, of which the next piece is to be deleted (never an experiment's own) */
+    EFFECT_HOOK,       /* run: the number of an experiment whose on_complete is due (never an experiment's own effect) */
     EFFECT_CHANGED     /* the experiment changed in a way that subscribers and the scheduler want to know */
 };
 
@@ -50,6 +51,7 @@ struct turn {
 };
 void turn_init(struct turn *turn, int64_t now_us);
 void turn_delete(struct turn *turn, char *path); /* takes ownership of path */
+void turn_add_hook(struct turn *turn, int64_t experiment);
 void turn_add_erase(struct turn *turn, int64_t experiment);
 void turn_done(struct turn *turn); /* frees effects, and writes unless they were submitted (set to NULL) */
 

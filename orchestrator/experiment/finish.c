@@ -85,6 +85,8 @@ void finish(struct experiment *experiment, enum experiment_state state, const ch
     experiment->state = state;
     experiment->changed = true;
     store_put_experiment_state(turn->writes, experiment->id, EXPERIMENT_STATE_NAMES[state], reason, turn->now_us);
+    if (experiment->config->on_complete)
+        store_put_hook(turn->writes, experiment->id, "due", NULL);
 }
 
 void finish_if_done(struct experiment *experiment, struct turn *turn)

@@ -81,3 +81,8 @@ void turn_add_erase(struct turn *turn, int64_t experiment)
 {
     add(turn, EFFECT_ERASE, experiment);
 }
+
+void turn_add_hook(struct turn *turn, int64_t experiment)
+{
+    add(turn, EFFECT_HOOK, experiment);
+}

@@ -18,6 +18,7 @@
 #include "common/json.h"
 #include "orchestrator/scheduler/scheduler.h"
 
+#include <sys/types.h>
 #include <uv.h>
 
 struct launcher;
@@ -79,6 +80,27 @@ void worker_set_data(struct worker *worker, void *data);
 void worker_set_folder(struct worker *worker, const char *folder);
 int64_t worker_pid(const struct worker *worker); /* 0 until it has started */
 size_t worker_slots(const struct worker *worker, const size_t **ret);
+
+/* What a process and all its descendants use now. */
+#define PROCESS_USE_PIDS 64
+struct process_use {
+    unsigned long long started; /* of pid itself, in ticks since the boot: tells it from a later process of its number */
+    double cpu_seconds;         /* so far, with that of children that have ended */
+    int64_t memory_bytes;       /* resident; pages that several share are counted for each */
+    pid_t pids[PROCESS_USE_PIDS];
+    size_t pids_n;
+};
+/* False when it is gone. Takes some tens of microseconds a process. */
+bool process_use(pid_t pid, struct process_use *ret);
+/* GPUs on which these processes compute, by NVML (libnvidia-ml.so.1, or what FLEXP_NVML names), opened at run time: mean
+ * utilisation 0..1 and memory of theirs. False where there is no such library, GPU or process. */
+bool gpu_use(const pid_t *pids, size_t n, double *ret_utilisation, int64_t *ret_memory_bytes);
+
+/* Runs a command by /bin/sh -c under a supervisor, synchronously; everything it started is gone afterwards. env: added to a
+ * worker's environment. on_line: each line it prints. *ret_text (the caller frees): how it ended, "exit code 0". 0 only for
+ * exit code 0; -ETIMEDOUT after limit_ms; -EIO otherwise. */
+int launcher_run_command(const char *command, const char *const *env, const char *cwd, long long limit_ms,
+                         void (*on_line)(void *arg, const char *line), void *arg, char **ret_text);
 
 /* Asks a fresh worker's `plan` for each request, synchronously and without a loop (used by create and validate, in the
  * CLI's process). cwd: the working directory, NULL: ours. requests: list of {hyperparameters, sections, slots}; *ret:

@@ -1,5 +1,5 @@
-/* plan.c - asks a program's `plan`, or for one evaluation, synchronously: a fresh worker under a supervisor, as for a run, and poll(2) with a
- * deadline that starts anew with each thing it says.
+/* plan.c - asks a program's `plan`, or for one evaluation, or runs a command, synchronously: a fresh process under a
+ * supervisor, as for a run, and poll(2) with a deadline that starts anew with each thing a program says.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "common/protocol.h"
@@ -62,7 +62,8 @@ static int make_pipes(struct asking *a, int theirs[ENDS])
     return 0;
 }
 
-static int start(struct asking *a, const char *const *argv, const char *cwd, struct error *err)
+/* env: added to a worker's environment; NULL: the number of its socket. */
+static int start(struct asking *a, const char *const *argv, const char *const *env, const char *cwd, struct error *err)
 {
     static const int PLACES[ENDS] = {SUPERVISE_OUTPUT, SUPERVISE_PROTOCOL, SUPERVISE_STATUS, SUPERVISE_COMMANDS};
     char trainer[PATH_MAX], fd_text[32];
@@ -75,7 +76,7 @@ static int start(struct asking *a, const char *const *argv, const char *cwd, str
     if (!argc && (rc = trainer_path(trainer, sizeof trainer, err)) != 0)
         return rc;
     snprintf(fd_text, sizeof fd_text, "FLEXP_FD=%d", SUPERVISE_PROTOCOL);
-    environment = environment_new(extra);
+    environment = environment_new(env ? env : extra);
     arguments = calloc((size_t)(argc ? argc : 1) + 6, sizeof *arguments);
     rc = environment && arguments ? make_pipes(a, theirs) : -ENOMEM;
     if (rc) {
@@ -130,6 +131,13 @@ static void take_output(struct asking *a)
 
     while ((line = lines_next(&a->output, NULL)) != NULL)
         tail_add(&a->tail, line);
+}
+
+static bool lines_waiting(int fd)
+{
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+
+    return fd >= 0 && poll(&one, 1, 0) > 0 && one.revents & POLLIN;
 }
 
 /* The text of a failure with the program's last lines behind it, in one line. */
@@ -310,7 +318,7 @@ static int open_asking(struct asking *a, const char *const *argv, const char *cw
         a->ours[end] = -1;
     a->program = argv && argv[0] ? argv[0] : "flexp-trainer";
     a->patience_ms = patience && atoll(patience) > 0 ? atoll(patience) : 30000;
-    rc = start(a, argv, cwd, err);
+    rc = start(a, argv, NULL, cwd, err);
     if (rc)
         return rc;
     limit = (struct timeval){.tv_sec = a->patience_ms / 1000, .tv_usec = a->patience_ms % 1000 * 1000};
@@ -403,4 +411,84 @@ int launcher_ask_evaluate(const char *const *argv, const char *cwd, const json_t
     }
     *ret = metrics;
     return 0;
+}
+
+/* --- a command ---------------------------------------------------------------------------------------------------- */
+
+static void pass_lines(struct asking *a, void (*on_line)(void *arg, const char *line), void *arg)
+{
+    char *line;
+
+    while ((line = lines_next(&a->output, NULL)) != NULL)
+        on_line(arg, line);
+}
+
+/* "exit code 3" or "signal 9", from what the supervisor said; 0 for exit code 0. */
+static int command_end(struct asking *a, char **ret_text)
+{
+    size_t length;
+    char *line;
+    int rc = -EIO;
+
+    *ret_text = NULL;
+    while ((line = lines_next(&a->status, &length)) != NULL) {
+        json_t *status;
+        if (json_parse(line, length, &status, NULL))
+            continue;
+        if (json_object_get(status, "exit")) {
+            rc = json_int_or(status, "exit", 1) ? -EIO : 0;
+            free(*ret_text);
+            *ret_text = format_text("exit code %d", (int)json_int_or(status, "exit", 1));
+        } else if (json_object_get(status, "signal")) {
+            free(*ret_text);
+            *ret_text = format_text("signal %d", (int)json_int_or(status, "signal", 0));
+        }
+        json_decref(status);
+    }
+    if (!*ret_text)
+        *ret_text = strdup("it ended without a word");
+    return rc;
+}
+
+int launcher_run_command(const char *command, const char *const *env, const char *cwd, long long limit_ms,
+                         void (*on_line)(void *arg, const char *line), void *arg, char **ret_text)
+{
+    const char *argv[] = {"/bin/sh", "-c", command, NULL};
+    struct asking *a = calloc(1, sizeof *a);
+    struct error err = {0};
+    long long limit = now_ms() + limit_ms;
+    int rc;
+
+    *ret_text = NULL;
+    if (!a)
+        return -ENOMEM;
+    for (int end = 0; end < ENDS; end++)
+        a->ours[end] = -1;
+    rc = start(a, argv, env, cwd, &err);
+    while (!rc && a->ours[STATUS] >= 0 && now_ms() < limit) {
+        struct pollfd fds[] = {{.fd = a->ours[OUTPUT], .events = POLLIN}, {.fd = a->ours[STATUS], .events = POLLIN}};
+        if (poll(fds, 2, (int)(limit - now_ms() > 0 ? limit - now_ms() : 0)) <= 0)
+            continue;
+        if (fds[0].revents)
+            take(&a->ours[OUTPUT], &a->output);
+        if (fds[1].revents)
+            take(&a->ours[STATUS], &a->status);
+        pass_lines(a, on_line, arg);
+    }
+    if (rc) {
+        *ret_text = strdup(err.text);
+    } else if (a->ours[STATUS] >= 0) {
+        rc = -ETIMEDOUT;
+        *ret_text = format_text("killed after %lld s", limit_ms / 1000);
+    } else {
+        while (a->ours[OUTPUT] >= 0 && take(&a->ours[OUTPUT], &a->output) && lines_waiting(a->ours[OUTPUT]))
+            ;
+        if (a->output.used > a->output.taken)
+            lines_push(&a->output, "\n", 1);
+        pass_lines(a, on_line, arg);
+        rc = command_end(a, ret_text);
+    }
+    stop(a);
+    free(a);
+    return rc;
 }

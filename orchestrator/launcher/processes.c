@@ -273,3 +273,65 @@ long long oom_kills(void)
         return count;
     return 0;
 }
+
+/* --- what they use ------------------------------------------------------------------------------------------------ */
+
+/* user and system time, of itself and of children it has waited for, in ticks; resident pages. */
+static bool read_use(pid_t pid, unsigned long long *ret_ticks, unsigned long long *ret_started, long long *ret_pages)
+{
+    unsigned long long user, system, started;
+    long long waited_user, waited_system, pages;
+    char path[64], text[512];
+    const char *end;
+
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    if (read_small(path, text, sizeof text) <= 0 || !(end = strrchr(text, ')')) ||
+        sscanf(end + 1, " %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu %llu %lld %lld %*s %*s %*s %*s %llu %*s %lld", &user,
+               &system, &waited_user, &waited_system, &started, &pages) != 6)
+        return false;
+    *ret_ticks = user + system + (unsigned long long)(waited_user + waited_system);
+    *ret_started = started;
+    *ret_pages = pages;
+    return true;
+}
+
+/* Adds pid and its descendants, by the lists of children that the kernel keeps for each thread. */
+static void add_use(pid_t pid, struct process_use *use, int depth)
+{
+    unsigned long long ticks, started;
+    long long pages;
+    char path[64], text[4096];
+    struct dirent *entry;
+    DIR *tasks;
+
+    if (!read_use(pid, &ticks, &started, &pages))
+        return;
+    if (!depth)
+        use->started = started;
+    use->cpu_seconds += (double)ticks / (double)sysconf(_SC_CLK_TCK);
+    use->memory_bytes += pages * sysconf(_SC_PAGESIZE);
+    if (use->pids_n < PROCESS_USE_PIDS)
+        use->pids[use->pids_n++] = pid;
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    tasks = depth < 16 ? opendir(path) : NULL;
+    while (tasks && (entry = readdir(tasks)) != NULL) {
+        char *at = text;
+        if (entry->d_name[0] == '.')
+            continue;
+        snprintf(path, sizeof path, "/proc/%d/task/%.20s/children", (int)pid, entry->d_name);
+        if (read_small(path, text, sizeof text) <= 0)
+            continue;
+        for (long child; (child = strtol(at, &at, 10)) > 0;)
+            add_use((pid_t)child, use, depth + 1);
+    }
+    if (tasks)
+        closedir(tasks);
+}
+
+bool process_use(pid_t pid, struct process_use *ret)
+{
+    *ret = (struct process_use){0};
+    if (pid > 0)
+        add_use(pid, ret, 0);
+    return ret->pids_n > 0;
+}

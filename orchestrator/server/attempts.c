@@ -173,7 +173,7 @@ void attempt_begin(struct server *server, struct attempt *attempt)
         return;
     }
     attempt->phase = ATTEMPT_RUNS;
-    attempt->reported_ms = hand->heard_ms = clock_ms();
+    attempt->began_ms = attempt->reported_ms = hand->heard_ms = clock_ms();
     snprintf(folder, sizeof folder, "%s/experiments/%lld/trials/%lld/runs/%lld", server->home,
              (long long)attempt->experiment, (long long)attempt->trial, (long long)attempt->run);
     if (file_make_folder(folder, &err))

@@ -1,6 +1,6 @@
 /* clock.c - the clocks, and every deadline: one timer looks at all of them a few times a second, which costs nothing
  * and needs no handle apiece. FLEXP_HELLO_MS, FLEXP_SILENT_MS, FLEXP_GRACE_MS, FLEXP_IDLE_MS, FLEXP_BACKOFF_MS,
- * FLEXP_DOWN_MS set them for tests.
+ * FLEXP_DOWN_MS, FLEXP_USAGE_MS, FLEXP_HOOK_MS set them for tests.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "common/log.h"
@@ -70,6 +70,8 @@ void limits_read(struct limits *ret)
         .backoff = from_environment("FLEXP_BACKOFF_MS", 1000),
         .down = from_environment("FLEXP_DOWN_MS", 10000),
         .tick = 100,
+        .usage = from_environment("FLEXP_USAGE_MS", 10000),
+        .hook = from_environment("FLEXP_HOOK_MS", 600000),
     };
 }
 
@@ -218,6 +220,7 @@ static void on_tick(uv_timer_t *timer)
         }
     check_hands(server, now);
     check_clock(server);
+    usage_tick(server, now);
     if (server->state == SERVER_RUNS) {
         check_time_limits(server);
         /* slots that another home gave back, and trials that have waited long enough, announce themselves by nothing */

@@ -59,6 +59,8 @@ void entries_drop_ended(struct server *server)
             free(gone);
         }
         *at = entry->next;
+        if (experiment_get_config(entry->experiment)->on_complete)
+            hook_begin(server, entry->id);
         experiment_free(entry->experiment);
         free(entry);
     }

@@ -233,6 +233,8 @@ static void on_run_message(struct hand *hand, const struct message *message)
     }
     if (message->op == MSG_REPORT && !strcmp(json_string_or(message->body, "kind", ""), "validation"))
         failpoint("in_journal");
+    if (attempt->over)
+        usage_end(server, attempt, clock_ms());
     if (message->op == MSG_DONE) {
         store_hold(server->store);
         server_submit(server, attempt->experiment, &turn);

@@ -278,6 +278,19 @@ static struct attempt *attempt_on(const struct server *server, size_t slot)
     return NULL;
 }
 
+/* Of the latest sample; null before the first. */
+static void add_use(json_t *row, const struct attempt *attempt)
+{
+    const struct usage *use = attempt && attempt->use.memory_bytes ? &attempt->use : NULL;
+
+    json_object_set_new(row, "unit", attempt ? json_from_double(attempt->unit) : json_null());
+    json_object_set_new(row, "until", attempt ? json_from_double(attempt->until) : json_null());
+    json_object_set_new(row, "cpu_cores", use ? json_real(use->cpu_cores) : json_null());
+    json_object_set_new(row, "memory_bytes", use ? json_integer(use->memory_bytes) : json_null());
+    json_object_set_new(row, "gpu", use && use->gpu >= 0 ? json_real(use->gpu) : json_null());
+    json_object_set_new(row, "gpu_memory_bytes", use && use->gpu >= 0 ? json_integer(use->gpu_memory_bytes) : json_null());
+}
+
 int request_slots(struct server *server, struct store *store, const json_t *arguments, json_t **ret, struct error *err)
 {
     static const char *const KINDS[] = {[SLOT_KIND_CPU] = "cpu", [SLOT_KIND_CUDA] = "cuda"};
@@ -295,6 +308,7 @@ int request_slots(struct server *server, struct store *store, const json_t *argu
                                                      : "free",
                                 "leased", slots[i].ours, "holder", slots[i].holder);
         add_attempt(row, attempt);
+        add_use(row, attempt);
         json_array_append_new(rows, row);
     }
     *ret = json_pack("{s:i, s:I, s:o}", "schema_version", SERVER_SCHEMA_VERSION, "capacity",

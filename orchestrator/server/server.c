@@ -207,6 +207,8 @@ static int open_all(struct server *server, const char *slots, struct error *err)
     if (!rc)
         rc = open_store(server, err);
     if (!rc)
+        rc = hooks_restore(server, err); /* before those whose end is found only now */
+    if (!rc)
         rc = entries_restore(server, err);
     if (!rc)
         rc = erase_restore(server, err);

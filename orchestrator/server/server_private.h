@@ -24,7 +24,7 @@
 
 /* Milliseconds; tests set them by the environment variables in clock.c. */
 struct limits {
-    uint64_t hello, silent, grace, idle, backoff, down, tick;
+    uint64_t hello, silent, grace, idle, backoff, down, tick, usage, hook;
 };
 
 /* A trial that was given slots, from the decision until its run is over and its slots are free. */
@@ -47,6 +47,10 @@ struct attempt {
     uint64_t reported_ms, longest_ms; /* last report, longest time between two: how long a round may take */
     char *why, *why_text;             /* the reason for which we killed its worker; NULL: it ended by itself */
     double unit, until;
+    uint64_t began_ms;
+    struct process_use base; /* at the sample before; pids_n 0: none was taken yet */
+    uint64_t base_ms;
+    struct usage use; /* of the latest sample */
     size_t slots_n;
     size_t slots[];
 };
@@ -190,6 +194,16 @@ int erase_begin(struct server *server, int64_t experiment, int64_t trials);
 void erase_go_on(struct server *server, int64_t experiment); /* its last turn is on disk */
 int erase_restore(struct server *server, struct error *err);
 void erasings_free(struct server *server);
+
+/* --- usage.c --- */
+void usage_tick(struct server *server, uint64_t now);
+/* A last row for a run that is over, where it was long enough to have had a first sample. */
+void usage_end(struct server *server, struct attempt *attempt, uint64_t now);
+
+/* --- hook.c --- */
+void hook_begin(struct server *server, int64_t experiment); /* once what came before is on disk */
+void hook_run(struct server *server, int64_t experiment);
+int hooks_restore(struct server *server, struct error *err);
 
 /* --- experiments.c --- */
 struct entry *entry_find(const struct server *server, int64_t experiment);

@@ -138,6 +138,9 @@ static void carry_out(struct server *server, int64_t experiment, const struct ef
     case EFFECT_ERASE:
         erase_go_on(server, effect->run);
         break;
+    case EFFECT_HOOK:
+        hook_run(server, effect->run);
+        break;
     case EFFECT_CHANGED:
         subscriptions_changed(server, experiment);
         break;

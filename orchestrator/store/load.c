@@ -239,3 +239,20 @@ int store_read_deleted_files(struct store *store, json_t **ret, struct error *er
 {
     return read_run(store, deleted_files, &(struct read_arguments){0}, ret, err);
 }
+
+static int hooks(struct store *store, const struct read_arguments *arguments, json_t **ret, struct error *err)
+{
+    sqlite3_stmt *statement = read_bound(store, READ_HOOKS, NULL, 0, err);
+    int rc;
+
+    (void)arguments;
+    *ret = json_array();
+    while (read_row(store, statement, &rc, err))
+        json_array_append_new(*ret, column_int(statement, 0));
+    return rc;
+}
+
+int store_read_hooks(struct store *store, json_t **ret, struct error *err)
+{
+    return read_run(store, hooks, &(struct read_arguments){0}, ret, err);
+}

@@ -264,3 +264,24 @@ void store_put_delete_experiment(struct store_batch *batch, int64_t id)
     batch->deletes = true;
     batch_int(batch, id);
 }
+
+void store_put_usage(struct store_batch *batch, int64_t run, const struct usage *usage, int64_t time_us)
+{
+    if (!batch_op(batch, OP_USAGE))
+        return;
+    batch_int(batch, run);
+    batch_int(batch, time_us);
+    batch_real(batch, isfinite(usage->cpu_cores) ? usage->cpu_cores : 0);
+    batch_int(batch, usage->memory_bytes);
+    batch_real(batch, usage->gpu);
+    batch_id(batch, usage->gpu_memory_bytes);
+}
+
+void store_put_hook(struct store_batch *batch, int64_t experiment, const char *state, const char *text)
+{
+    if (!batch_op(batch, OP_HOOK))
+        return;
+    batch_int(batch, experiment);
+    batch_text(batch, state);
+    batch_text(batch, text);
+}

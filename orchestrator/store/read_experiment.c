@@ -296,6 +296,10 @@ static int describe_row(struct store *store, sqlite3_stmt *row, json_t *ret, str
     json_object_set_new(ret, "smaller_is_better", json_boolean(sqlite3_column_int(row, 9)));
     json_object_set_new(ret, "time_metric", column_text(row, 10));
     json_object_set_new(ret, "archived", json_boolean(sqlite3_column_int(row, 23)));
+    json_object_set_new(ret, "on_complete", sqlite3_column_type(row, 24) == SQLITE_NULL
+                                                ? json_null()
+                                                : json_pack("{s:o, s:o}", "state", column_text(row, 24), "text",
+                                                            column_text(row, 25)));
     rc = best(store, id, row, ret, err);
     if (!rc) {
         rc = state_counts(store, id, &counts, err);

@@ -23,7 +23,7 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
         "SELECT e.id, e.name, e.description, e.labels, e.state, e.reason, e.progress, e.searcher, e.metric,"
         " e.smaller_is_better, e.time_metric, e.created_us, e.started_us, e.ended_us, e.run_us, e.slot_us,"
         " e.best_trial,"
-        " e.best_unit, e.best_value, e.best_metrics, e.best_checkpoint, c.config, c.text, e.archived FROM experiments e"
+        " e.best_unit, e.best_value, e.best_metrics, e.best_checkpoint, c.config, c.text, e.archived, e.hook, e.hook_text FROM experiments e"
         " JOIN experiment_configs c ON c.experiment = e.id WHERE e.id = ?1 AND e.deleting_us IS NULL",
     [READ_STATE_COUNTS] = "SELECT state, count(*) FROM trials WHERE experiment = ?1 GROUP BY state", /* 1 ms */
     [READ_FAILURES] = "SELECT coalesce(reason, 'unknown'), count(*) FROM trials WHERE experiment = ?1 AND state ="
@@ -43,7 +43,10 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
     [READ_OPEN_RUN_TIME] = "SELECT coalesce(sum(last_us - started_us), 0), coalesce(sum((last_us - started_us) *"
                            " slots_n), 0), max(last_us) FROM runs WHERE experiment = ?1 AND ended_us IS NULL",
     [READ_RUNS] = "SELECT r.id, r.attempt, r.slots, r.pid, r.isa, r.resume_checkpoint, r.started_us, r.ended_us,"
-                  " r.reason, r.text FROM runs r WHERE r.trial = ?1 ORDER BY r.id",
+                  " r.reason, r.text, u.cpu, u.memory, u.gpu, u.gpu_memory FROM runs r LEFT JOIN (SELECT run, avg(cpu_cores) AS cpu,"
+                  " max(memory_bytes) AS memory, avg(gpu) AS gpu, max(gpu_memory_bytes) AS gpu_memory FROM usage"
+                  " WHERE run IN (SELECT id FROM runs WHERE trial = ?1) GROUP BY run) u ON u.run = r.id"
+                  " WHERE r.trial = ?1 ORDER BY r.id",
     [READ_CHECKPOINTS] = "SELECT id, run, unit, path, bytes, created_us, deleted_us FROM checkpoints WHERE trial = ?1"
                          " ORDER BY id",
     [READ_CHECKPOINT] = "SELECT t.experiment, t.number, c.path, c.unit, c.bytes FROM checkpoints c JOIN trials t"
@@ -84,6 +87,7 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
                           " idx",
     [READ_DELETING] = "SELECT e.id, coalesce((SELECT max(number) FROM trials WHERE experiment = e.id), 0)"
                       " FROM experiments e WHERE e.deleting_us IS NOT NULL ORDER BY e.id",
+    [READ_HOOKS] = "SELECT id FROM experiments WHERE hook = 'due' AND deleting_us IS NULL ORDER BY id",
     /* What a crash interrupted is among the last. */
     [READ_DELETED_FILES] = "SELECT t.experiment, t.number, c.path FROM checkpoints c JOIN trials t ON t.id = c.trial"
                            " WHERE c.id > (SELECT max(id) FROM checkpoints) - 5000 AND c.deleted_us IS NOT NULL",

@@ -81,6 +81,10 @@ static int runs(struct store *store, const struct read_arguments *arguments, int
         json_object_set_new(row, "ended", column_time(statement, 7));
         json_object_set_new(row, "reason", column_text(statement, 8));
         json_object_set_new(row, "text", column_text(statement, 9));
+        json_object_set_new(row, "cpu_cores_mean", column_number(statement, 10));
+        json_object_set_new(row, "memory_bytes_peak", column_int(statement, 11));
+        json_object_set_new(row, "gpu_mean", column_number(statement, 12));
+        json_object_set_new(row, "gpu_memory_bytes_peak", column_int(statement, 13));
         json_object_set_new(row, "log", json_sprintf("experiments/%lld/trials/%lld/runs/%lld/output.log",
                                                      (long long)arguments->experiment, (long long)arguments->trial,
                                                      (long long)sqlite3_column_int64(statement, 0)));

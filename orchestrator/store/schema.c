@@ -123,4 +123,14 @@ static const char *const SECOND[] = {
     NULL,
 };
 
-const struct migration MIGRATIONS[] = {{1, FIRST}, {2, SECOND}, {0, NULL}};
+/* What runs used; the command that on_complete names: due when the experiment's end is committed, until it has ended. */
+static const char *const THIRD[] = {
+    "CREATE TABLE usage ("
+    "  run INTEGER NOT NULL REFERENCES runs(id), time_us INTEGER NOT NULL, cpu_cores REAL NOT NULL,"
+    "  memory_bytes INTEGER NOT NULL, gpu REAL, gpu_memory_bytes INTEGER, PRIMARY KEY (run, time_us)) STRICT, WITHOUT ROWID",
+    "ALTER TABLE experiments ADD COLUMN hook TEXT CHECK (hook IN ('due', 'done', 'failed'))",
+    "ALTER TABLE experiments ADD COLUMN hook_text TEXT",
+    NULL,
+};
+
+const struct migration MIGRATIONS[] = {{1, FIRST}, {2, SECOND}, {3, THIRD}, {0, NULL}};

@@ -103,6 +103,16 @@ void store_put_journal(struct store_batch *batch, int64_t experiment, int64_t in
 void store_put_experiment_archived(struct store_batch *batch, int64_t id, bool archived);
 /* The file in force changed: description and the resolved form. */
 void store_put_experiment_config(struct store_batch *batch, int64_t id, const json_t *resolved);
+/* What a run's processes used since the sample before. */
+struct usage {
+    double cpu_cores;     /* cores kept busy */
+    int64_t memory_bytes; /* resident */
+    double gpu;           /* 0..1, of the GPUs it is on; NaN: none */
+    int64_t gpu_memory_bytes;
+};
+void store_put_usage(struct store_batch *batch, int64_t run, const struct usage *usage, int64_t time_us);
+/* on_complete: due, done, failed. text: how it ended, or NULL. */
+void store_put_hook(struct store_batch *batch, int64_t experiment, const char *state, const char *text);
 /* Deleting an experiment that has ended: from the first on it is in no answer. Then its trials, a few in each batch, for
  * nothing else is committed meanwhile, then what is left. Each does nothing where it was done already. */
 void store_put_deleting(struct store_batch *batch, int64_t id, int64_t time_us);
@@ -161,6 +171,8 @@ void stored_experiments_free(struct stored_experiment *list, size_t n);
 /* Experiments whose deletion was begun: [[id, number of trials], ...]. New reference. */
 int store_read_deleting(struct store *store, json_t **ret, struct error *err);
 
+/* Numbers of the experiments whose on_complete is due. New reference. */
+int store_read_hooks(struct store *store, json_t **ret, struct error *err);
 /* Files, relative to the home, of the latest checkpoints that are marked deleted: some may be there still. New reference. */
 int store_read_deleted_files(struct store *store, json_t **ret, struct error *err);
 

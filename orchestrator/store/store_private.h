@@ -82,7 +82,8 @@ int wal_check(const char *path, struct error *ret_note, struct error *err);
 enum op {
     OP_END, OP_EXPERIMENT, OP_EXPERIMENT_STATE, OP_EXPERIMENT_PROGRESS, OP_EXPERIMENT_BEST, OP_TRIAL, OP_TRIAL_STATE,
     OP_TRIAL_BEST, OP_RUN, OP_RUN_END, OP_REPORT, OP_CHECKPOINT, OP_CHECKPOINT_DELETED, OP_TEST, OP_JOURNAL, OP_LOG,
-    OP_EXPERIMENT_ARCHIVED, OP_EXPERIMENT_CONFIG, OP_DELETING, OP_DELETE_TRIAL, OP_DELETE_EXPERIMENT, OP_COUNT
+    OP_EXPERIMENT_ARCHIVED, OP_EXPERIMENT_CONFIG, OP_DELETING, OP_DELETE_TRIAL, OP_DELETE_EXPERIMENT, OP_USAGE, OP_HOOK,
+    OP_COUNT
 };
 
 struct store_batch {
@@ -174,7 +175,7 @@ int run_statement(sqlite3 *db, sqlite3_stmt *statement, struct error *err, const
 
 /* --- store.c, writer.c -------------------------------------------------------------------------------------------- */
 
-#define READ_STATEMENTS 29 /* read_private.h names them */
+#define READ_STATEMENTS 30 /* read_private.h names them */
 
 struct batch_list {
     struct store_batch *first, *last;

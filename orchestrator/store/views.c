@@ -97,5 +97,10 @@ const struct view VIEWS[] = {
      "CREATE VIEW v_logs AS SELECT l.id, l.experiment, t.number AS trial, l.run, l.level, l.text, " TIME("l.time_us")
      " AS time FROM logs l LEFT JOIN trials t ON t.id = l.trial"},
 
+    {"v_usage",
+     "CREATE VIEW v_usage AS SELECT r.experiment, t.number AS trial, u.run, u.cpu_cores, u.memory_bytes, u.gpu,"
+     " u.gpu_memory_bytes, u.time_us / 1e6 AS epoch_seconds, " TIME("u.time_us") " AS time"
+     " FROM usage u JOIN runs r ON r.id = u.run JOIN trials t ON t.id = r.trial"},
+
     {NULL, NULL},
 };

@@ -74,6 +74,11 @@ void store_put_experiment_config(struct store_batch *batch, int64_t id, const js
     put(batch, "config", json_pack("{s:o, s:o}", "id", NUMBER(id), "resolved", COPY(resolved)));
 }
 
+void store_put_hook(struct store_batch *batch, int64_t id, const char *state, const char *text)
+{
+    put(batch, "hook", json_pack("{s:o, s:s, s:o}", "id", NUMBER(id), "hook", state, "text", TEXT(text)));
+}
+
 void store_put_experiment_progress(struct store_batch *batch, int64_t id, double progress)
 {
     put(batch, "progress", json_pack("{s:o, s:f}", "id", NUMBER(id), "progress", progress));
@@ -270,7 +275,7 @@ static inline void apply_put(json_t *disk, const json_t *fields)
     if (strcmp(name, "trial") && json_int_or(fields, "trial", 0))
         assert_non_null(trial);
     if (!strcmp(name, "experiment") || !strcmp(name, "experiment_state") || !strcmp(name, "progress") ||
-        !strcmp(name, "config")) {
+        !strcmp(name, "config") || !strcmp(name, "hook")) {
         json_object_update(experiment, (json_t *)fields);
     } else if (!strcmp(name, "experiment_best")) {
         row = by_id(json_object_get(disk, "checkpoints"), json_int_or(fields, "checkpoint", 0));

@@ -1,0 +1,167 @@
+/* hook.c - on_complete: a command that is run when an experiment has ended. That it is due is committed with the end, that it
+ * is done when it has ended; one that a kill interrupts is run again at the next start.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "common/file.h"
+#include "common/log.h"
+#include "orchestrator/server/server_private.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LINES_MAX_KEPT 1000
+#define VARIABLES 10
+
+struct hook {
+    uv_work_t work;
+    struct server *server;
+    int64_t experiment;
+    char *command, *folder, *env[VARIABLES + 1];
+    long long limit_ms;
+    json_t *lines; /* of the thread while it works */
+    int rc;
+    char *text;
+};
+
+static void hook_free(struct hook *hook)
+{
+    for (size_t i = 0; i < VARIABLES; i++)
+        free(hook->env[i]);
+    free(hook->command);
+    free(hook->folder);
+    free(hook->text);
+    json_decref(hook->lines);
+    free(hook);
+}
+
+static void on_line(void *arg, const char *line)
+{
+    struct hook *hook = arg;
+    json_t *text;
+
+    if (json_array_size(hook->lines) >= LINES_MAX_KEPT)
+        return;
+    text = json_string(line);
+    json_array_append_new(hook->lines, text ? text : json_string("(a line that is no UTF-8)"));
+}
+
+static void run(uv_work_t *work)
+{
+    struct hook *hook = work->data;
+
+    hook->rc = launcher_run_command(hook->command, (const char *const *)hook->env, hook->folder, hook->limit_ms, on_line, hook,
+                                    &hook->text);
+}
+
+static void on_ran(uv_work_t *work, int status)
+{
+    struct hook *hook = work->data;
+    struct server *server = hook->server;
+    struct turn turn;
+    json_t *line;
+    size_t i;
+
+    if (status || server->state != SERVER_RUNS) { /* it is run again at the next start */
+        hook_free(hook);
+        return;
+    }
+    log_info("experiment %lld: on_complete: %s", (long long)hook->experiment, hook->text ? hook->text : "");
+    turn_init(&turn, clock_us());
+    json_array_foreach (hook->lines, i, line)
+        store_put_log(turn.writes, (struct trial_ref){hook->experiment, 0}, 0, "on_complete", json_string_value(line),
+                      turn.now_us);
+    store_put_hook(turn.writes, hook->experiment, hook->rc ? "failed" : "done", hook->text);
+    server_submit(server, hook->experiment, &turn);
+    hook_free(hook);
+}
+
+static char *variable(const char *name, const json_t *value)
+{
+    char *text = NULL, *entry;
+
+    if (json_is_string(value))
+        return format_text("%s=%s", name, json_string_value(value));
+    if (value && !json_is_null(value))
+        text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(17));
+    entry = format_text("%s=%s", name, text ? text : "");
+    free(text);
+    return entry;
+}
+
+/* The result as a file, and what is in it that a script wants at hand. */
+static void fill(struct hook *hook, const json_t *described, const char *home)
+{
+    const struct {
+        const char *name;
+        const json_t *value;
+    } from[] = {
+        {"FLEXP_EXPERIMENT_ID", json_object_get(described, "id")},
+        {"FLEXP_EXPERIMENT_NAME", json_object_get(described, "name")},
+        {"FLEXP_STATE", json_object_get(described, "state")},
+        {"FLEXP_METRIC", json_object_get(described, "metric")},
+        {"FLEXP_BEST_TRIAL", json_object_get(described, "best_trial_id")},
+        {"FLEXP_BEST_VALUE", json_object_get(json_object_get(described, "best_validation_metrics"),
+                                             json_string_or(described, "metric", ""))},
+        {"FLEXP_BEST_MODEL", json_object_get(described, "best_model")},
+        {"FLEXP_BEST_CHECKPOINT", json_object_get(json_object_get(described, "best_checkpoint"), "path")},
+    };
+    char *result = format_text("%s/result.json", hook->folder);
+    struct error err = {0};
+    size_t n = sizeof from / sizeof *from;
+
+    if (result && (file_make_folder(hook->folder, &err) || json_write_file(result, described, &err)))
+        log_warning("experiment %lld: on_complete: %s", (long long)hook->experiment, err.text);
+    for (size_t i = 0; i < n; i++)
+        hook->env[i] = variable(from[i].name, from[i].value);
+    hook->env[n++] = format_text("FLEXP_RESULT=%s", result ? result : "");
+    hook->env[n] = format_text("FLEXP_HOME=%s", home);
+    free(result);
+}
+
+void hook_run(struct server *server, int64_t experiment)
+{
+    struct hook *hook = calloc(1, sizeof *hook);
+    json_t *described = NULL;
+    struct error err = {0};
+    const char *command;
+
+    if (!hook || request_summary(server, server->store, experiment, &described, &err)) {
+        log_warning("experiment %lld: on_complete cannot be run: %s", (long long)experiment, err.text);
+        free(hook);
+        return;
+    }
+    command = json_string_or(json_object_get(described, "config"), "on_complete", "true");
+    hook->work.data = hook;
+    hook->server = server;
+    hook->experiment = experiment;
+    hook->limit_ms = (long long)server->limits.hook;
+    hook->lines = json_array();
+    hook->command = strdup(command);
+    hook->folder = format_text("%s/experiments/%lld", server->home, (long long)experiment);
+    if (hook->folder)
+        fill(hook, described, server->home);
+    json_decref(described);
+    if (!hook->command || !hook->folder || uv_queue_work(&server->loop, &hook->work, run, on_ran))
+        hook_free(hook);
+}
+
+void hook_begin(struct server *server, int64_t experiment)
+{
+    struct turn turn;
+
+    turn_init(&turn, clock_us());
+    turn_add_hook(&turn, experiment);
+    server_submit(server, experiment, &turn);
+}
+
+int hooks_restore(struct server *server, struct error *err)
+{
+    json_t *list = NULL, *id;
+    size_t i;
+    int rc = store_read_hooks(server->store, &list, err);
+
+    json_array_foreach (list, i, id)
+        hook_begin(server, json_integer_value(id));
+    json_decref(list);
+    return rc;
+}
