@@ -262,6 +262,7 @@ static void a_trial_tells_all_of_itself(void **state)
     assert_json(at(answer, "run_list[0]"),
                 "{'run':7,'attempt':1,'slots':['cpu:0','cpu:1'],'pid':4711,'isa':'avx2','resumed_from':null,"
                 "'started':'2026-05-28T20:27:50.000Z','ended':null,'reason':null,'text':null,"
+                "'cpu_cores_mean':null,'memory_bytes_peak':null,'gpu_mean':null,'gpu_memory_bytes_peak':null,"
                 "'log':'experiments/1/trials/7/runs/7/output.log'}");
     assert_json(at(answer, "run_list[1].resumed_from"), "7");
     assert_json(at(answer, "checkpoints"),

@@ -84,9 +84,12 @@ static void put_trials(struct store_batch *batch)
     store_put_checkpoint_deleted(batch, 1, T0 + 25 * SECOND);
     store_put_trial_best(batch, (struct trial_ref){1, 1}, 0.75, 2, 2);
     store_put_run_end(batch, 2, "length", NULL, T0 + 40 * SECOND);
+    store_put_usage(batch, 2, &(struct usage){1.5, 250000000, 0.25, 1 << 30}, T0 + 30 * SECOND);
+    store_put_usage(batch, 2, &(struct usage){0.5, 300000000, 0.75, 1 << 30}, T0 + 40 * SECOND);
     put_state(batch, 1, "completed", "length", NULL);
     put_run_on(batch, 1, 2, 3, 1, "['cuda:0']");
     train(batch, 2, 3, 1, 0.125);
+    store_put_usage(batch, 3, &(struct usage){1, 100000000, NAN, 0}, T0 + 36 * SECOND);
     store_put_run_end(batch, 3, "stopped", NULL, T0 + 36 * SECOND);
     put_state(batch, 2, "stopped", NULL, NULL);
     put_run_on(batch, 1, 3, 4, 1, "['cpu:2']");
