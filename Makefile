@@ -5,13 +5,15 @@ VARIANT ?= release
 Q := $(if $(V),,@)
 SAY := @$(if $(V),:,echo '  ')
 PREFIX ?= /usr/local
-CC = gcc
+CC = $(if $(filter fuzz,$(VARIANT)),clang,gcc)
 O := build/$(VARIANT)
 
 FLAGS_release := -O2 -g
 FLAGS_asan := -O1 -g -fsanitize=address -fno-omit-frame-pointer
 FLAGS_ubsan := -O1 -g -fsanitize=undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 FLAGS_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+# gcc gives the warnings; clang has others
+FLAGS_fuzz := -O1 -g -w -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 VARIANT_FLAGS := $(FLAGS_$(VARIANT))
 
 # Floating point: no fast-math and no contraction, so that one build gives one curve and a diverged run is seen to diverge.
@@ -35,10 +37,11 @@ SRC_trainer := $(filter-out $(MAINS),$(call src,trainer))
 ARCHIVES := $O/libcommon.a $O/libsearchers.a $O/liborchestrator.a $O/libtrainer.a
 
 # tests/X/**/test_*.c links the rooms that X may use.
-TESTS := $(sort $(shell find tests/common tests/searchers tests/orchestrator tests/trainer -name 'test_*.c' 2>/dev/null))
+# tests/fuzz/test_X.c links all of them, and with inputs.c what runs it on stored inputs, or with libFuzzer.
+TESTS := $(sort $(shell find tests/common tests/searchers tests/orchestrator tests/trainer tests/fuzz -name 'test_*.c' 2>/dev/null))
 TEST_BINS := $(patsubst %.c,$O/%,$(TESTS))
 
-.PHONY: all programs test demo install clean help asan ubsan tsan bench soak tidy format check-packages
+.PHONY: all programs test demo install clean help asan ubsan tsan bench fuzz soak tidy format check-packages
 all: programs ## Build build/flexp and build/flexp-trainer (default)
 
 ifeq ($(VARIANT),release)
@@ -79,6 +82,11 @@ $O/tests/orchestrator/%: $O/tests/orchestrator/%.o $O/liborchestrator.a $O/libse
 $O/tests/trainer/%: $O/tests/trainer/%.o $O/libtrainer.a $O/libsearchers.a $O/libcommon.a
 	$(SAY) $@
 	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ -lcmocka $(LIBS_trainer) $(LIBS_common)
+FUZZ_MAIN := $(if $(filter fuzz,$(VARIANT)),,$O/tests/fuzz/inputs.o)
+$O/tests/fuzz/%: $O/tests/fuzz/%.o $(FUZZ_MAIN) $O/libtrainer.a $O/liborchestrator.a $O/libsearchers.a $O/libcommon.a
+	$(SAY) $@
+	$(Q)$(CC) $(VARIANT_FLAGS) $(if $(FUZZ_MAIN),,-fsanitize=fuzzer) -pthread -Wl,--as-needed -o $@ $^ $(LIBS_trainer) \
+	  $(LIBS_orchestrator) $(LIBS_common)
 $O/tests/bench/%: $O/tests/bench/%.o $O/libtrainer.a $O/libsearchers.a $O/libcommon.a
 	$(SAY) $@
 	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_trainer) $(LIBS_common)
@@ -120,8 +128,16 @@ bench: build/.packages ## Build and run the measuring programs of tests/bench, e
 	$O/tests/bench/store_bench build/bench
 	tests/bench/night.py
 
-soak: build/.packages ## The kill tests at length: 1,000 random kills in all
+build/.packages-fuzz: .ci/packages-fuzz
+	@.ci/install-packages packages-fuzz
+	@mkdir -p build && touch $@
+fuzz: build/.packages build/.packages-fuzz ## Fuzz the readers of files and lines, FUZZ_SECONDS (60) each; ONLY=tests/fuzz/test_idx
+	@$(MAKE) -s --no-print-directory -j$$(nproc) VARIANT=fuzz $(patsubst %.c,build/fuzz/%,$(wildcard tests/fuzz/test_*.c))
+	@tests/fuzz/fuzz --seconds $(or $(FUZZ_SECONDS),60) $(ONLY)
+
+soak: build/.packages ## At length: 600 s of fuzzing for each reader, and 1,000 random kills in all
 	@$(MAKE) --no-print-directory -j$$(nproc) programs
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 	for seed in $$(seq 28); do FLEXP_SEED=$$seed tests/integration/test_kills.py random_kills || exit 1; done
 
 install: programs ## Install to $(PREFIX), under DESTDIR

@@ -9,10 +9,10 @@
 
 struct error {
     int code;        /* negative errno, 0 when unset */
-    char text[1000]; /* one line, no newline at its end */
+    char text[1000]; /* one line of UTF-8, no newline at its end */
 };
 
-/* Fills err (if not NULL) and returns code. */
+/* Fills err (if not NULL) and returns code. Control characters and what is not UTF-8 become ? (newlines and tabs spaces). */
 int fail(struct error *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Puts "PREFIX: " before the text already in err, and returns err's code. */

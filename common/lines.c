@@ -45,10 +45,11 @@ int lines_push(struct lines *lines, const void *data, size_t length)
 
 char *lines_next(struct lines *lines, size_t *ret_length)
 {
-    char *start = lines->bytes + lines->taken, *end;
+    char *start, *end;
 
     if (lines->taken == lines->used)
         return NULL;
+    start = lines->bytes + lines->taken;
     end = memchr(start, '\n', lines->used - lines->taken);
     if (!end)
         return NULL;

@@ -81,10 +81,16 @@ static int check_tree(struct config_check *check)
     struct key rows[CONFIG_KEYS_ROOM];
     struct report report = {check, rows};
     const json_t *entrypoint = json_object_get(check->tree, "entrypoint");
+    const json_t *hyperparameters = json_object_get(check->tree, "hyperparameters");
+    json_t *none = json_object(); /* absent: every reference is wrong, where NULL would leave them unchecked */
 
+    if (!none)
+        return -ENOMEM;
     check->own_program = entrypoint && !json_is_null(entrypoint);
     config_keys_for(check->own_program, rows);
-    keys_check(rows, check->tree, "", false, json_object_get(check->tree, "hyperparameters"), report_problem, &report);
+    keys_check(rows, check->tree, "", false, hyperparameters && !json_is_null(hyperparameters) ? hyperparameters : none,
+               report_problem, &report);
+    json_decref(none);
     if (!(check->resolved = keys_resolve(rows, check->tree)))
         return -ENOMEM;
     config_check_hyperparameters(check);

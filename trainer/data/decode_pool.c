@@ -220,7 +220,7 @@ int decode_pool_add(struct decode_pool *pool, const char *name, const uint8_t *b
         return fail(err, -ENOMEM, "out of memory");
     }
     batch = pool->open;
-    if (batch->used + n > batch->room) {
+    if (!batch->bytes || batch->used + n > batch->room) { /* the first may be an empty file */
         size_t room = 2 * batch->room > batch->used + n ? 2 * batch->room : batch->used + n + 65536;
         uint8_t *grown = realloc(batch->bytes, room);
         if (!grown) {

@@ -12,6 +12,9 @@
 #include <jpeglib.h>
 #include <png.h>
 
+/* A byte of deflate stands for at most 1032. */
+#define DEFLATE_MOST ((uint64_t)1032)
+
 static int refuse(struct image *image, const char *problem)
 {
     snprintf(image->problem, sizeof image->problem, "%s", problem);
@@ -53,6 +56,16 @@ void image_done(struct image *image)
     *image = (struct image){0};
 }
 
+/* A few bytes that promise more than they can hold are refused before memory is taken for it. */
+static int check_promise(struct image *image, uint64_t needs, uint64_t has)
+{
+    if (needs <= has)
+        return 0;
+    snprintf(image->problem, sizeof image->problem, "a premature end: its header promises %dx%d pixels, which its bytes cannot hold",
+             image->width, image->height);
+    return -EINVAL;
+}
+
 /* -- JPEG -- */
 
 struct jpeg {
@@ -78,6 +91,18 @@ static void jpeg_message(j_common_ptr info, int level)
         jpeg_fail(info);
 }
 
+/* The bits that the file needs at least: each block of 8 x 8 has one code of a bit or more. 0 where codes are arithmetic. */
+static uint64_t jpeg_bits(const struct jpeg_decompress_struct *info)
+{
+    uint64_t most = 0;
+
+    for (int c = 0; c < info->num_components && !info->arith_code; c++) {
+        uint64_t blocks = (uint64_t)info->comp_info[c].width_in_blocks * info->comp_info[c].height_in_blocks;
+        most = blocks > most ? blocks : most;
+    }
+    return most;
+}
+
 /* Everything between set-up and clean-up; left by longjmp on an error. */
 static int jpeg_run(struct jpeg *jpeg, const uint8_t *bytes, size_t n, bool with_pixels)
 {
@@ -92,6 +117,9 @@ static int jpeg_run(struct jpeg *jpeg, const uint8_t *bytes, size_t n, bool with
         return refuse(image, "a JPEG of 4 colours (CMYK), where grey and RGB are read");
     rc = set_size(image, info->image_height, info->image_width, info->num_components);
     if (rc || !with_pixels)
+        return rc;
+    rc = check_promise(image, jpeg_bits(info), (uint64_t)n * 8);
+    if (rc)
         return rc;
     info->out_color_space = info->num_components == 1 ? JCS_GRAYSCALE : JCS_RGB;
     info->dct_method = JDCT_ISLOW;
@@ -179,6 +207,10 @@ static int png_run(struct png *self, bool with_pixels)
     rc = set_size(image, png_get_image_height(png, self->info), png_get_image_width(png, self->info),
                   type & PNG_COLOR_MASK_COLOR ? 3 : 1);
     if (rc || !with_pixels)
+        return rc;
+    /* Interlaced rows are one byte longer for each pass, which does not matter here. */
+    rc = check_promise(image, (uint64_t)png_get_rowbytes(png, self->info) * (uint64_t)image->height, self->left * DEFLATE_MOST);
+    if (rc)
         return rc;
     png_set_palette_to_rgb(png);
     if (type == PNG_COLOR_TYPE_GRAY)

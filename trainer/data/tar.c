@@ -14,6 +14,7 @@
 struct tar_reader {
     struct archive *archive;
     char *path, *name; /* of the current entry, as the caller sees it */
+    uint64_t bytes;    /* likewise */
     int fd;
 };
 
@@ -120,6 +121,8 @@ int tar_next(struct tar_reader *reader, struct tar_entry *ret, struct error *err
         problem = "it is a symbolic link";
     else if (!problem && type != AE_IFREG && type != AE_IFDIR)
         problem = "it is neither a file nor a folder";
+    else if (!problem && archive_entry_sparse_count(entry)) /* some bytes of which could ask for a terabyte */
+        problem = "it is a sparse file";
     if (problem)
         return fail(err, -EINVAL, "%s: entry %.300s is refused: %s", reader->path, raw, problem);
     while (!strncmp(raw, "./", 2))
@@ -131,7 +134,8 @@ int tar_next(struct tar_reader *reader, struct tar_entry *ret, struct error *err
     n = strlen(reader->name);
     while (n && reader->name[n - 1] == '/')
         reader->name[--n] = 0;
-    *ret = (struct tar_entry){reader->name, type == AE_IFDIR, (uint64_t)archive_entry_size(entry)};
+    reader->bytes = (uint64_t)archive_entry_size(entry);
+    *ret = (struct tar_entry){reader->name, type == AE_IFDIR, reader->bytes};
     return 1;
 }
 
@@ -139,6 +143,9 @@ int tar_read(struct tar_reader *reader, uint8_t **bytes, size_t *room, size_t *r
 {
     size_t used = 0;
 
+    if (reader->bytes > limit)
+        return fail(err, -EFBIG, "%s: entry %.300s: its header promises %llu bytes; more than %zu are not read", reader->path,
+                    reader->name, (unsigned long long)reader->bytes, limit);
     for (;;) {
         la_ssize_t n;
         if (used == *room) {
@@ -155,8 +162,9 @@ int tar_read(struct tar_reader *reader, uint8_t **bytes, size_t *room, size_t *r
         if (n == 0)
             break;
         used += (size_t)n;
-        if (used > limit)
-            return fail(err, -EFBIG, "%s: entry %.300s: longer than %zu bytes", reader->path, reader->name, limit);
+        if (used > reader->bytes) /* holes of a sparse file that its header does not tell of */
+            return fail(err, -EINVAL, "%s: entry %.300s: longer than the %llu bytes that its header promises", reader->path,
+                        reader->name, (unsigned long long)reader->bytes);
     }
     *ret_n = used;
     return 0;
