@@ -30,7 +30,7 @@ enum cli_exit {
 enum option_id {
     OPT_HOME, OPT_DATA, OPT_JSON, OPT_NO_COLOR, OPT_QUIET, OPT_HELP, OPT_VERSION, /* global, in this order */
     OPT_FOLLOW, OPT_CONFIG, OPT_PAUSED, OPT_ALL, OPT_TIMEOUT, OPT_SLOTS, OPT_FOREGROUND, OPT_READY_FD, OPT_SORT_BY,
-    OPT_GROUP_BY, OPT_CSV, OPT_CLIENT, OPT_NAME, OPT_YES,
+    OPT_GROUP_BY, OPT_CSV, OPT_CLIENT, OPT_NAME, OPT_YES, OPT_OUTPUT, OPT_SVG,
     OPT_COUNT
 };
 #define OPT_GLOBALS OPT_FOLLOW /* ids below are accepted by every verb, before or after it */
@@ -145,6 +145,8 @@ int verb_trials(struct cli *cli);
 int verb_metrics(struct cli *cli);
 int verb_data_fetch(struct cli *cli);
 int verb_data_info(struct cli *cli);
+int verb_model(struct cli *cli);
+int verb_plot(struct cli *cli);
 int verb_explain(struct cli *cli);
 int verb_completion(struct cli *cli);
 int verb_trial_describe(struct cli *cli);

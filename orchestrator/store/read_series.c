@@ -13,9 +13,9 @@ static int add_metric(struct store *store, int64_t trial, int64_t name_id, const
     int rc;
 
     while (read_row(store, statement, &rc, err))
-        json_array_append_new(rows, json_pack("{s:s, s:o, s:o, s:o, s:o}", "name", name, "unit",
+        json_array_append_new(rows, json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "name", name, "unit",
                                               column_number(statement, 0), "client", column_int(statement, 1), "value",
-                                              column_value(statement, 2, 3), "run", column_int(statement, 4)));
+                                              column_value(statement, 2, 3), "run", column_int(statement, 4), "time", column_time(statement, 5)));
     return rc;
 }
 

@@ -63,7 +63,8 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
                     " ORDER BY unit DESC, run DESC LIMIT 1",
     [READ_CURVE] = "SELECT m.unit, m.value, m.status, m.run FROM metrics m JOIN names n ON n.id = m.name"
                    " WHERE m.trial = ?1 AND n.name = ?2 AND m.client = -1" LATEST_RUN_ONLY " ORDER BY m.unit",
-    [READ_METRICS] = "SELECT m.unit, m.client, m.value, m.status, m.run FROM metrics m"
+    [READ_METRICS] = "SELECT m.unit, m.client, m.value, m.status, m.run, r.time_us FROM metrics m"
+                     " LEFT JOIN reports r ON r.run = m.run AND r.seq = m.seq AND r.step = 0"
                      " WHERE m.trial = ?1 AND m.name = ?2 AND m.client BETWEEN ?3 AND ?4" LATEST_RUN_ONLY
                      " ORDER BY m.unit, m.client",
     [READ_LOGS_EXPERIMENT] = "SELECT " LOG_COLUMNS " WHERE l.experiment = ?1 AND l.id > ?2 ORDER BY l.id LIMIT ?3",

@@ -302,15 +302,15 @@ static void metrics_are_told_for_the_federation_a_client_or_all(void **state)
                "{'client':0,'metrics':{'train_loss':1}},{'client':5,'metrics':{'train_loss':2,'own':9}}]}");
     commit(store, batch);
     assert_int_equal(store_read_metrics(store, REF(1, 1), "train_loss", -1, &answer, NULL), 0);
-    assert_json(at(answer, "metrics"), "[{'name':'train_loss','unit':0.5,'client':-1,'value':3.0,'run':1}]");
+    assert_json(at(answer, "metrics"), "[{'name':'train_loss','unit':0.5,'client':-1,'value':3.0,'run':1,'time':'2026-05-28T20:26:51.000Z'}]");
     json_decref(answer);
     assert_int_equal(store_read_metrics(store, REF(1, 1), "train_loss", 5, &answer, NULL), 0);
-    assert_json(at(answer, "metrics"), "[{'name':'train_loss','unit':0.5,'client':5,'value':2.0,'run':1}]");
+    assert_json(at(answer, "metrics"), "[{'name':'train_loss','unit':0.5,'client':5,'value':2.0,'run':1,'time':'2026-05-28T20:26:51.000Z'}]");
     json_decref(answer);
     assert_int_equal(store_read_metrics(store, REF(1, 1), NULL, -2, &answer, NULL), 0);
-    assert_json(at(answer, "metrics"), "[{'name':'own','unit':0.5,'client':5,'value':9.0,'run':1},"
-                                       "{'name':'train_loss','unit':0.5,'client':0,'value':1.0,'run':1},"
-                                       "{'name':'train_loss','unit':0.5,'client':5,'value':2.0,'run':1}]");
+    assert_json(at(answer, "metrics"), "[{'name':'own','unit':0.5,'client':5,'value':9.0,'run':1,'time':'2026-05-28T20:26:51.000Z'},"
+                                       "{'name':'train_loss','unit':0.5,'client':0,'value':1.0,'run':1,'time':'2026-05-28T20:26:51.000Z'},"
+                                       "{'name':'train_loss','unit':0.5,'client':5,'value':2.0,'run':1,'time':'2026-05-28T20:26:51.000Z'}]");
     json_decref(answer);
     assert_int_equal(store_read_metrics(store, REF(1, 1), "train_los", -1, &answer, &err), -ENOENT);
     assert_string_equal(err.text, "trial 1/1 has no metric \"train_los\": it has own, train_loss");

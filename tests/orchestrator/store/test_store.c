@@ -353,7 +353,7 @@ static void views_show_the_latest_run_where_runs_overlap(void **state)
     struct error err = {0};
     assert_int_equal(store_read_metrics(store, (struct trial_ref){1, 1}, "validation_accuracy", -1, &answer, &err), 0);
     assert_json(at(answer, "metrics[2]"),
-                "{'name':'validation_accuracy','unit':3,'client':-1,'value':0.03,'run':2}");
+                "{'name':'validation_accuracy','unit':3,'client':-1,'value':0.03,'run':2,'time':'2026-05-28T20:27:01.000Z'}");
     assert_int_equal(json_array_size(at(answer, "metrics")), 4);
     json_decref(answer);
     store_close(store);
