@@ -38,7 +38,7 @@ ARCHIVES := $O/libcommon.a $O/libsearchers.a $O/liborchestrator.a $O/libtrainer.
 
 # tests/X/**/test_*.c links the rooms that X may use.
 # tests/fuzz/test_X.c links all of them, and with inputs.c what runs it on stored inputs, or with libFuzzer.
-TESTS := $(sort $(shell find tests/common tests/searchers tests/orchestrator tests/trainer tests/fuzz -name 'test_*.c' 2>/dev/null))
+TESTS := $(sort $(shell find $(addprefix tests/,common searchers orchestrator trainer fuzz) -name 'test_*.c' 2>/dev/null))
 TEST_BINS := $(patsubst %.c,$O/%,$(TESTS))
 
 .PHONY: all programs test demo install clean help asan ubsan tsan bench fuzz soak tidy format check-packages
@@ -131,7 +131,7 @@ bench: build/.packages ## Build and run the measuring programs of tests/bench, e
 build/.packages-fuzz: .ci/packages-fuzz
 	@.ci/install-packages packages-fuzz
 	@mkdir -p build && touch $@
-fuzz: build/.packages build/.packages-fuzz ## Fuzz the readers of files and lines, FUZZ_SECONDS (60) each; ONLY=tests/fuzz/test_idx
+fuzz: build/.packages build/.packages-fuzz ## Fuzz what reads files and lines, FUZZ_SECONDS (60) each; ONLY=tests/fuzz/test_idx
 	@$(MAKE) -s --no-print-directory -j$$(nproc) VARIANT=fuzz $(patsubst %.c,build/fuzz/%,$(wildcard tests/fuzz/test_*.c))
 	@tests/fuzz/fuzz --seconds $(or $(FUZZ_SECONDS),60) $(ONLY)
 

@@ -28,8 +28,8 @@ static size_t character(const unsigned char *at)
     return 0;
 }
 
-/* Errors quote what stands in files and are shown on terminals, kept, and sent as JSON: one line of UTF-8, nothing that a
- * terminal obeys. full: the end was cut off, maybe within a character. */
+/* Errors quote what stands in files and are shown on terminals, stored and sent as JSON: one line of UTF-8, nothing that
+ * a terminal obeys. full: the end was cut off, maybe within a character. */
 static void make_line(char *text, bool full)
 {
     size_t length = strlen(text);

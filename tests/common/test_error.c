@@ -19,7 +19,9 @@ static void what_a_terminal_obeys_and_what_is_not_utf8_is_replaced(void **state)
         {"\xc3\xa9 \xe2\x82\xac \xf0\x9f\x99\x82", "\xc3\xa9 \xe2\x82\xac \xf0\x9f\x99\x82"},
         {"a\nb\tc\rd", "a b c d"},
         {"\x1b[31m\x7f\x01", "?[31m??"},
-        {"\xc2\x9b" "31m \xc2\xa0", "??31m \xc2\xa0"},
+        {"\xc2\x9b"
+         "31m \xc2\xa0",
+         "??31m \xc2\xa0"},
         {"\xff\xc3-\x80", "\?\?-?"},
         {"\xc0\xaf \xe0\x80\xaf \xed\xa0\x80 \xf4\x90\x80\x80", "?? ??? ??? ????"},
         {"\xe2\x82", "??"},

@@ -54,7 +54,8 @@ static inline void walk_split(const struct dataset *dataset, const struct data_s
     (void)last;
 }
 
-/* The file or folder `name` as a data set of this source: refused with words, or opened with the shape that was foretold. */
+/* The file or folder `name` as a data set of this source: refused with words, or opened with the shape that was
+ * foretold. */
 static inline void folder_open(const struct folder *folder, const char *name, const char *source, json_t *more)
 {
     char path[PATH_MAX], cache[PATH_MAX];

@@ -1,7 +1,7 @@
-/* inputs.c - runs a fuzz target on the files of tests/fuzz/corpus/NAME and tests/fuzz/regressions/NAME, or on those named as
- * arguments, and prints TAP. NAME is the program's without "test_". Each input has DEADLINE_S seconds and, where no sanitizer
- * needs more, MEMORY_BYTES of memory. An input that crashes the target ends the program: the line "# NAME" above says which.
- * SPDX-License-Identifier: Apache-2.0 */
+/* inputs.c - runs a fuzz target on the files of tests/fuzz/corpus/NAME and tests/fuzz/regressions/NAME, or on those
+ * named as arguments, and prints TAP. NAME is the program's without "test_". Each input has DEADLINE_S seconds and,
+ * where no sanitizer needs more, MEMORY_BYTES of memory. An input that crashes the target ends the program: the line "#
+ * NAME" above says which. SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -83,7 +83,8 @@ int main(int argc, char **argv)
         int bad;
         must(folder);
         bad = run_folder(folder, &n) || (!i && !n); /* seeds there must be */
-        printf("%sok %d - every input of %s is refused with words or good\n# %zu inputs\n", bad ? "not " : "", i + 1, folder, n);
+        printf("%sok %d - every input of %s is refused with words or good\n# %zu inputs\n", bad ? "not " : "", i + 1,
+               folder, n);
         failed += bad;
         free(folder);
     }

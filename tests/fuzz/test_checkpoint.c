@@ -1,7 +1,6 @@
 /* test_checkpoint.c - a checkpoint of hostile bytes: as a safetensors file, then as that of a small model.
- * The checksum would hide all that is read after it: where it alone is wrong, it is corrected (the error names the right one) and
- * the file is read again.
- * SPDX-License-Identifier: Apache-2.0 */
+ * The checksum would hide all that is read after it: where it alone is wrong, it is corrected (the error names the
+ * right one) and the file is read again. SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "tests/fuzz/fuzz.h"
 #include "trainer/artifact/checkpoint.h"
@@ -41,8 +40,8 @@ static void parse(const char *bytes, size_t size)
 static int read_as_checkpoint(const struct model *model, const char *bytes, size_t size, struct error *err)
 {
     float weights[64], optimizer[OPTIMIZER_N];
-    struct checkpoint checkpoint = {.model = model, .seed = 7, .trial = 3, .weights = weights, .optimizer = optimizer,
-                                    .optimizer_n = OPTIMIZER_N};
+    struct checkpoint checkpoint = {
+        .model = model, .seed = 7, .trial = 3, .weights = weights, .optimizer = optimizer, .optimizer_n = OPTIMIZER_N};
     char path[64];
     int fd = memfd_create("checkpoint", MFD_CLOEXEC), rc;
 

@@ -1,6 +1,5 @@
-/* test_cifar.c - CIFAR-10's binary version, of hostile bytes. The input's first byte says what the rest is: 0 one batch, 1 the
- * archive, else all six batches of a folder.
- * SPDX-License-Identifier: Apache-2.0 */
+/* test_cifar.c - CIFAR-10's binary version, of hostile bytes. The input's first byte says what the rest is: 0 one
+ * batch, 1 the archive, else all six batches of a folder. SPDX-License-Identifier: Apache-2.0 */
 #include "tests/fuzz/folder.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -1,6 +1,6 @@
-/* test_idx.c - a folder of IDX files of hostile bytes. The input: a byte whose lowest bit asks for a test split too (the same
- * files), two bytes of length, the labels' file of that length, and the images' file, plain or gzip as its bytes say.
- * SPDX-License-Identifier: Apache-2.0 */
+/* test_idx.c - a folder of IDX files of hostile bytes. The input: a byte whose lowest bit asks for a test split too
+ * (the same files), two bytes of length, the labels' file of that length, and the images' file, plain or gzip as its
+ * bytes say. SPDX-License-Identifier: Apache-2.0 */
 #include "tests/fuzz/folder.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -1,5 +1,5 @@
-/* test_protocol.c - a stream of protocol lines of hostile bytes, arriving in pieces, from a worker or from an orchestrator.
- * SPDX-License-Identifier: Apache-2.0 */
+/* test_protocol.c - a stream of protocol lines of hostile bytes, arriving in pieces, from a worker or from an
+ * orchestrator. SPDX-License-Identifier: Apache-2.0 */
 #include "common/lines.h"
 #include "common/protocol.h"
 #include "tests/fuzz/fuzz.h"

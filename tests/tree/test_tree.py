@@ -68,7 +68,7 @@ def readme_begins_with_the_two_commands():
 
 def make_help_lists_the_targets():
     text = subprocess.run(["make", "help"], cwd=TOP, capture_output=True, text=True, check=True).stdout
-    return [f"make help lacks {target}" for target in ("test", "demo", "install", "asan") if target not in text]
+    return [f"make help lacks {target}" for target in ("test", "demo", "install", "asan", "fuzz", "soak") if target not in text]
 
 
 TESTS = [includes_run_along_the_arrows, the_arrow_check_finds_a_wrong_include, every_source_carries_its_licence_line,

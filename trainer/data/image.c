@@ -61,7 +61,7 @@ static int check_promise(struct image *image, uint64_t needs, uint64_t has)
 {
     if (needs <= has)
         return 0;
-    snprintf(image->problem, sizeof image->problem, "a premature end: its header promises %dx%d pixels, which its bytes cannot hold",
+    snprintf(image->problem, sizeof image->problem, "a premature end: %dx%d pixels are more than its bytes can hold",
              image->width, image->height);
     return -EINVAL;
 }
@@ -91,7 +91,8 @@ static void jpeg_message(j_common_ptr info, int level)
         jpeg_fail(info);
 }
 
-/* The bits that the file needs at least: each block of 8 x 8 has one code of a bit or more. 0 where codes are arithmetic. */
+/* The bits that the file needs at least: each block of 8 x 8 has a code of one bit or more. 0 where codes are arithmetic,
+ * which may take less. */
 static uint64_t jpeg_bits(const struct jpeg_decompress_struct *info)
 {
     uint64_t most = 0;
@@ -209,7 +210,8 @@ static int png_run(struct png *self, bool with_pixels)
     if (rc || !with_pixels)
         return rc;
     /* Interlaced rows are one byte longer for each pass, which does not matter here. */
-    rc = check_promise(image, (uint64_t)png_get_rowbytes(png, self->info) * (uint64_t)image->height, self->left * DEFLATE_MOST);
+    rc = check_promise(image, (uint64_t)png_get_rowbytes(png, self->info) * (uint64_t)image->height,
+                       self->left * DEFLATE_MOST);
     if (rc)
         return rc;
     png_set_palette_to_rgb(png);
