@@ -117,10 +117,9 @@ static int jpeg_run(struct jpeg *jpeg, const uint8_t *bytes, size_t n, bool with
     if (info->num_components != 1 && info->num_components != 3)
         return refuse(image, "a JPEG of 4 colours (CMYK), where grey and RGB are read");
     rc = set_size(image, info->image_height, info->image_width, info->num_components);
+    if (!rc)
+        rc = check_promise(image, jpeg_bits(info), (uint64_t)n * 8);
     if (rc || !with_pixels)
-        return rc;
-    rc = check_promise(image, jpeg_bits(info), (uint64_t)n * 8);
-    if (rc)
         return rc;
     info->out_color_space = info->num_components == 1 ? JCS_GRAYSCALE : JCS_RGB;
     info->dct_method = JDCT_ISLOW;
@@ -207,12 +206,10 @@ static int png_run(struct png *self, bool with_pixels)
     type = png_get_color_type(png, self->info);
     rc = set_size(image, png_get_image_height(png, self->info), png_get_image_width(png, self->info),
                   type & PNG_COLOR_MASK_COLOR ? 3 : 1);
+    if (!rc) /* interlaced rows are some bytes longer, which does not matter here */
+        rc = check_promise(image, (uint64_t)png_get_rowbytes(png, self->info) * (uint64_t)image->height,
+                           self->left * DEFLATE_MOST);
     if (rc || !with_pixels)
-        return rc;
-    /* Interlaced rows are one byte longer for each pass, which does not matter here. */
-    rc = check_promise(image, (uint64_t)png_get_rowbytes(png, self->info) * (uint64_t)image->height,
-                       self->left * DEFLATE_MOST);
-    if (rc)
         return rc;
     png_set_palette_to_rgb(png);
     if (type == PNG_COLOR_TYPE_GRAY)

@@ -1,4 +1,5 @@
-/* test_image.c - decoding from memory: exact pixels, every cut refused, mutations never crash.
+/* test_image.c - decoding from memory: exact pixels, every cut refused, promises that cannot be kept refused,
+ * mutations never crash.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/rng.h"
 #include "trainer/data/image.h"
@@ -68,6 +69,89 @@ static void every_cut_is_refused_and_size_is_told_from_the_header(void **state)
     image_done(&image);
 }
 
+#define FLAT 2048
+
+/* One colour in as few bytes as can be. kind: 0 PNG, 1 JPEG, 2 progressive JPEG. */
+static void flat(int kind, char **ret, size_t *ret_n)
+{
+    png_image png = {.version = PNG_IMAGE_VERSION, .width = FLAT, .height = FLAT, .format = PNG_FORMAT_GRAY};
+    uint8_t *pixels = calloc(FLAT, FLAT), *bytes = NULL;
+    struct jpeg_compress_struct info;
+    struct jpeg_error_mgr errors;
+    unsigned long n = FLAT * FLAT;
+    JSAMPROW line = pixels;
+
+    assert_non_null(pixels);
+    if (kind == 0) {
+        bytes = malloc(n);
+        assert_non_null(bytes);
+        assert_true(png_image_write_to_memory(&png, bytes, &n, 0, pixels, 0, NULL));
+    } else {
+        info.err = jpeg_std_error(&errors);
+        jpeg_create_compress(&info);
+        jpeg_mem_dest(&info, &bytes, &n);
+        info.image_width = info.image_height = FLAT;
+        info.input_components = 1;
+        info.in_color_space = JCS_GRAYSCALE;
+        jpeg_set_defaults(&info);
+        info.optimize_coding = TRUE;
+        if (kind == 2)
+            jpeg_simple_progression(&info);
+        jpeg_start_compress(&info, TRUE);
+        while (info.next_scanline < FLAT)
+            jpeg_write_scanlines(&info, &line, 1);
+        jpeg_finish_compress(&info);
+        jpeg_destroy_compress(&info);
+    }
+    free(pixels);
+    *ret = (char *)bytes;
+    *ret_n = n;
+}
+
+static void must_promise_too_much(struct image *image, const char *bytes, size_t n)
+{
+    assert_int_equal(image_size(image, (const uint8_t *)bytes, n), -EINVAL);
+    assert_string_equal(image->problem, "a premature end: 8192x8192 pixels are more than its bytes can hold");
+    assert_int_equal(decode_copy(image, bytes, n), -EINVAL);
+    assert_string_equal(image->problem, "a premature end: 8192x8192 pixels are more than its bytes can hold");
+    assert_null(image->pixels);
+}
+
+static void a_header_that_promises_more_than_the_bytes_can_hold_is_refused_before_memory_is_taken(void **state)
+{
+    const uint32_t side[] = {8192, 8192};
+    struct image image = {0};
+    char *bytes, *frame;
+    size_t n;
+    uint8_t sum[4];
+
+    (void)state;
+    made_png("promise.png", WIDTH, HEIGHT, 3, 7);
+    made_read("promise.png", &bytes, &n);
+    made_big_endian((uint8_t *)bytes + 16, side, 2);
+    made_big_endian(sum, (const uint32_t[]){(uint32_t)crc32(0, (const uint8_t *)bytes + 12, 17)}, 1);
+    memcpy(bytes + 29, sum, sizeof sum);
+    must_promise_too_much(&image, bytes, n);
+    free(bytes);
+
+    made_jpeg("promise.jpg", WIDTH, HEIGHT, 3, 7);
+    made_read("promise.jpg", &bytes, &n);
+    frame = memmem(bytes, n, "\xff\xc0", 2);
+    assert_non_null(frame);
+    memcpy(frame + 5, "\x20\x00\x20\x00", 4);
+    must_promise_too_much(&image, bytes, n);
+    free(bytes);
+
+    for (int i = 0; i < 3; i++) { /* what is whole is never refused, however small it is */
+        flat(i, &bytes, &n);
+        assert_in_range(n, 100, FLAT * FLAT / 64);
+        assert_int_equal(decode_copy(&image, bytes, n), 0);
+        assert_int_equal(image.width, FLAT);
+        free(bytes);
+    }
+    image_done(&image);
+}
+
 static void mutations_never_crash(void **state)
 {
     static const char *const NAMES[] = {"a.png", "a.jpg"};
@@ -104,6 +188,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(png_pixels_are_exact),
         TEST(every_cut_is_refused_and_size_is_told_from_the_header),
+        TEST(a_header_that_promises_more_than_the_bytes_can_hold_is_refused_before_memory_is_taken),
         TEST(mutations_never_crash),
     };
 
