@@ -39,7 +39,7 @@ const struct key DATA_KEYS[] = {
     {"path", KEY_STRING, .doc = "Folder or file; relative to --data or FLEXP_DATA where one is given.",
      .example = "path: cifar10/cifar-10-batches-bin"},
     {"label_pattern", KEY_STRING,
-     .doc = "source images: labels from the names of files, not of folders. A POSIX extended regular expression that is "
+     .doc = "source images: labels from the names of files, not of folders. A POSIX extended regular expression (and \\d) that is "
             "held against the file's name without its folders; its first group is the class.",
      .example = "label_pattern: '^([a-z]+)\\.[0-9]+\\.jpg$'"},
     {"test_fraction", KEY_NUMBER, .min = 0, .max = 0.9,

@@ -297,7 +297,8 @@ def a_request_that_no_slot_set_can_satisfy_is_refused(home):
 def a_better_priority_gets_the_slots_and_the_other_goes_on_later(home):
     gate = home.file("gate")
     home.create(trials=2, rounds=6, script={"gate": gate, "gate_round": 3}, resources={"priority": 50})
-    home.wait_event(2, sent="report")
+    for trial in (1, 2):
+        home.wait_event(sent="report", trial=trial)
     second = home.create(trials=2, rounds=2, resources={"priority": 10})
     home.wait_end(second)
     assert [run[1] for run in home.runs(1)][:2] == ["preempted", "preempted"], home.runs(1)

@@ -217,11 +217,40 @@ static int through(const struct data_input *in, struct visitor *visitor, struct 
     return rc;
 }
 
+/* What other dialects have and POSIX reads as something else, so that images would be mislabelled without a word, is refused;
+ * \d is understood. The caller frees *ret. */
+static int translate_pattern(const char *text, char **ret, struct error *err)
+{
+    static const char *const FOREIGN[] = {"(?", "+?", "*?", "}?"};
+    char *to = *ret = malloc(5 * strlen(text) + 1);
+
+    if (!to)
+        return fail(err, -ENOMEM, "out of memory");
+    for (size_t i = 0; i < sizeof FOREIGN / sizeof *FOREIGN; i++)
+        if (strstr(text, FOREIGN[i])) {
+            free(to);
+            return fail(err, -EINVAL, "data.label_pattern: %s has \"%s\", which POSIX regular expressions read as something else;"
+                                      " write [^.]+ or the like in place of .+?", text, FOREIGN[i]);
+        }
+    for (; *text; text++) {
+        if (text[0] == '\\' && text[1] == 'd') {
+            to = stpcpy(to, "[0-9]");
+            text++;
+        } else {
+            *to++ = *text;
+            if (text[0] == '\\' && text[1])
+                *to++ = *++text;
+        }
+    }
+    *to = 0;
+    return 0;
+}
+
 static int begin_names(const struct data_input *in, regex_t *pattern, struct image_names *ret, struct conversion *conversion,
                        struct error *err)
 {
     const char *text = json_string_or(in->data, "label_pattern", NULL);
-    char problem[200];
+    char problem[200], *translated = NULL;
     int code, rc = conversion_from(in->data, conversion, err);
 
     if (rc)
@@ -229,7 +258,11 @@ static int begin_names(const struct data_input *in, regex_t *pattern, struct ima
     *ret = (struct image_names){.test_fraction = json_double_or(in->data, "test_fraction", 0)};
     if (!text)
         return 0;
-    code = regcomp(pattern, text, REG_EXTENDED);
+    rc = translate_pattern(text, &translated, err);
+    if (rc)
+        return rc;
+    code = regcomp(pattern, translated, REG_EXTENDED);
+    free(translated);
     if (code) {
         regerror(code, pattern, problem, sizeof problem);
         return fail(err, -EINVAL, "data.label_pattern: %s is no regular expression: %s", text, problem);

@@ -49,7 +49,7 @@ static void names_of_files_say_the_class(void **state)
     (void)state;
     make_animals("a");
     made_write("a/README.txt", "is not looked at", 16);
-    dataset = open_data("images", made_path("a"), "{\"label_pattern\": \"^([a-z]+)\\\\.[0-9]+\\\\.png$\", \"resize\": {\"height\": 4}}");
+    dataset = open_data("images", made_path("a"), "{\"label_pattern\": \"^([a-z]+)\\\\.\\\\d+\\\\.png$\", \"resize\": {\"height\": 4}}");
     assert_int_equal(dataset->train.n, 15);
     assert_int_equal(dataset->test.n, 0);
     assert_string_equal(dataset->class_names[0], "cat");
@@ -113,6 +113,7 @@ static void what_a_pattern_does_not_fit_is_named(void **state)
     } ROWS[] = {
         {"{\"label_pattern\": \"^(cat)\"}", "a/dog.10.png: data.label_pattern does not fit its name"},
         {"{\"label_pattern\": \"^([a-z\"}", "data.label_pattern: ^([a-z is no regular expression: "},
+        {"{\"label_pattern\": \"(.+?)[.]\"}", "has \"+?\", which POSIX regular expressions read as something else"},
         {"{\"label_pattern\": \"^[a-z]+\"}", "data.label_pattern: ^[a-z]+ has no group"},
         {"{\"label_pattern\": \"([.])\", \"channels\": 1}", "data.label_pattern finds 1 class where at least 2"},
         {"{\"label_pattern\": \"^([a-z]+)\"}", "or data.resize gives them one"},
