@@ -156,7 +156,7 @@ static int apply_op(struct applier *applier, enum op op, struct cursor *cursor, 
 
 int apply_batch(struct applier *applier, const struct store_batch *batch, struct error *err)
 {
-    struct cursor cursor = {batch->bytes, batch->bytes + batch->used};
+    struct cursor cursor = {batch->bytes, batch->used ? batch->bytes + batch->used : batch->bytes};
     int rc = 0;
 
     if (batch->broken)

@@ -30,6 +30,17 @@ static void put_values(struct store_batch *batch, const json_t *values)
         }
 }
 
+/* A number that no 64 bits hold is none. */
+static void put_count(struct store_batch *batch, const json_t *value)
+{
+    if (json_is_integer(value))
+        batch_int(batch, json_integer_value(value));
+    else if (json_is_real(value) && fabs(json_real_value(value)) < 9e18)
+        batch_int(batch, (int64_t)json_real_value(value));
+    else
+        batch_id(batch, 0);
+}
+
 static void put_clients(struct store_batch *batch, const json_t *clients)
 {
     const json_t *row;
@@ -43,10 +54,7 @@ static void put_clients(struct store_batch *batch, const json_t *clients)
         if (json_int_or(row, "client", -1) < 0)
             continue;
         batch_int(batch, json_int_or(row, "client", -1));
-        if (json_is_number(json_object_get(row, "samples")))
-            batch_int(batch, (int64_t)json_double_or(row, "samples", 0));
-        else
-            batch_id(batch, 0);
+        put_count(batch, json_object_get(row, "samples"));
         batch_real(batch, json_double_or(row, "seconds", NAN));
         batch_text(batch, json_string_or(row, "status", NULL));
         put_values(batch, json_object_get(row, "metrics"));
