@@ -153,10 +153,16 @@ static void override_one(json_t *tree, struct config_marks *marks, const char *o
     struct config_marks *ignored = calloc(1, sizeof *ignored);
     struct config_problems inner = {0};
     char path[PATH_ROOM];
-    json_t *value = NULL;
+    json_t *value = NULL, *text;
 
     if (!ignored)
         goto out;
+    text = json_string(override); /* NULL where it is no UTF-8, and then it can be put into no tree */
+    json_decref(text);
+    if (!text) {
+        refuse(problems, override, "is not UTF-8 text");
+        goto out;
+    }
     if (!equals || (size_t)(equals - override) >= sizeof path) {
         refuse(problems, override, "must be KEY.PATH=VALUE, such as searcher.max_trials=8");
         goto out;

@@ -144,7 +144,8 @@ static int on_report(struct experiment *experiment, struct trial *trial, bool ev
 static int check_path(const struct experiment *experiment, const struct trial *trial, const char *path,
                       struct error *err)
 {
-    if (!*path || *path == '/' || !strcmp(path, "..") || !strncmp(path, "../", 3) || strstr(path, "/../") ||
+    if (!*path || *path == '/' || !strncmp(path, "./", 2) || strstr(path, "//") || strstr(path, "/./") ||
+        path[strlen(path) - 1] == '/' || (strlen(path) > 1 && !strcmp(path + strlen(path) - 2, "/.")) || !strcmp(path, "..") || !strncmp(path, "../", 3) || strstr(path, "/../") ||
         (strlen(path) > 2 && !strcmp(path + strlen(path) - 3, "/..")) || !strcmp(path, "."))
         return fail(err, -EINVAL, "operation checkpoint: path must be relative to trial_dir and stay in it, not \"%.200s\"",
                     path);

@@ -15,6 +15,9 @@
 /* A byte of deflate stands for at most 1032. */
 #define DEFLATE_MOST ((uint64_t)1032)
 
+#define JPEG_SCANS_MAX 500              /* each is a way over all pixels; encoders make about ten */
+#define PNG_CHUNK_MAX ((size_t)1 << 20) /* of a chunk that is kept, such as a palette */
+
 static int refuse(struct image *image, const char *problem)
 {
     snprintf(image->problem, sizeof image->problem, "%s", problem);
@@ -72,6 +75,7 @@ struct jpeg {
     struct jpeg_decompress_struct info;
     struct jpeg_error_mgr errors;
     struct image *image;
+    struct jpeg_progress_mgr progress;
     jmp_buf out;
 };
 
@@ -102,6 +106,16 @@ static uint64_t jpeg_bits(const struct jpeg_decompress_struct *info)
         most = blocks > most ? blocks : most;
     }
     return most;
+}
+
+static void jpeg_watch(j_common_ptr info)
+{
+    struct jpeg *jpeg = info->client_data;
+
+    if (jpeg->info.input_scan_number <= JPEG_SCANS_MAX)
+        return;
+    snprintf(jpeg->image->problem, sizeof jpeg->image->problem, "more than %d scans", JPEG_SCANS_MAX);
+    longjmp(jpeg->out, 1);
 }
 
 /* Everything between set-up and clean-up; left by longjmp on an error. */
@@ -152,6 +166,8 @@ static int jpeg_decode(struct image *image, const uint8_t *bytes, size_t n, bool
     }
     jpeg_create_decompress(&jpeg.info);
     jpeg.info.client_data = &jpeg;
+    jpeg.progress.progress_monitor = jpeg_watch;
+    jpeg.info.progress = &jpeg.progress;
     rc = jpeg_run(&jpeg, bytes, n, with_pixels);
     jpeg_destroy_decompress(&jpeg.info);
     return rc;
@@ -202,6 +218,8 @@ static int png_run(struct png *self, bool with_pixels)
     int rc;
 
     png_set_read_fn(png, self, png_take);
+    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, -1); /* nor known ones that touch no pixel: texts, profiles */
+    png_set_chunk_malloc_max(png, PNG_CHUNK_MAX);
     png_read_info(png, self->info);
     type = png_get_color_type(png, self->info);
     rc = set_size(image, png_get_image_height(png, self->info), png_get_image_width(png, self->info),
