@@ -137,6 +137,9 @@ bool trial_is_over(const struct trial *trial);
 void trial_mark(struct experiment *experiment, struct trial *trial); /* trial_settle will look at it */
 void trial_settle(struct experiment *experiment, struct trial *trial, struct turn *turn);
 void trial_advise(struct experiment *experiment, struct trial *trial, struct turn *turn);
+/* An ended trial is never resumed, and without a checkpoint never evaluated: what it would need for that is forgotten, so
+ * that a night of many trials stays small. */
+void trial_compact(struct trial *trial);
 void trial_set_state(struct experiment *experiment, struct trial *trial, enum trial_state state, const char *reason,
                      const char *text, struct turn *turn);
 /* Puts the run's end and forgets it. */

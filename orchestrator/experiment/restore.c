@@ -189,8 +189,11 @@ static int fill(struct experiment *experiment, const struct stored_experiment *s
     if (!experiment_is_final(experiment))
         for (size_t i = 0; i < stored->trials_n; i++)
             close_run(experiment, &stored->trials[i], turn);
-    for (size_t i = 0; i < experiment->trials_n; i++)
+    for (size_t i = 0; i < experiment->trials_n; i++) {
+        if (trial_is_over(experiment->trials[i]))
+            trial_compact(experiment->trials[i]);
         trial_mark(experiment, experiment->trials[i]);
+    }
     experiment_settle(experiment, turn);
     return 0;
 }

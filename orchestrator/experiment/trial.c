@@ -120,6 +120,18 @@ void running_remove(struct experiment *experiment, struct trial *trial)
     trial->run = NULL;
 }
 
+void trial_compact(struct trial *trial)
+{
+    for (size_t i = 0; i < trial->checkpoints_n; i++) {
+        json_decref(trial->checkpoints[i].units);
+        trial->checkpoints[i].units = NULL;
+    }
+    if (!trial->checkpoints_n) {
+        json_decref(trial->hyperparameters);
+        trial->hyperparameters = NULL;
+    }
+}
+
 void trial_set_state(struct experiment *experiment, struct trial *trial, enum trial_state state, const char *reason,
                      const char *text, struct turn *turn)
 {
@@ -129,6 +141,8 @@ void trial_set_state(struct experiment *experiment, struct trial *trial, enum tr
     experiment->state_n[state]++;
     trial->state = state;
     trial->stored = true;
+    if (trial_is_over(trial))
+        trial_compact(trial);
     experiment->changed = true;
     store_put_trial_state(turn->writes, trial_ref(experiment, trial), TRIAL_STATE_NAMES[state], reason, text,
                           trial->restarts, turn->now_us);

@@ -208,6 +208,7 @@ def bench_trials(folder):
             home.flexp("describe", "1", "--json")
             times.append(time.monotonic() - start)
         median = sorted(times)[5] * 1000
+        row("  growth a trial, bytes", f"{(now - tenth) * (1 << 20) / (0.9 * trials):,.0f}")
         row("flexp describe at that size, whole process, ms (median of 11)", f"{median:.1f}", "goal 50", median <= 50)
 
 
