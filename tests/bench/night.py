@@ -98,6 +98,16 @@ def memory_mb(pid):
     return int(fields["VmRSS"].split()[0]) / 1024, int(fields["VmHWM"].split()[0]) / 1024
 
 
+def machine(folder):
+    """What the figures are of."""
+    model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8")
+                  if line.startswith("model name")), "?")
+    kind = subprocess.run(["findmnt", "-no", "FSTYPE,SOURCE", "-T", folder], text=True, stdout=subprocess.PIPE,
+                          check=False).stdout.split()
+    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores of {model}, {' '.join(kind)}, Linux {os.uname().release}, "
+          f"SQLite {sqlite3.sqlite_version}, {subprocess.run([FLEXP, 'version'], text=True, stdout=subprocess.PIPE).stdout.strip()}")
+
+
 def fsyncs(folder):
     """fsyncs of one page, appended, a second."""
     path = os.path.join(folder, "fsync-probe")
@@ -307,6 +317,7 @@ def main():
     parser.add_argument("--folder", default=os.path.join(TOP, "build", "bench"))
     options = parser.parse_args()
     os.makedirs(options.folder, exist_ok=True)
+    machine(options.folder)
     for name in options.which or BENCHES:
         if name not in BENCHES:
             sys.exit(f"night.py: no measurement {name}; there are {', '.join(BENCHES)}")
