@@ -18,6 +18,7 @@
 #include "common/json.h"
 #include "orchestrator/scheduler/scheduler.h"
 
+#include <stdatomic.h>
 #include <sys/types.h>
 #include <uv.h>
 
@@ -98,9 +99,9 @@ bool gpu_use(const pid_t *pids, size_t n, double *ret_utilisation, int64_t *ret_
 
 /* Runs a command by /bin/sh -c under a supervisor, synchronously; everything it started is gone afterwards. env: added to a
  * worker's environment. on_line: each line it prints. *ret_text (the caller frees): how it ended, "exit code 0". 0 only for
- * exit code 0; -ETIMEDOUT after limit_ms; -EIO otherwise. */
+ * exit code 0; -ETIMEDOUT after limit_ms; -ECANCELED soon after *stop became true; -EIO otherwise. */
 int launcher_run_command(const char *command, const char *const *env, const char *cwd, long long limit_ms,
-                         void (*on_line)(void *arg, const char *line), void *arg, char **ret_text);
+                         const atomic_bool *stop, void (*on_line)(void *arg, const char *line), void *arg, char **ret_text);
 
 /* Asks a fresh worker's `plan` for each request, synchronously and without a loop (used by create and validate, in the
  * CLI's process). cwd: the working directory, NULL: ours. requests: list of {hyperparameters, sections, slots}; *ret:

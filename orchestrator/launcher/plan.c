@@ -293,7 +293,7 @@ static int ask_one(struct asking *a, const json_t *request, size_t id, json_t *a
     return rc;
 }
 
-static void stop(struct asking *a)
+static void end_asking(struct asking *a)
 {
     for (int i = 0; i < ENDS; i++)
         close_end(&a->ours[i]); /* the end of its commands: the supervisor kills all and ends */
@@ -305,7 +305,7 @@ static void stop(struct asking *a)
     lines_done(&a->status);
 }
 
-/* A started program that has said hello; ret_has: it has the capability. stop() in either case. */
+/* A started program that has said hello; ret_has: it has the capability. end_asking() in either case. */
 static int open_asking(struct asking *a, const char *const *argv, const char *cwd, const char *capability, bool *ret_has,
                        struct error *err)
 {
@@ -346,7 +346,7 @@ int launcher_ask_plan(const char *const *argv, const char *cwd, const json_t *re
             rc = ask_one(a, request, i + 1, answers, err);
         else if (!rc)
             json_array_append_new(answers, json_null());
-    stop(a);
+    end_asking(a);
     free(a);
     if (rc) {
         json_decref(answers);
@@ -403,7 +403,7 @@ int launcher_ask_evaluate(const char *const *argv, const char *cwd, const json_t
         rc = send_message(a, json_deep_copy(message));
     if (!rc)
         rc = hear_evaluation(a, metrics, err);
-    stop(a);
+    end_asking(a);
     free(a);
     if (rc) {
         json_decref(metrics);
@@ -450,8 +450,10 @@ static int command_end(struct asking *a, char **ret_text)
     return rc;
 }
 
+#define STOP_MS 100 /* how often a command's caller may change its mind */
+
 int launcher_run_command(const char *command, const char *const *env, const char *cwd, long long limit_ms,
-                         void (*on_line)(void *arg, const char *line), void *arg, char **ret_text)
+                         const atomic_bool *stop, void (*on_line)(void *arg, const char *line), void *arg, char **ret_text)
 {
     const char *argv[] = {"/bin/sh", "-c", command, NULL};
     struct asking *a = calloc(1, sizeof *a);
@@ -465,9 +467,9 @@ int launcher_run_command(const char *command, const char *const *env, const char
     for (int end = 0; end < ENDS; end++)
         a->ours[end] = -1;
     rc = start(a, argv, env, cwd, &err);
-    while (!rc && a->ours[STATUS] >= 0 && now_ms() < limit) {
+    while (!rc && a->ours[STATUS] >= 0 && now_ms() < limit && !atomic_load(stop)) {
         struct pollfd fds[] = {{.fd = a->ours[OUTPUT], .events = POLLIN}, {.fd = a->ours[STATUS], .events = POLLIN}};
-        if (poll(fds, 2, (int)(limit - now_ms() > 0 ? limit - now_ms() : 0)) <= 0)
+        if (poll(fds, 2, limit - now_ms() > STOP_MS ? STOP_MS : 1) <= 0)
             continue;
         if (fds[0].revents)
             take(&a->ours[OUTPUT], &a->output);
@@ -477,6 +479,9 @@ int launcher_run_command(const char *command, const char *const *env, const char
     }
     if (rc) {
         *ret_text = strdup(err.text);
+    } else if (a->ours[STATUS] >= 0 && atomic_load(stop)) {
+        rc = -ECANCELED;
+        *ret_text = strdup("killed because the orchestrator goes down");
     } else if (a->ours[STATUS] >= 0) {
         rc = -ETIMEDOUT;
         *ret_text = format_text("killed after %lld s", limit_ms / 1000);
@@ -488,7 +493,7 @@ int launcher_run_command(const char *command, const char *const *env, const char
         pass_lines(a, on_line, arg);
         rc = command_end(a, ret_text);
     }
-    stop(a);
+    end_asking(a);
     free(a);
     return rc;
 }

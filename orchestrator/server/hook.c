@@ -49,8 +49,8 @@ static void run(uv_work_t *work)
 {
     struct hook *hook = work->data;
 
-    hook->rc = launcher_run_command(hook->command, (const char *const *)hook->env, hook->folder, hook->limit_ms, on_line, hook,
-                                    &hook->text);
+    hook->rc = launcher_run_command(hook->command, (const char *const *)hook->env, hook->folder, hook->limit_ms,
+                                    &hook->server->hooks_stop, on_line, hook, &hook->text);
 }
 
 static void on_ran(uv_work_t *work, int status)

@@ -57,6 +57,11 @@ int request_delete(struct server *server, struct store *store, const json_t *arg
 
     if (rc)
         return rc;
+    if (!strcmp(json_string_or(json_object_get(described, "on_complete"), "state", ""), "due")) {
+        json_decref(described);
+        return fail(err, -EBUSY, "experiment %lld: its on_complete command is running; it can be deleted when that has ended",
+                    (long long)id);
+    }
     trials = json_int_or(json_object_get(described, "trials"), "total", 0);
     json_decref(described);
     rc = erase_begin(server, id, trials);

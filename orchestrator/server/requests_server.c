@@ -332,7 +332,7 @@ static json_t *running_rows(const struct server *server, int64_t experiment)
     json_t *rows = json_array();
 
     for (const struct attempt *attempt = server ? server->attempts : NULL; attempt; attempt = attempt->next)
-        if (attempt->experiment == experiment && attempt->phase == ATTEMPT_RUNS)
+        if (attempt->experiment == experiment && attempt->phase == ATTEMPT_RUNS && !attempt->freed)
             json_array_append_new(rows, json_pack("{s:I, s:I, s:o, s:o, s:o}", "trial", (json_int_t)attempt->trial,
                                                   "run", (json_int_t)attempt->run, "unit",
                                                   json_from_double(attempt->unit), "until",

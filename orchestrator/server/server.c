@@ -69,6 +69,7 @@ void server_stop(struct server *server)
         return;
     server->state = SERVER_STOPS;
     server->stop_ms = clock_ms();
+    atomic_store(&server->hooks_stop, true);
     for (struct attempt *attempt = server->attempts, *next; attempt; attempt = next) {
         struct entry *entry = entry_find(server, attempt->experiment);
         struct turn turn;
@@ -92,6 +93,7 @@ void server_fail(struct server *server, int code, const char *text)
         return;
     fail(&server->failure, code, "%s", text);
     log_error("the orchestrator stops: %s", text);
+    atomic_store(&server->hooks_stop, true);
     if (server->state == SERVER_RUNS)
         server->state = SERVER_STOPS; /* server_check_stopped goes on at once */
 }

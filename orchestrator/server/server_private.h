@@ -17,6 +17,7 @@
 #include "orchestrator/server/server.h"
 
 #include <limits.h>
+#include <stdatomic.h>
 #include <uv.h>
 
 #define SERVER_SCHEMA_VERSION 1
@@ -146,6 +147,7 @@ struct server {
     struct connection *connections;
     size_t connections_n;
     struct erasing *erasings;
+    atomic_bool hooks_stop; /* commands of on_complete are to end: they are run again at the next start */
     struct answer *answers, **answers_end;
     uint64_t submitted, committed; /* turns */
     bool schedule_wanted, slots_wanted;

@@ -238,6 +238,21 @@ def a_command_that_a_kill_interrupts_is_run_again(home):
 
 
 @test
+def down_does_not_wait_for_the_command_and_delete_does(home):
+    home.create(trials=1, rounds=1, on_complete=f"echo x >>{home.file('count')}; test -e {home.file('go')} || sleep 1000")
+    wait_for("its first line", lambda: os.path.exists(home.file("count")))
+    done = home.flexp("delete", "1", "--yes", check=False)
+    assert done.returncode == 2 and "on_complete command is running" in done.stderr, done.stderr
+    started = time.monotonic()
+    home.flexp("down")
+    assert time.monotonic() - started < 20 and home.describe()["on_complete"]["state"] == "due"
+    open(home.file("go"), "w", encoding="utf-8").close()
+    home.up()
+    wait_for("the command to end", lambda: home.describe()["on_complete"]["state"] == "done")
+    home.flexp("delete", "1", "--yes")
+
+
+@test
 def the_unit_for_systemd_is_well_formed(_home):
     tool = shutil.which("systemd-analyze")
     if not tool:
