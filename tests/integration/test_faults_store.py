@@ -5,6 +5,7 @@ in one line that says what is wrong and where, and changes nothing; what docs/re
 Drives the real programs. Prints TAP. Arguments: names of tests, for these alone.
 SPDX-License-Identifier: Apache-2.0
 """
+import json
 import os
 import random
 import re
@@ -89,6 +90,42 @@ def leave_a_log(home):
     wait_for("reports", lambda: home.sql("SELECT count(*) FROM v_reports")[0][0] > 100)
     home.kill9()
     assert os.path.getsize(database(home) + "-wal") > 10 * PAGE
+
+
+def reads_by_python(path):
+    """Opens, reads and closes as somebody's script does, with a connection that may write."""
+    base = sqlite3.connect(path, timeout=20)
+    count = base.execute("SELECT count(*) FROM experiments").fetchone()[0]
+    base.close()
+    return count
+
+
+def reads_by_the_program(path):
+    done = subprocess.run(["sqlite3", path, "SELECT count(*) FROM experiments"], stdout=subprocess.PIPE, check=True)
+    return int(done.stdout)
+
+
+@test
+def who_reads_the_database_from_outside_takes_nothing_from_it(home):
+    readers = [reads_by_python] + ([reads_by_the_program] if shutil.which("sqlite3") else [])
+    config, made = home.config(trials=1, rounds=2), 0
+    for reader in readers:
+        home.flexp("create", config)
+        made += 1
+        assert reader(database(home)) == made
+        there = os.listdir(home.path)
+        assert "flexp.db-wal" in there and "flexp.db-shm" in there, f"{reader.__name__}: {sorted(there)}"
+        with open(f"/proc/{home.pid()}/maps", encoding="utf-8") as maps:  # where the log's index is among
+            index = [line for line in maps if "flexp.db-shm" in line]
+        assert index and not [line for line in index if "(deleted)" in line], f"{reader.__name__}: {index}"
+        home.flexp("create", config)  # this one is in the log alone
+        made += 1
+        home.kill9()
+        assert reader(database(home)) == made, reader.__name__
+        assert len(json.loads(home.flexp("list", "--all", "--json").stdout)["experiments"]) == made
+        home.up()
+    for experiment in range(1, made + 1):
+        home.wait_end(experiment)
 
 
 @test

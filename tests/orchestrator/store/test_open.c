@@ -371,6 +371,48 @@ static void a_reader_sees_what_a_writer_commits(void **state)
     store_close(reader);
 }
 
+/* 'y' or 'n'. 'n': another process may take itself for the only one that uses the file, and remove the log. */
+static char locked_for_others(const char *path)
+{
+    char answer = '?';
+    int pipes[2], status;
+    pid_t child;
+
+    assert_int_equal(pipe(pipes), 0);
+    child = fork();
+    if (child == 0) { /* the locks of its parent are another's to it */
+        struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0x40000002, .l_len = 510};
+        int fd = open(path, O_RDWR);
+        answer = fcntl(fd, F_GETLK, &lock) ? '!' : lock.l_type == F_UNLCK ? 'n' : 'y';
+        _exit(write(pipes[1], &answer, 1) != 1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(read(pipes[0], &answer, 1), 1);
+    close(pipes[0]);
+    close(pipes[1]);
+    return answer;
+}
+
+/* SQLite's shared range is locked as long as the store is open, so that no reader's close removes the log. */
+static void the_database_stays_locked_while_it_is_open(void **state)
+{
+    struct home *home = *state;
+    struct store *store;
+    struct store_batch *batch = store_batch_new();
+    json_t *answer = NULL;
+
+    fill_a_little(home->path);
+    store = open_store(home->path, NULL);
+    assert_int_equal(locked_for_others(home->path), 'y');
+    put_experiment(batch, 2);
+    commit(store, batch);
+    assert_int_equal(store_read_list(store, true, &answer, NULL), 0);
+    json_decref(answer);
+    assert_int_equal(locked_for_others(home->path), 'y');
+    store_close(store);
+    assert_int_equal(locked_for_others(home->path), 'n');
+}
+
 static void reads_what_a_killed_writer_left(void **state)
 {
     struct home *home = *state;
@@ -462,6 +504,7 @@ int main(void)
         test_in_home(reading_makes_no_file),
         test_in_home(a_reader_refuses_to_write),
         test_in_home(a_reader_sees_what_a_writer_commits),
+        test_in_home(the_database_stays_locked_while_it_is_open),
         test_in_home(reads_what_a_killed_writer_left),
         test_in_home(reads_where_nothing_can_be_written),
     };
