@@ -1,6 +1,7 @@
-/* home.c - the lock that makes one orchestrator per home, and where its socket is.
+/* home.c - the lock that makes one orchestrator per home, which home that is, and where its socket is.
  * The lock's file says the pid and the socket's path, so that a client whose environment names another runtime folder
- * (a cron job, an ssh session) finds the same socket.
+ * (a cron job, an ssh session) finds the same socket. A copied home has a copy of that text, so the greeting says by
+ * device and inode which lock the orchestrator holds: that is the home it serves, wherever its path leads by now.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "orchestrator/server/server_private.h"
@@ -61,6 +62,37 @@ int home_write_lock(int fd, const char *socket, struct error *err)
         rc = fd_write_all(fd, text, strlen(text));
     free(text);
     return rc ? fail(err, rc, "the home's lock cannot be written: %s", strerror(-rc)) : 0;
+}
+
+static bool stat_lock(const char *home, struct stat *ret)
+{
+    char path[PATH_MAX];
+
+    return (size_t)snprintf(path, sizeof path, "%s/lock", home) < sizeof path && stat(path, ret) == 0;
+}
+
+static void mark_of(const struct stat *lock, char ret[HOME_MARK_ROOM])
+{
+    snprintf(ret, HOME_MARK_ROOM, "%llx:%llx", (unsigned long long)lock->st_dev, (unsigned long long)lock->st_ino);
+}
+
+void home_mark(int fd, char ret[HOME_MARK_ROOM])
+{
+    struct stat st = {0};
+
+    fstat(fd, &st);
+    mark_of(&st, ret);
+}
+
+bool server_serves(const char *home, const char *mark)
+{
+    char own[HOME_MARK_ROOM];
+    struct stat st;
+
+    if (!stat_lock(home, &st))
+        return false;
+    mark_of(&st, own);
+    return !strcmp(own, mark);
 }
 
 /* What another user could have put there is not trusted. */

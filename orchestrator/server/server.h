@@ -8,6 +8,7 @@
 
 #include "common/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Runs until `down` or SIGTERM (both: runs are preempted with a checkpoint, at most 10 s, then killed; experiments stay
@@ -18,7 +19,9 @@ int server_run(const char *home, const char *slots, int ready_fd, struct error *
 /* Raises this process's limit of open files as far as is of use. -EMFILE when that leaves too few to work with. */
 int server_raise_descriptors(struct error *err);
 
-/* The socket's path for a home. */
+/* The socket's path for a home. Who answers there may serve another one: a home may have been copied with its lock. */
 int server_socket_path(const char *home, char *ret, size_t room, struct error *err);
+/* Whether `mark`, the greeting's "lock", is that of this home. */
+bool server_serves(const char *home, const char *mark);
 
 #endif

@@ -170,6 +170,9 @@ int home_lock(const char *home, int *ret_fd, struct error *err);
 /* The one before us was killed: it has not emptied the lock's file. */
 bool home_was_left(int fd);
 int home_write_lock(int fd, const char *socket, struct error *err);
+/* Which lock is held by fd, for server_serves. */
+#define HOME_MARK_ROOM 40
+void home_mark(int fd, char ret[HOME_MARK_ROOM]);
 /* A fresh place for the socket, its folder made and checked. */
 int home_new_socket(const char *home, char *ret, size_t room, struct error *err);
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Comings and goings that meet: `create` while `down` is under way, many `up`s at once, a socket and a lock that were left
-behind, a pid in them that is somebody else's now.
+behind, a pid in them that is somebody else's now; a home that is copied while it is used.
 
 Drives the real program. Prints TAP. Arguments: names of tests, for these alone.
 SPDX-License-Identifier: Apache-2.0
 """
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -144,6 +145,30 @@ def a_lock_file_of_garbage_is_written_anew(home):
         home.up()
         assert alive(home.pid())
         home.flexp("down")
+
+
+@test
+def a_copied_home_is_a_home_of_its_own(home):
+    gate = home.file("gate")
+    home.create(trials=1)
+    home.wait_end()
+    home.create(trials=1, script={"gate": gate})
+    home.wait_event(assigned=1)
+    copy, pid = home.file("copy"), home.pid()
+    shutil.copytree(home.path, copy)  # its lock names the orchestrator of the one that it was copied from
+    there = ["--home", copy]
+    assert home.flexp(*there, "status", check=False).returncode == 3
+    assert "No orchestrator" in home.flexp(*there, "down").stdout
+    assert len(json.loads(home.flexp(*there, "list", "--json").stdout)["experiments"]) == 2
+    home.flexp(*there, "delete", "1", "--yes")
+    status = json.loads(home.flexp(*there, "status", "--json").stdout)
+    assert status["home"] == copy and status["pid"] != pid, status
+    assert home.pid() == pid and home.describe(1)["state"] == "completed"
+    assert os.path.isdir(os.path.join(home.path, "experiments", "1"))
+    assert home.flexp(*there, "describe", "1", check=False).returncode == 2
+    home.flexp(*there, "down")
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end(2)
 
 
 @test
