@@ -209,6 +209,10 @@ static void on_tick(uv_timer_t *timer)
     struct server *server = timer->data;
     uint64_t now = clock_ms();
 
+    struct error err;
+
+    if (server->state == SERVER_RUNS)
+        server_check_home(server, &err);
     if (server->state <= SERVER_STOPS) {
         space_check(server);
         descriptors_check(server);

@@ -221,6 +221,8 @@ static void handle(struct connection *connection, const json_t *request)
     json_t *answer = NULL;
     int rc = check_request(request, &name, &arguments, &err);
 
+    if (!rc && strcmp(name, "down") != 0)
+        rc = server_check_home(server, &err);
     if (!rc)
         rc = request_run(server, server->store, name, arguments, &answer, &err);
     if (rc) {

@@ -95,6 +95,29 @@ bool server_serves(const char *home, const char *mark)
     return !strcmp(own, mark);
 }
 
+int home_check(const char *home, int fd, struct error *err)
+{
+    static const char DELETED[] = " (deleted)";
+    char held[HOME_MARK_ROOM], link[40], now[PATH_MAX] = "", *slash;
+
+    home_mark(fd, held);
+    errno = ENOENT; /* another's lock is there */
+    if (server_serves(home, held) || (errno != ENOENT && errno != ENOTDIR))
+        return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (readlink(link, now, sizeof now - 1) < 0)
+        now[0] = 0;
+    slash = strrchr(now, '/');
+    if (slash && !strcmp(slash, "/lock"))
+        *slash = 0;
+    if (slash && !*slash && strcmp(now, home) != 0)
+        return fail(err, -ESHUTDOWN,
+                    "%s was moved to %s while its orchestrator ran, which goes down: `flexp up --home %s` goes on there",
+                    home, now, now);
+    return fail(err, -ESHUTDOWN, "%s, or the file lock in it, was %s while its orchestrator ran, which goes down", home,
+                strstr(now, DELETED) ? "removed" : "moved");
+}
+
 /* What another user could have put there is not trusted. */
 static int check_folder(const char *path, bool make, struct error *err)
 {
@@ -119,7 +142,7 @@ static int check_folder(const char *path, bool make, struct error *err)
 static int place_socket(const char *home, bool make, char *ret, size_t room, struct error *err)
 {
     const char *runtime = getenv("XDG_RUNTIME_DIR");
-    char real[PATH_MAX], folder[64];
+    char real[PATH_MAX], folder[64], mark[HOME_MARK_ROOM];
     unsigned long long hash;
     size_t limit = room < SOCKET_ROOM ? room : SOCKET_ROOM;
     struct stat st;
@@ -128,6 +151,10 @@ static int place_socket(const char *home, bool make, char *ret, size_t room, str
     if (!realpath(home, real))
         snprintf(real, sizeof real, "%s", home);
     hash = (unsigned long long)XXH64(real, strlen(real), 0);
+    if (stat_lock(home, &st)) { /* one that is still about to go from a home that was here before has another */
+        mark_of(&st, mark);
+        hash = (unsigned long long)XXH64(mark, strlen(mark), hash);
+    }
     if (runtime && *runtime == '/' && stat(runtime, &st) == 0 && S_ISDIR(st.st_mode) && st.st_uid == getuid() &&
         access(runtime, W_OK) == 0 &&
         (size_t)snprintf(ret, limit, "%s/flexp-%016llx.sock", runtime, hash) < limit)

@@ -98,6 +98,15 @@ void server_fail(struct server *server, int code, const char *text)
         server->state = SERVER_STOPS; /* server_check_stopped goes on at once */
 }
 
+int server_check_home(struct server *server, struct error *err)
+{
+    int rc = home_check(server->home, server->lock_fd, err);
+
+    if (rc)
+        server_fail(server, -EIO, err->text);
+    return rc;
+}
+
 /* The first asks, the second insists. */
 static void on_signal(uv_signal_t *handle, int number)
 {

@@ -1,7 +1,7 @@
 /* server.h - the orchestrator: one libuv loop that ties store, experiments, scheduler, launcher and clients together.
  * One thread (the store has its own). Holds flock on HOME/lock for its life; listens on a Unix socket (mode 0600) in
- * XDG_RUNTIME_DIR (else /tmp/flexp-UID, 0700), named by the hash of the home's real path. Uncommitted consequences
- * never leave: see struct turn.
+ * XDG_RUNTIME_DIR (else /tmp/flexp-UID, 0700), named by the hash of the home's real path and its lock. It goes down
+ * when the home is moved or removed. Uncommitted consequences never leave: see struct turn.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_SERVER_H
 #define FLEXP_ORCHESTRATOR_SERVER_H

@@ -173,6 +173,8 @@ int home_write_lock(int fd, const char *socket, struct error *err);
 /* Which lock is held by fd, for server_serves. */
 #define HOME_MARK_ROOM 40
 void home_mark(int fd, char ret[HOME_MARK_ROOM]);
+/* -ESHUTDOWN when HOME/lock is no longer the file that fd holds: the home was moved, removed or replaced. */
+int home_check(const char *home, int fd, struct error *err);
 /* A fresh place for the socket, its folder made and checked. */
 int home_new_socket(const char *home, char *ret, size_t room, struct error *err);
 
@@ -279,6 +281,8 @@ void subscriptions_on_time(uv_timer_t *timer);
 /* --- server.c --- */
 void server_stop(struct server *server);
 void server_fail(struct server *server, int code, const char *text);
+/* Goes down, and refuses, when the home is not where it was. */
+int server_check_home(struct server *server, struct error *err);
 void server_check_stopped(struct server *server);
 
 /* --- requests_server.c: handlers of requests that need a server --- */

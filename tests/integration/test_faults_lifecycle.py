@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Comings and goings that meet: `create` while `down` is under way, many `up`s at once, a socket and a lock that were left
-behind, a pid in them that is somebody else's now; a home that is copied while it is used.
+behind, a pid in them that is somebody else's now; a home that is copied, moved or removed while it is used.
 
 Drives the real program. Prints TAP. Arguments: names of tests, for these alone.
 SPDX-License-Identifier: Apache-2.0
@@ -169,6 +169,47 @@ def a_copied_home_is_a_home_of_its_own(home):
     home.flexp(*there, "down")
     open(gate, "w", encoding="utf-8").close()
     home.wait_end(2)
+
+
+def goes_down(home, pid, text):
+    wait_for("the orchestrator to go down", lambda: not alive(pid))
+    with open(os.path.join(home.path, "orchestrator.log"), encoding="utf-8") as log:
+        assert text in log.read()
+
+
+@test
+def an_orchestrator_whose_home_was_moved_goes_down_and_the_next_goes_on_there(home):
+    gate, old, new = home.file("gate"), home.path, home.file("moved")
+    home.create(trials=1, script={"gate": gate})
+    home.wait_event(assigned=1)
+    pid = home.pid()
+    os.rename(old, new)
+    home.path = home.env["FLEXP_HOME"] = new
+    assert home.create(trials=1) == 2  # by an orchestrator of the new place
+    goes_down(home, pid, f"{old} was moved to {new} while its orchestrator ran")
+    assert not os.path.exists(old), os.listdir(old)
+    assert json.loads(home.flexp("status", "--json").stdout)["home"] == new
+    open(gate, "w", encoding="utf-8").close()
+    for experiment in (1, 2):
+        assert os.path.exists(home.wait_end(experiment)["best_checkpoint"]["path"])
+    assert home.restarts() == {1: 0}
+    home.flexp("down")
+    assert not os.path.exists(os.path.join(new, "flexp.db-wal"))
+
+
+@test
+def a_home_made_anew_where_one_was_removed_or_moved_away_has_nothing_of_the_old(home):
+    for turn, away in enumerate((lambda: shutil.rmtree(home.path), lambda: os.rename(home.path, home.file("away")))):
+        home.up()
+        pid = home.pid()
+        away()
+        assert home.create(trials=1) == 1
+        assert home.pid() != pid
+        wait_for("the old orchestrator to go down", lambda: not alive(pid))
+        home.wait_end()  # the socket of the new one is there still
+        assert home.ask("status")["home"] == home.path, turn
+        home.flexp("down")
+        shutil.rmtree(home.path)
 
 
 @test
