@@ -36,6 +36,7 @@ struct run {
     enum told told;
     double train_until; /* what the worker was told last */
     double unit;        /* the furthest unit it resumed from, validated or checkpointed */
+    double trained;     /* the unit of its last report of any kind, or of its progress */
     struct validation seen[VALIDATIONS_KEPT]; /* oldest first */
     size_t seen_n;
 };
@@ -126,6 +127,8 @@ int search_apply(struct experiment *experiment, const struct searcher_ops *ops, 
 void search_put_operations(struct experiment *experiment, int64_t answers, const struct searcher_ops *ops,
                            struct turn *turn);
 void search_put_progress(struct experiment *experiment, double progress, struct turn *turn);
+/* By what the searcher was told and what is trained beyond that. */
+void search_note_progress(struct experiment *experiment, struct turn *turn);
 
 /* --- trial.c */
 struct trial *trial_add(struct experiment *experiment, json_t *hyperparameters); /* takes a reference of its own */

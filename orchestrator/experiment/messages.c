@@ -118,6 +118,15 @@ static void on_test(struct experiment *experiment, const struct trial *trial, co
     experiment->evaluated = true;
 }
 
+/* For people: nothing depends on it. */
+static void note_trained(const struct experiment *experiment, struct trial *trial, const json_t *step)
+{
+    double unit;
+
+    if (!unit_of(experiment, json_object_get(step, "units"), "progress", &unit, NULL))
+        trial->run->trained = unit;
+}
+
 static int on_report(struct experiment *experiment, struct trial *trial, bool evaluation,
                      const struct message *message, struct turn *turn, struct error *err)
 {
@@ -133,8 +142,10 @@ static int on_report(struct experiment *experiment, struct trial *trial, bool ev
         on_test(experiment, trial, body, turn);
         return 0;
     }
+    note_trained(experiment, trial, step_at(body, steps_n(body) - 1));
     for (size_t i = 0; i < steps_n(body) && trial->run && !strcmp(json_string_or(body, "kind", ""), "validation"); i++)
         on_validation(experiment, trial, step_at(body, i), turn);
+    search_note_progress(experiment, turn);
     return 0;
 }
 
@@ -317,7 +328,11 @@ static int handle(struct experiment *experiment, struct trial *trial, bool evalu
                       turn->now_us);
         return 0;
     case MSG_PROGRESS:
-        return 0; /* nothing depends on it */
+        if (!evaluation) {
+            note_trained(experiment, trial, message->body);
+            search_note_progress(experiment, turn);
+        }
+        return 0;
     default:
         return fail(err, -EINVAL, "operation %s is not about a run", message_op_name(message->op));
     }

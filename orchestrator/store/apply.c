@@ -26,7 +26,7 @@ static const struct op_row {
     [OP_EXPERIMENT_STATE] = {"experiment_state", 4, true,
         {"UPDATE experiments SET state = ?2, reason = ?3, ended_us = max(?4, created_us) WHERE id = ?1"}},
     [OP_EXPERIMENT_PROGRESS] = {"experiment_progress", 2, true,
-        {"UPDATE experiments SET progress = ?2 WHERE id = ?1"}},
+        {"UPDATE experiments SET progress = max(progress, ?2) WHERE id = ?1"}},
     [OP_EXPERIMENT_BEST] = {"experiment_best", 5, true,
         {"UPDATE experiments SET best_trial = ?2, best_unit = ?3, best_metrics = ?4, best_checkpoint = ?5 WHERE id = ?1",
          /* not told: what was reported; the latest run's where runs overlap */
