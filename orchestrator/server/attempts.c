@@ -78,6 +78,7 @@ void attempt_free(struct server *server, struct attempt *attempt)
         attempt->hand->attempt = NULL;
     free(attempt->why);
     free(attempt->why_text);
+    free(attempt->waits);
     free(attempt);
     server->schedule_wanted = true;
 }

@@ -257,13 +257,13 @@ int request_status(struct server *server, struct store *store, const json_t *arg
         leased += slots[i].ours;
     pids = json_array();
     workers = list_workers(server, pids);
-    *ret = json_pack("{s:i, s:I, s:s, s:s, s:f, s:I, s:I, s:o, s:o, s:o, s:O, s:b, s:s?, s:b}", "schema_version",
+    *ret = json_pack("{s:i, s:I, s:s, s:s, s:f, s:I, s:I, s:o, s:o, s:o, s:o, s:b, s:s?, s:b}", "schema_version",
                      SERVER_SCHEMA_VERSION, "pid", (json_int_t)getpid(), "home", server->home, "version", FLEXP_VERSION,
                      "uptime_s", (double)(clock_us() - server->started_us) / 1e6, "slots",
                      (json_int_t)(launcher_capacity(server->launcher, SLOT_KIND_CPU) +
                                   launcher_capacity(server->launcher, SLOT_KIND_CUDA)),
                      "slots_leased", (json_int_t)leased, "workers", workers, "worker_pids", pids, "experiments", states,
-                     "problems", server->problems, "waiting_for_slots", *server->waiting != 0, "waiting",
+                     "problems", problems_of(server), "waiting_for_slots", *server->waiting != 0, "waiting",
                      *server->waiting ? server->waiting : NULL, "stopping",
                      server->state != SERVER_RUNS);
     return *ret ? 0 : fail(err, -ENOMEM, "out of memory");
@@ -343,14 +343,13 @@ static json_t *running_rows(const struct server *server, int64_t experiment)
 
 int request_summary(struct server *server, struct store *store, int64_t experiment, json_t **ret, struct error *err)
 {
-    bool waiting = server && *server->waiting;
     int rc = store_read_describe(store, experiment, ret, err);
 
     if (rc)
         return rc;
     absolute_paths(store, *ret);
     json_object_set_new(*ret, "running", running_rows(server, experiment));
-    json_object_set_new(*ret, "waiting", waiting ? json_string(server->waiting) : json_null());
+    json_object_set_new(*ret, "waiting", server ? waiting_of(server, experiment) : json_null());
     return 0;
 }
 

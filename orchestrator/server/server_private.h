@@ -46,6 +46,7 @@ struct attempt {
     int64_t ack;       /* seq to acknowledge; 0: none */
     uint64_t told_ms;  /* when; 0: not yet */
     uint64_t reported_ms, longest_ms; /* last report, longest time between two: how long a round may take */
+    char *waits;                      /* why it stands still, as its worker says; NULL: it does not */
     char *why, *why_text;             /* the reason for which we killed its worker; NULL: it ended by itself */
     double unit, until;
     uint64_t began_ms;
@@ -252,6 +253,13 @@ void schedule(struct server *server);
 /* --- scarcity.c --- */
 /* Looks whether the store waits for space, and holds or lets go what depends on it. */
 void space_check(struct server *server);
+/* Keeps what a worker's log line says of its run's standing still, and says it in ours. */
+void attempt_note_waits(struct attempt *attempt, const json_t *log);
+/* What an experiment waits for: "for space on the disk of ...", "in trial 2: ..."; null: nothing. New reference. */
+json_t *waiting_of(const struct server *server, int64_t experiment);
+/* [{experiment, trial, text}]: experiments that could not be restored, runs that stand still, a full disk. New
+ * reference. */
+json_t *problems_of(const struct server *server);
 /* -ENOSPC, with what to do about it, while the store waits. */
 int space_refuse(const struct server *server, struct error *err);
 /* True where the disk of the home is full or as good as: a worker that dies now may well have died of that. */

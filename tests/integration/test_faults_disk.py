@@ -153,7 +153,16 @@ def the_built_in_trainer_waits_for_space_for_its_cache_and_its_checkpoints(home)
         disk.fill(leave=2 * MIB)
         assert json.loads(home.flexp("create", "--json", path).stdout)["id"] == 1
         wait_for("the cache to wait", lambda: said("no room for"))
+        wait_for("it to be told", lambda: home.ask("status")["problems"])
+        problem = home.ask("status")["problems"][0]
+        assert (problem["experiment"], problem["trial"]) == (1, 1) and "no room for" in problem["text"], problem
+        assert "trial 1/1 waits: " in home.flexp("status").stdout
+        assert home.describe()["waiting"].startswith("in trial 1: ") and "no room" in home.flexp("describe", "1").stdout
+        assert "no room for" in home.flexp("wait", "1", "-f", "--timeout", "1", check=False).stdout
+        assert "trial 1/1, run 1: " in home.log() and "no room for" in home.log()
         disk.free()
+        wait_for("that to be over", lambda: not home.ask("status")["problems"])
+        assert home.describe()["waiting"] is None
         wait_for("a checkpoint", lambda: home.sql("SELECT count(*) FROM checkpoints")[0][0])
         disk.fill(leave=MIB)
         wait_for("a checkpoint to wait, or the end", lambda: said("checkpoint-") or home.state() != "active")
