@@ -60,7 +60,8 @@ static void x_axis(FILE *out, const struct scale *x, double bottom, const char *
 
     svg_line(out, LEFT, bottom, RIGHT, bottom, "class=\"axis\"");
     for (size_t i = 0; i < n; i++) {
-        char text[32], *shown = seconds ? format_seconds(ticks[i]) : NULL;
+        /* with as many digits as tell the ticks of a short time apart */
+        char text[32], *shown = !seconds ? NULL : ticks[i] < 60 ? format_text("%.6gs", ticks[i]) : format_seconds(ticks[i]);
         tick_text(text, ticks[i]);
         svg_line(out, scale_at(x, ticks[i]), bottom, scale_at(x, ticks[i]), bottom + 5, "class=\"axis\"");
         svg_text(out, scale_at(x, ticks[i]), bottom + 19, "class=\"middle\"", shown ? shown : text);

@@ -159,6 +159,51 @@ static void a_picture_of_ten_thousand_trials_stays_small(void **state)
     json_decref(chosen);
 }
 
+/* A picture of two trials with these hyperparameters, whose only curve ends then; the caller frees. */
+static char *picture_of(const char *hyperparameters, const char *values_1, const char *values_2, const char *end)
+{
+    json_t *first = json_loads(values_1, 0, NULL), *second = json_loads(values_2, 0, NULL);
+    json_t *space = json_loads(hyperparameters, 0, NULL), *describe, *trials, *curves;
+    char *text = NULL;
+    size_t length;
+    FILE *out = open_memstream(&text, &length);
+
+    describe = json_pack("{s:i, s:s, s:s, s:s, s:{s:s}, s:{s:o}}", "id", 1, "name", "n", "metric", "m", "state", "completed",
+                         "timings", "created", "2026-11-21T01:02:03.000Z", "config", "hyperparameters", space);
+    trials = json_pack("{s:s, s:b, s:[{s:i, s:s, s:f, s:i, s:o}, {s:i, s:s, s:f, s:i, s:o}]}", "metric", "m",
+                       "smaller_is_better", 1, "trials", "id", 1, "state", "completed", "best_metric", 0.5, "latest_unit", 2,
+                       "hyperparameters", first, "id", 2, "state", "completed", "best_metric", 0.7, "latest_unit", 2,
+                       "hyperparameters", second);
+    curves = json_pack("{s:[{s:i, s:f, s:s}, {s:i, s:f, s:s}]}", "1", "unit", 1, "value", 0.8, "time",
+                       "2026-11-21T01:02:03.010Z", "unit", 2, "value", 0.5, "time", end);
+    plot_write(out, describe, trials, curves);
+    fclose(out);
+    json_decref(describe);
+    json_decref(trials);
+    json_decref(curves);
+    return text;
+}
+
+static void the_ticks_of_a_short_time_differ(void **state)
+{
+    static const struct {
+        const char *end, *labels[4];
+    } ROWS[] = {
+        {"2026-11-21T01:02:03.240Z", {">0s<", ">0.05s<", ">0.1s<", ">0.2s<"}},
+        {"2026-11-21T01:02:06.500Z", {">0s<", ">0.5s<", ">1s<", ">3.5s<"}},
+        {"2026-11-21T01:05:03.000Z", {">0s<", ">50s<", ">1m40s<", ">2m30s<"}},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++) {
+        char *text = picture_of("{}", "{\"lr\": 1}", "{\"lr\": 2}", ROWS[i].end);
+        for (int k = 0; k < 4; k++)
+            if (!strstr(text, ROWS[i].labels[k]))
+                fail_msg("no %s in %s", ROWS[i].labels[k], text);
+        free(text);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -167,6 +212,7 @@ int main(void)
         cmocka_unit_test(a_path_breaks_where_a_value_is_not_finite),
         cmocka_unit_test(sparklines_are_thinned_and_plain_where_needed),
         cmocka_unit_test(a_picture_of_ten_thousand_trials_stays_small),
+        cmocka_unit_test(the_ticks_of_a_short_time_differ),
     };
 
     term_locale(); /* what is text and what is not depends on it */
