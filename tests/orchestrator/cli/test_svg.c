@@ -168,12 +168,13 @@ static char *picture_of(const char *hyperparameters, const char *values_1, const
     size_t length;
     FILE *out = open_memstream(&text, &length);
 
-    describe = json_pack("{s:i, s:s, s:s, s:s, s:{s:s}, s:{s:o}}", "id", 1, "name", "n", "metric", "m", "state", "completed",
-                         "timings", "created", "2026-11-21T01:02:03.000Z", "config", "hyperparameters", space);
+    describe = json_pack("{s:i, s:s, s:s, s:s, s:{s:s}, s:{s:o}}", "id", 1, "name", "n", "metric", "m", "state",
+                         "completed", "timings", "created", "2026-11-21T01:02:03.000Z", "config", "hyperparameters",
+                         space);
     trials = json_pack("{s:s, s:b, s:[{s:i, s:s, s:f, s:i, s:o}, {s:i, s:s, s:f, s:i, s:o}]}", "metric", "m",
-                       "smaller_is_better", 1, "trials", "id", 1, "state", "completed", "best_metric", 0.5, "latest_unit", 2,
-                       "hyperparameters", first, "id", 2, "state", "completed", "best_metric", 0.7, "latest_unit", 2,
-                       "hyperparameters", second);
+                       "smaller_is_better", 1, "trials", "id", 1, "state", "completed", "best_metric", 0.5,
+                       "latest_unit", 2, "hyperparameters", first, "id", 2, "state", "completed", "best_metric", 0.7,
+                       "latest_unit", 2, "hyperparameters", second);
     curves = json_pack("{s:[{s:i, s:f, s:s}, {s:i, s:f, s:s}]}", "1", "unit", 1, "value", 0.8, "time",
                        "2026-11-21T01:02:03.010Z", "unit", 2, "value", 0.5, "time", end);
     plot_write(out, describe, trials, curves);
@@ -204,6 +205,39 @@ static void the_ticks_of_a_short_time_differ(void **state)
     }
 }
 
+static size_t count(const char *text, const char *part)
+{
+    size_t n = 0;
+
+    while ((text = strstr(text, part)) != NULL) {
+        text += strlen(part);
+        n++;
+    }
+    return n;
+}
+
+/* Each choice stands on its axis once, chosen or not, in the file's order; nothing stands between them. */
+static void choices_are_the_ticks_of_a_categorical_axis(void **state)
+{
+    static const char *const LABELS[] = {">16<", ">64<", ">32<", ">0<", ">0.9<", ">null<", ">[1,2]<"};
+    char *text = picture_of("{\"batch\": {\"type\": \"categorical\", \"vals\": [16, 64, 32]}, \"opt\": {"
+                            "\"momentum\": {\"type\": \"categorical\", \"vals\": [0, 0.9]},"
+                            " \"kind\": {\"type\": \"categorical\", \"vals\": [null, [1, 2]]}}}",
+                            "{\"batch\": 16, \"opt\": {\"momentum\": 0.9, \"kind\": null}}",
+                            "{\"batch\": 64, \"opt\": {\"momentum\": 0.9, \"kind\": [1, 2]}}",
+                            "2026-11-21T01:02:06.500Z");
+    char *axes = strstr(text, "halo\">");
+
+    (void)state;
+    for (size_t i = 0; i < sizeof LABELS / sizeof *LABELS; i++)
+        if (!axes || count(axes - 40, LABELS[i]) != 1)
+            fail_msg("not one %s in %s", LABELS[i], axes ? axes : text);
+    assert_null(strstr(axes, ">20<"));
+    assert_null(strstr(axes, ">0.2<"));
+    assert_true(strstr(axes, ">16<") < strstr(axes, ">64<") && strstr(axes, ">64<") < strstr(axes, ">32<"));
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -213,6 +247,7 @@ int main(void)
         cmocka_unit_test(sparklines_are_thinned_and_plain_where_needed),
         cmocka_unit_test(a_picture_of_ten_thousand_trials_stays_small),
         cmocka_unit_test(the_ticks_of_a_short_time_differ),
+        cmocka_unit_test(choices_are_the_ticks_of_a_categorical_axis),
     };
 
     term_locale(); /* what is text and what is not depends on it */
