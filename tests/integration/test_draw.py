@@ -68,6 +68,15 @@ def mistakes_in_a_network_have_their_place(home):
 
 
 @test
+def a_warning_is_said_once_whether_or_not_an_error_follows(home):
+    for name, code in (("quickstart.yaml", 0), ("mnist_grid.yaml", 2)):  # of the second no data are there
+        path = os.path.join(TOP, "configs", name)
+        done = home.flexp("data", "info", path, "--config", "environment=1", check=False)
+        assert done.returncode == code and done.stderr.count("environment means nothing here") == 1, done.stderr
+        assert done.stderr.count(": error: ") == (1 if code else 0), done.stderr
+
+
+@test
 def an_experiment_is_drawn(home):
     home.create(trials=5, rounds=4, concurrent=2, description="a & b")
     home.wait_end()
