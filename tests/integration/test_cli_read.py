@@ -89,6 +89,8 @@ def metrics_stand_side_by_side_for_each_unit(home):
     assert list(table(home, "metrics", "1/1", "--name", "train_loss")[0]) == ["unit", "train_loss"]
     answer = json.loads(home.flexp("metrics", "1/1", "--client", "--json").stdout)
     assert answer["schema_version"] == 1 and {row["client"] for row in answer["metrics"]} == {0}
+    assert home.flexp("metrics", "1/1", "--client", "--name", "validation_accuracy").stdout == (
+        "Trial 1/1 has no values of clients for validation_accuracy; it has them for train_loss\n")
     done = home.flexp("metrics", "1/1", "--name", "train_los", check=False)
     assert done.returncode == 2 and "it has train_loss, validation_accuracy" in done.stderr, done.stderr
 
