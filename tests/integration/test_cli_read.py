@@ -146,8 +146,22 @@ def bash_completes_verbs_options_files_and_numbers(home):
     os.environ["FLEXP_HOME"] = home.path
     try:
         assert complete("flexp describe ") == ["1"]
+        assert complete("flexp trial describe ") == ["1/"]
+        assert complete("flexp trial describe 1/") == ["1/1"]
+        assert complete("flexp trial kill 1") == ["1/"]
+        assert {"best", "trained", "lr"} <= set(complete("flexp trials 1 --sort-by "))
+        assert complete("flexp trials --group-by ") == ["lr"]
+        assert complete("flexp metrics 1/1 --name val") == ["validation_accuracy"]
+        assert complete("flexp metrics --name ") == [], "of no trial"
     finally:
         del os.environ["FLEXP_HOME"]
+    assert complete(f"flexp --home {home.path} describe ") == ["1"]
+    assert complete("flexp up --slots ") == ["cpu", "gpu"]
+    assert complete("flexp data fetch ") == ["cifar10", "mnist", "fashion_mnist"]
+    assert complete("flexp explain sear") == ["searcher"]
+    assert "searcher.max_trials" in complete("flexp explain searcher.max")
+    assert complete("flexp plot -o configs/quick") == ["configs/quickstart.yaml"]
+    assert complete("flexp wait 1 --timeout ") == []
     done = home.flexp("completion", "fish", check=False)
     assert done.returncode == 2 and "flexp completion bash" in done.stderr
 
