@@ -178,6 +178,19 @@ static int unknown_verb(const char *name, struct error *err)
     return fail(err, -EINVAL, "there is no verb '%s'; `flexp help` lists them all", name);
 }
 
+/* "trial --help", of a word that begins several verbs: help on that word. */
+static bool asks_for_help(char **words, int n, bool given)
+{
+    size_t length = strlen(words[0]);
+    bool begins = false;
+
+    for (const struct verb *verb = VERBS; verb->name; verb++)
+        begins = begins || (!strncmp(verb->name, words[0], length) && verb->name[length] == ' ');
+    for (int i = 1; i < n; i++)
+        given = given || !strcmp(words[i], "--help") || !strcmp(words[i], "-h");
+    return begins && given;
+}
+
 int options_parse(int argc, char **argv, const struct verb **ret_verb, struct options *ret, struct error *err)
 {
     const struct verb *verb;
@@ -195,6 +208,14 @@ int options_parse(int argc, char **argv, const struct verb **ret_verb, struct op
     rest = argv + optind;
     left = argc - optind;
     verb = verb_find((const char *const *)rest, (size_t)left, &words);
+    if (!verb && asks_for_help(rest, left, ret->given[OPT_HELP])) {
+        ret->given[OPT_HELP] = true;
+        ret->arguments = calloc(2, sizeof *ret->arguments);
+        if (!ret->arguments)
+            return fail(err, -ENOMEM, "out of memory");
+        ret->arguments[ret->arguments_n++] = rest[0];
+        return 0;
+    }
     if (!verb)
         return unknown_verb(rest[0], err);
     *ret_verb = verb;

@@ -141,7 +141,7 @@ static int run(struct cli *cli)
         if (cli->verb)
             help_verb(stdout, &cli->out, cli->verb);
         else
-            help_overview(stdout, &cli->out);
+            return verb_help(cli);
         return CLI_OK;
     }
     if (!cli->verb) {

@@ -48,6 +48,10 @@ static void good_lines_are_taken_apart(void **state)
         {"flexp wait 1 --timeout=3", "wait", 1, 1u << OPT_TIMEOUT},
         {"flexp create --help", "create", 0, 1u << OPT_HELP},
         {"flexp help trial logs", "help", 2, 0},
+        {"flexp trial --help", NULL, 1, 1u << OPT_HELP},
+        {"flexp --help data", NULL, 1, 1u << OPT_HELP},
+        {"flexp set --json -h", NULL, 1, 1u << OPT_HELP},
+        {"flexp set priority --help", "set priority", 0, 1u << OPT_HELP},
         {"flexp up --slots 4 --foreground", "up", 0, 1u << OPT_SLOTS | 1u << OPT_FOREGROUND},
     };
 
