@@ -82,6 +82,8 @@ static int complain(const struct verb *verb, const struct option *longs, int fou
         return fail(err, -EINVAL, "-%c wants a value", optopt);
     if (optopt >= 256)
         return fail(err, -EINVAL, "--%s takes no value", OPTION_ROWS[optopt - 256].name);
+    if (optopt >= '0' && optopt <= '9' && verb && !strncmp(verb->name, "set ", 4))
+        return fail(err, -EINVAL, "%s takes no negative number (before a text that begins with - write --)", where);
     if (optopt)
         return fail(err, -EINVAL, "%s has no option -%c; see `flexp %s%s--help`", where, optopt, verb ? verb->name : "",
                     verb ? " " : "");

@@ -97,7 +97,12 @@ static int parse_value(const char *path, const char *text, json_t **ret, struct 
     }
     table[0] = *key;
     value = key->type == KEY_STRING ? json_string(text) : json_loads(text, JSON_DECODE_ANY, NULL);
-    json_object_set_new(map, name, value ? value : json_string(text));
+    if (!value) {
+        json_decref(map);
+        return fail(err, -EINVAL, "%s must be %s, got %.100s", path,
+                    key->type == KEY_INT ? "an integer" : "a number", text);
+    }
+    json_object_set_new(map, name, value);
     keys_check(table, map, name == path ? "" : "resources", false, NULL, first_problem, &problem);
     if (problem.code) {
         json_decref(map);

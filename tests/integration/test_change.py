@@ -178,7 +178,10 @@ def what_is_set_is_shown_journalled_and_survives_a_kill(home):
     home.flexp("set", "priority", "1", "7")
     home.flexp("set", "description", "1", "second, wider")
     for mistake, text in ((("priority", "x"), "resources.priority must be"), (("weight", "0"), "resources.weight must be"),
-                          (("max-slots", "1.5"), "resources.max_slots must be")):
+                          (("max-slots", "1.5"), "resources.max_slots must be"),
+                          (("weight", "nan"), "resources.weight must be a number, got nan\n"),
+                          (("weight", "1e999"), "resources.weight must be a number, got 1e999\n"),
+                          (("weight", "-1"), "set weight takes no negative number")):
         done = home.flexp("set", mistake[0], "1", mistake[1], check=False)
         assert done.returncode == 2 and text in done.stderr, done.stderr
     home.kill9()

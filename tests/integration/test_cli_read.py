@@ -51,6 +51,9 @@ def what_cannot_be_sorted_by_is_named(home):
     assert done.stderr == "flexp: there is no column or hyperparameter 'lrr': did you mean 'lr'?\n", done.stderr
     done = home.flexp("trials", "1", "--group-by", "batch", check=False)
     assert done.returncode == 2 and "the hyperparameters are lr" in done.stderr, done.stderr
+    done = home.flexp("trials", "1", "--sort-by", "nonsense", check=False)
+    assert done.returncode == 2 and "columns are trial, state, reason, best, " in done.stderr, done.stderr
+    assert "the hyperparameters are lr\n" in done.stderr, done.stderr
     for pair in (("--csv", "--json"), ("--sort-by", "lr", "--group-by", "lr")):
         assert home.flexp("trials", "1", *pair, check=False).returncode == 2
 

@@ -117,6 +117,8 @@ static void mistakes_say_what_would_be_right(void **state)
         {"flexp create x --no-colour y", "did you mean --no-color?"},
         {"flexp list --paused", "list has no option --paused"},
         {"flexp list -z", "list has no option -z"},
+        {"flexp set weight 1 -1", "set weight takes no negative number"},
+        {"flexp set description 1 -5deg", "before a text that begins with - write --"},
         {"flexp --josn list", "did you mean --json?"},
         {"flexp create x --config", "--config wants a value: --config KEY=VALUE"},
         {"flexp create x --config lr", "--config lr: want KEY=VALUE"},
