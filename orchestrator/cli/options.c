@@ -30,7 +30,7 @@ const struct option_row OPTION_ROWS[OPT_COUNT] = {
     [OPT_NAME] = {"name", 0, "METRIC", "this metric alone"},
     [OPT_YES] = {"yes", 'y', NULL, "do not ask"},
     [OPT_OUTPUT] = {"output", 'o', "FILE", "where the picture goes (default: experiment-ID.svg here; -: standard output)"},
-    [OPT_SVG] = {"svg", 0, "FILE", "a drawing of the network, too"},
+    [OPT_SVG] = {"svg", 0, "FILE", "a drawing of the network, too; -: that alone, on standard output"},
     [OPT_READY_FD] = {"ready-fd", 0, "FD", NULL},
 };
 

@@ -225,17 +225,25 @@ static int write_drawing(struct cli *cli, const json_t *model)
     struct error err = {0};
     size_t length = 0;
     char *text = draw(model, slash ? slash + 1 : file, &length);
-    int code = text ? file_write(path, text, length, &err) : fail(&err, -ENOMEM, "out of memory");
+    int code = text ? 0 : fail(&err, -ENOMEM, "out of memory");
 
+    if (text && !strcmp(path, "-"))
+        fwrite(text, 1, length, stdout);
+    else if (text)
+        code = file_write(path, text, length, &err);
     free(text);
     return code ? cli_fail(CLI_USAGE, "%s", err.text) : CLI_OK;
 }
 
 int verb_model(struct cli *cli)
 {
+    bool on_stdout = cli->options.given[OPT_SVG] && !strcmp(cli->options.value[OPT_SVG], "-");
     json_t *answer = NULL, *whole;
-    int code = check_describe(cli, "model", &answer);
+    int code;
 
+    if (on_stdout && cli_json(cli))
+        return cli_fail(CLI_USAGE, "--json and --svg - are both for standard output: choose one");
+    code = check_describe(cli, "model", &answer);
     if (code)
         return code;
     if (cli->options.given[OPT_SVG])
@@ -245,7 +253,7 @@ int verb_model(struct cli *cli)
         json_object_set(whole, "hyperparameters", json_object_get(answer, "hyperparameters"));
         json_object_update(whole, json_object_get(answer, "model"));
         code = cli_print_json(cli, whole);
-    } else if (code == CLI_OK) {
+    } else if (code == CLI_OK && !on_stdout) {
         show(cli, json_object_get(answer, "model"), json_object_get(answer, "hyperparameters"));
     }
     json_decref(answer);

@@ -49,6 +49,9 @@ def a_network_is_shown_and_drawn(home):
     assert "3042 parameters" in text and "8x32x32" in text, text
     words, _ = picture(svg)
     assert "conv2d 3x3, padding 1" in words and any(word.startswith("10") for word in words), words
+    out = home.flexp("model", file, "--svg", "-").stdout
+    assert out.startswith("<?xml") and xml.dom.minidom.parseString(out) and not os.path.exists(home.file("-"))
+    assert home.flexp("model", file, "--svg", "-", "--json", check=False).returncode == 2
     wide = home.flexp("model", file, "--config", "hyperparameters.units=64").stdout
     assert "units=64" in wide and "64" in wide
     assert not home.log(), "it needs no orchestrator"
