@@ -5,6 +5,7 @@
 
 #include "common/version.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* --- man -------------------------------------------------------------------------------------------------------- */
@@ -250,8 +251,25 @@ static void write_bash(FILE *out)
 
 int verb_completion(struct cli *cli)
 {
+    char *text = NULL;
+    size_t length;
+    json_t *answer;
+    FILE *out;
+
     if (strcmp(cli->options.arguments[0], "bash"))
         return cli_fail(CLI_USAGE, "completion is for bash, not for '%s': flexp completion bash", cli->options.arguments[0]);
-    write_bash(stdout);
-    return CLI_OK;
+    if (!cli_json(cli)) {
+        write_bash(stdout);
+        return CLI_OK;
+    }
+    out = open_memstream(&text, &length);
+    if (!out)
+        return cli_fail(CLI_LOST, "out of memory");
+    write_bash(out);
+    fclose(out);
+    answer = cli_json_answer();
+    json_object_set_new(answer, "shell", json_string("bash"));
+    json_object_set_new(answer, "script", json_string(text));
+    free(text);
+    return cli_print_json(cli, answer);
 }

@@ -41,7 +41,8 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
     [READ_ROUND] = "SELECT p.rounds FROM checkpoints c JOIN reports p ON p.run = c.run WHERE c.id = ?1 AND p.unit = ?2"
                    " AND p.rounds IS NOT NULL LIMIT 1",
     [READ_OPEN_RUN_TIME] = "SELECT coalesce(sum(last_us - started_us), 0), coalesce(sum((last_us - started_us) *"
-                           " slots_n), 0), max(last_us) FROM runs WHERE experiment = ?1 AND ended_us IS NULL",
+                           " slots_n), 0), coalesce(max(last_us), (SELECT max(last_us) FROM runs WHERE experiment ="
+                           " ?1)) FROM runs WHERE experiment = ?1 AND ended_us IS NULL", /* 10 ms when it has ended */
     [READ_RUNS] = "SELECT r.id, r.attempt, r.slots, r.pid, r.isa, r.resume_checkpoint, r.started_us, r.ended_us,"
                   " r.reason, r.text, u.cpu, u.memory, u.gpu, u.gpu_memory FROM runs r LEFT JOIN (SELECT run, avg(cpu_cores) AS cpu,"
                   " max(memory_bytes) AS memory, avg(gpu) AS gpu, max(gpu_memory_bytes) AS gpu_memory FROM usage"

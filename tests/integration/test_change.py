@@ -54,6 +54,10 @@ def archived_experiments_are_left_out_of_the_list(home):
     assert ids(home) == [1, 2]
     done = home.flexp("archive", "7", check=False)
     assert done.returncode == 2 and "there is no experiment 7" in done.stderr, done.stderr
+    done = home.flexp("archive", "1", "2", "7", check=False)
+    assert done.returncode == 2 and done.stdout == "" and "nothing was archived" in done.stderr, done
+    assert ids(home) == [1, 2], "all or nothing"
+    assert json.loads(home.flexp("archive", "1", "2", "--json").stdout)["archived"] == [1, 2]
 
 
 @test

@@ -165,6 +165,8 @@ def bash_completes_verbs_options_files_and_numbers(home):
     assert "searcher.max_trials" in complete("flexp explain searcher.max")
     assert complete("flexp plot -o configs/quick") == ["configs/quickstart.yaml"]
     assert complete("flexp wait 1 --timeout ") == []
+    answer = json.loads(home.flexp("completion", "bash", "--json").stdout)
+    assert answer["schema_version"] == 1 and answer["script"] == home.flexp("completion", "bash").stdout
     done = home.flexp("completion", "fish", check=False)
     assert done.returncode == 2 and "flexp completion bash" in done.stderr
 
