@@ -87,24 +87,36 @@ void erase_go_on(struct server *server, int64_t experiment)
         drop(erasing);
 }
 
-int erase_begin(struct server *server, int64_t experiment, int64_t trials)
+static struct erasing *add(struct server *server, int64_t experiment, int64_t trials)
 {
     struct erasing *erasing = calloc(1, sizeof *erasing);
     char *folder = format_text("%s/experiments/%lld", server->home, (long long)experiment);
-    struct turn turn;
 
     if (!erasing || !folder) {
         free(erasing);
         free(folder);
-        return -ENOMEM;
+        return NULL;
     }
     *erasing = (struct erasing){.next = server->erasings, .server = server, .experiment = experiment, .trials = trials,
                                 .next_trial = 1, .folder = folder};
     erasing->work.data = erasing;
     server->erasings = erasing;
+    log_info("experiment %lld goes, with %lld trials", (long long)experiment, (long long)trials);
+    return erasing;
+}
+
+/* Asked for again before the first turn is on disk, it goes once, and the answer waits for a commit all the same. */
+int erase_begin(struct server *server, int64_t experiment, int64_t trials)
+{
+    bool begun = find(server, experiment) != NULL;
+    struct turn turn;
+
+    if (!begun && !add(server, experiment, trials))
+        return -ENOMEM;
     turn_init(&turn, clock_us());
     store_put_deleting(turn.writes, experiment, turn.now_us);
-    turn_add_erase(&turn, experiment);
+    if (!begun)
+        turn_add_erase(&turn, experiment);
     server_submit(server, 0, &turn);
     return 0;
 }

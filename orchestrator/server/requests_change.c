@@ -67,7 +67,6 @@ int request_delete(struct server *server, struct store *store, const json_t *arg
     rc = erase_begin(server, id, trials);
     if (rc)
         return fail(err, rc, "out of memory");
-    log_info("experiment %lld goes, with %lld trials", (long long)id, (long long)trials);
     *ret = json_pack("{s:I}", "experiment", (json_int_t)id);
     return 0;
 }

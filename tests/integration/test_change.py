@@ -118,6 +118,21 @@ def numbers_of_the_deleted_are_never_given_out_again(home):
     assert home.sql("SELECT min(id) FROM runs WHERE experiment = 3")[0][0] > highest
 
 
+@test
+def a_delete_that_is_asked_for_twice_at_once_is_done_once(home):
+    ended(home)
+    pid, client = home.pid(), home.client()
+    client.link.sendall(b"".join(json.dumps({"id": i, "request": "delete", "arguments": {"experiment": 1}}).encode() +
+                                 b"\n" for i in (1, 2, 3)))
+    for i in (1, 2, 3):
+        line = client.line()
+        assert line["id"] == i and line["ok"] and line["answer"] == {"experiment": 1}, line
+    client.close()
+    wait_for("the rows to go", lambda: not any(counts(home, 1).values()))
+    assert home.pid() == pid and home.sql("SELECT experiment FROM deleted") == [(1,)]
+    assert home.log().count("experiment 1 goes") == 1 and home.log().count("experiment 1 is deleted") == 1, home.log()
+
+
 def interrupted(failpoint):
     with Home(FLEXP_FAILPOINT=failpoint) as home:
         ended(home)
