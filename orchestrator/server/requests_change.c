@@ -4,6 +4,7 @@
 #include "common/log.h"
 #include "orchestrator/server/server_private.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -168,16 +169,29 @@ int request_set(struct server *server, struct store *store, const json_t *argume
 
 /* --- test results ----------------------------------------------------------------------------------------------- */
 
+/* As text, so that it is the same number bit by bit. */
+static int parse_unit(const char *text, double *ret, struct error *err)
+{
+    char *end;
+
+    *ret = strtod(text, &end);
+    if (end == text || *end || !isfinite(*ret) || *ret < 0)
+        return fail(err, -EINVAL, "record_test: unit must be a finite number from 0, not \"%.40s\"", text);
+    return 0;
+}
+
 int request_record_test(struct server *server, struct store *store, const json_t *arguments, json_t **ret,
                         struct error *err)
 {
     struct trial_ref trial = {json_int_or(arguments, "experiment", 0), json_int_or(arguments, "trial", 0)};
     const json_t *metrics = json_object_get(arguments, "metrics");
-    double unit = strtod(json_string_or(arguments, "unit", "0"), NULL);
+    double unit = 0;
     json_t *found = NULL;
     struct turn turn;
     int rc = refuse_when_unable(server, err);
 
+    if (!rc)
+        rc = parse_unit(json_string_or(arguments, "unit", ""), &unit, err);
     if (!rc)
         rc = store_read_trial(store, trial, &found, err);
     json_decref(found);

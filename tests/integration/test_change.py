@@ -9,7 +9,7 @@ import pty
 import subprocess
 import sys
 
-from server_home import FLEXP, Home, run_tests, test, wait_for
+from server_home import FLEXP, Home, refused, run_tests, test, wait_for
 
 TRAINED = """
 name: trained
@@ -257,6 +257,17 @@ def what_cannot_be_tested_is_said(home):
     done = home.flexp("trial", "test", f"{second}/{best}", check=False)
     assert done.returncode != 0 and 'lacks the capability "evaluate"' in done.stderr, done.stderr
     assert home.flexp("trial", "test", "1/99", check=False).returncode == 2
+
+
+@test
+def a_test_result_at_no_unit_is_refused(home):
+    ended(home)
+    pid = home.pid()
+    for unit in ("nan", "inf", "1e999", "-1", "", "2 rounds"):
+        refused("bad_input", f'unit must be a finite number from 0, not "{unit}"', home.ask, "record_test", experiment=1,
+                trial=1, unit=unit, metrics={"test_accuracy": 0.5})
+    home.ask("record_test", experiment=1, trial=1, unit="2", metrics={"test_accuracy": 0.5})
+    assert home.sql("SELECT unit, value FROM v_tests") == [(2.0, 0.5)] and home.pid() == pid
 
 
 if __name__ == "__main__":
