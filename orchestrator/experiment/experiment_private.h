@@ -39,6 +39,8 @@ struct run {
     double trained;     /* the unit of its last report of any kind, or of its progress */
     struct validation seen[VALIDATIONS_KEPT]; /* oldest first */
     size_t seen_n;
+    uint64_t *spent; /* hashes of the paths of its trial's checkpoints that were told to be deleted while it runs */
+    size_t spent_n, spent_room;
 };
 
 /* What the searcher has last said about a trial. */
@@ -162,6 +164,8 @@ void running_remove(struct experiment *experiment, struct trial *trial);
 struct run *run_new(int64_t id);
 void run_free(struct run *run);
 struct validation *run_validation(struct run *run, double unit); /* NULL: none seen */
+void run_spend_path(struct run *run, const char *path);
+bool run_has_spent(const struct run *run, const char *path);
 void run_note_validation(struct run *run, double unit, const json_t *metrics);
 /* The run's trial, whether it trains or is evaluated; NULL when the run is nobody's current one. */
 struct trial *run_find(const struct experiment *experiment, int64_t run, bool *ret_evaluation);

@@ -151,15 +151,28 @@ static int on_report(struct experiment *experiment, struct trial *trial, bool ev
 
 /* --- checkpoint --------------------------------------------------------------------------------------------------- */
 
-/* Inside the trial's folder, and the name of no other kept checkpoint: deleting one must not take the other away. */
+/* Relative, each part a name: no empty one, no "." and no "..". */
+static bool stays_inside(const char *path)
+{
+    for (size_t n;; path += n + 1) {
+        n = strcspn(path, "/");
+        if (!n || (n <= 2 && !strncmp(path, "..", n)))
+            return false;
+        if (!path[n])
+            return true;
+    }
+}
+
+/* The name of no other checkpoint, kept or deleted under the run's feet: deleting one must not take the other away. */
 static int check_path(const struct experiment *experiment, const struct trial *trial, const char *path,
                       struct error *err)
 {
-    if (!*path || *path == '/' || !strncmp(path, "./", 2) || strstr(path, "//") || strstr(path, "/./") ||
-        path[strlen(path) - 1] == '/' || (strlen(path) > 1 && !strcmp(path + strlen(path) - 2, "/.")) || !strcmp(path, "..") || !strncmp(path, "../", 3) || strstr(path, "/../") ||
-        (strlen(path) > 2 && !strcmp(path + strlen(path) - 3, "/..")) || !strcmp(path, "."))
+    if (!stays_inside(path))
         return fail(err, -EINVAL, "operation checkpoint: path must be relative to trial_dir and stay in it, not \"%.200s\"",
                     path);
+    if (run_has_spent(trial->run, path))
+        return fail(err, -EINVAL, "operation checkpoint: path \"%.200s\" was that of an earlier checkpoint, which is"
+                                  " deleted; each needs its own", path);
     for (size_t i = 0; i < trial->checkpoints_n; i++)
         if (!strcmp(trial->checkpoints[i].path, path))
             return fail(err, -EINVAL,

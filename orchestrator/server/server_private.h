@@ -148,6 +148,7 @@ struct server {
     struct connection *connections;
     size_t connections_n;
     struct erasing *erasings;
+    uint64_t deletions; /* so many files were set aside in HOME/deleted */
     atomic_bool hooks_stop; /* commands of on_complete are to end: they are run again at the next start */
     struct answer *answers, **answers_end;
     uint64_t submitted, committed; /* turns */
@@ -195,6 +196,8 @@ void server_submit(struct server *server, int64_t experiment, struct turn *turn)
 void server_on_wake(uv_async_t *wake);
 /* Sends the acknowledgement that the attempt's worker is owed. */
 void attempt_acknowledge(struct attempt *attempt);
+/* Only below the home, whatever the store or an effect says. */
+bool may_delete(const struct server *server, const char *path);
 
 /* --- erase.c --- */
 /* Begins to delete an experiment that has ended, or goes on with it after a restart. */

@@ -10,6 +10,9 @@
 #define LATEST_RUN_ONLY                                                                                               \
     " AND NOT EXISTS (SELECT 1 FROM metrics o WHERE o.trial = m.trial AND o.name = m.name AND o.client = m.client"    \
     " AND o.unit = m.unit AND o.run > m.run)"
+#define DELETED_FILES(deleted)                                                                                        \
+    "SELECT t.experiment, t.number, c.path FROM checkpoints c JOIN trials t ON t.id = c.trial"                        \
+    " WHERE c.id > (SELECT max(id) FROM checkpoints) - 5000 AND c.deleted_us " deleted
 #define LOG_COLUMNS "l.id, l.time_us, t.number, l.run, l.level, l.text FROM logs l LEFT JOIN trials t ON t.id = l.trial"
 
 const char *const READ_SQL[READ_SQL_COUNT] = {
@@ -90,7 +93,6 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
     [READ_DELETING] = "SELECT e.id, coalesce((SELECT max(number) FROM trials WHERE experiment = e.id), 0)"
                       " FROM experiments e WHERE e.deleting_us IS NOT NULL ORDER BY e.id",
     [READ_HOOKS] = "SELECT id FROM experiments WHERE hook = 'due' AND deleting_us IS NULL ORDER BY id",
-    /* What a crash interrupted is among the last. */
-    [READ_DELETED_FILES] = "SELECT t.experiment, t.number, c.path FROM checkpoints c JOIN trials t ON t.id = c.trial"
-                           " WHERE c.id > (SELECT max(id) FROM checkpoints) - 5000 AND c.deleted_us IS NOT NULL",
+    /* What a crash interrupted is among the last. A path may have come again since, and be kept: a later row. */
+    [READ_DELETED_FILES] = DELETED_FILES("IS NOT NULL") " EXCEPT " DELETED_FILES("IS NULL"),
 };

@@ -164,13 +164,15 @@ def files_of_deleted_checkpoints_left_by_a_crash_are_collected(home):
     home.create(trials=2, rounds=6)
     home.wait_end()
     [(path,)] = home.sql("SELECT path FROM v_checkpoints WHERE deleted IS NOT NULL ORDER BY checkpoint LIMIT 1")
-    left = os.path.join(home.path, path)
+    left, aside = os.path.join(home.path, path), os.path.join(home.path, "deleted", "1")
+    wait_for("what was set aside to go", lambda: not os.listdir(os.path.dirname(aside)))
     home.kill9()
     assert not os.path.exists(left)
-    with open(left, "w", encoding="utf-8") as out:
-        out.write("left by a crash")
+    for name in (left, aside):
+        with open(name, "w", encoding="utf-8") as out:
+            out.write("left by a crash")
     home.up()
-    wait_for("it to be collected", lambda: not os.path.exists(left))
+    assert not os.path.exists(left) and not os.path.exists(aside)  # before anything runs
 
 
 @test

@@ -126,6 +126,42 @@ static void gets_back_what_was_put(void **state)
     stored_experiments_free(list, n);
 }
 
+static void assert_deleted_files(struct store *store, const char *expected)
+{
+    struct error err = {0};
+    json_t *list = NULL;
+
+    if (store_read_deleted_files(store, &list, &err))
+        fail_msg("%s", err.text);
+    assert_json(list, expected);
+    json_decref(list);
+}
+
+/* A damaged checkpoint is given up, and the next run writes the same path. */
+static void a_path_that_is_kept_again_is_no_leftover(void **state)
+{
+    struct home *home = *state;
+    struct store *store = open_store(home->path, NULL);
+    struct store_batch *batch = store_batch_new();
+    json_t *units = json_of("{'rounds':4}");
+
+    put_experiment(batch, 1);
+    for (int trial = 1; trial <= 2; trial++) {
+        put_trial(batch, 1, trial, "{}");
+        put_run(batch, 1, trial, trial, 1, 0);
+        store_put_checkpoint(batch, trial, (struct trial_ref){1, trial}, trial, 1, 4, units, "c4", 1, T0);
+        store_put_checkpoint_deleted(batch, trial, T0);
+    }
+    commit(store, batch);
+    assert_deleted_files(store, "['experiments/1/trials/1/c4', 'experiments/1/trials/2/c4']");
+    batch = store_batch_new();
+    store_put_checkpoint(batch, 3, (struct trial_ref){1, 1}, 1, 2, 4, units, "c4", 1, T0);
+    commit(store, batch);
+    assert_deleted_files(store, "['experiments/1/trials/2/c4']");
+    store_close(store);
+    json_decref(units);
+}
+
 static void knows_when_the_best_trial_was_tested(void **state)
 {
     struct home *home = *state;
@@ -181,6 +217,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         test_in_home(gets_back_what_was_put),
+        test_in_home(a_path_that_is_kept_again_is_no_leftover),
         test_in_home(knows_when_the_best_trial_was_tested),
         test_in_home(an_empty_store_loads_as_nothing),
         test_in_home(refuses_to_go_on_from_what_was_tampered_with),
