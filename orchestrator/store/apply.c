@@ -32,9 +32,7 @@ static const struct op_row {
          /* not told: what was reported; the latest run's where runs overlap */
          "UPDATE experiments SET best_metrics = (SELECT json_group_object(n.name, CASE m.status WHEN 0 THEN m.value"
          " WHEN 1 THEN 'NaN' WHEN 2 THEN 'Infinity' ELSE '-Infinity' END) FROM metrics m JOIN names n ON n.id = m.name"
-         " JOIN reports p ON p.run = m.run AND p.seq = m.seq AND p.unit = m.unit AND p.kind = 1"
-         " WHERE m.trial = " THE_TRIAL " AND m.client = -1 AND m.unit = ?3 AND NOT EXISTS (SELECT 1 FROM metrics o WHERE"
-         " o.trial = m.trial AND o.name = m.name AND o.client = -1 AND o.unit = m.unit AND o.run > m.run))"
+         " WHERE m.trial = " THE_TRIAL " AND m.client = -1 AND m.unit = ?3 AND m.kind = 1 AND " METRIC_IS_SHOWN ")"
          " WHERE id = ?1 AND ?2 IS NOT NULL AND ?4 IS NULL",
          "UPDATE experiments SET best_value = (SELECT j.value FROM json_each(best_metrics) j WHERE j.key = metric AND"
          " j.type IN ('integer', 'real')) WHERE id = ?1"}},

@@ -123,7 +123,7 @@ static void refuses_a_newer_schema(void **state)
 
     fill_a_little(home->path);
     make_database(home->path, "PRAGMA user_version=1000;");
-    assert_refused(home, "has schema 1000, newer than the 3 of this flexp");
+    assert_refused(home, "has schema 1000, newer than the 4 of this flexp");
 }
 
 static void refuses_a_truncated_database(void **state)
@@ -277,6 +277,31 @@ static void the_schema_made_step_by_step_is_whole(void **state)
     assert_query(home->path, "SELECT count(*) FROM pragma_table_list WHERE type = 'table' AND schema = 'main'"
                              " AND NOT strict AND name NOT LIKE 'sqlite%'", "0");
     store_close(open_store(home->path, NULL));
+}
+
+/* Two reports of one name: what lost its place to the other cannot come back, what is there gets its kind. */
+static void values_of_schema_3_are_kept_with_their_kinds(void **state)
+{
+    static const char *const FILL =
+        "INSERT INTO names VALUES (1, 'loss'), (2, 'acc');"
+        "INSERT INTO reports (run, seq, step, kind, unit, time_us) VALUES (1, 1, 0, 0, 1, 0), (1, 2, 0, 1, 1, 0),"
+        " (1, 2, 1, 1, 2, 0), (2, 1, 0, 2, 2, 0);"
+        "INSERT INTO metrics VALUES (1, 1, -1, 1, 1, 1, 0.5, 0), (1, 2, -1, 1, 1, 2, 0.25, 0), (1, 2, -1, 2, 1, 2, NULL, 1),"
+        " (1, 2, -1, 2, 2, 1, 0.75, 0), (1, 1, 7, 1, 1, 1, 4, 0)";
+    struct migration to_3[] = {MIGRATIONS[0], MIGRATIONS[1], MIGRATIONS[2], {0, NULL}};
+    struct view no_views[] = {{NULL, NULL}};
+    struct home *home = *state;
+    struct error err = {0};
+    sqlite3 *db;
+
+    assert_int_equal(sqlite3_open(home->path, &db), SQLITE_OK);
+    assert_int_equal(migrate(db, to_3, no_views, &err), 0);
+    assert_int_equal(sqlite3_exec(db, FILL, NULL, NULL, NULL), SQLITE_OK);
+    if (migrate(db, MIGRATIONS, VIEWS, &err))
+        fail_msg("%s", err.text);
+    sqlite3_close(db);
+    assert_query(home->path, "SELECT name, client, unit, run, kind, seq, value, status FROM metrics ORDER BY 1, 2, 3, 4",
+                 "1|-1|1.0|1|0|1|0.5|0\n1|7|1.0|1|0|1|4.0|0\n2|-1|1.0|1|1|2|0.25|0\n2|-1|2.0|1|1|2|NULL|1\n2|-1|2.0|2|2|1|0.75|0");
 }
 
 /* --- network file systems ----------------------------------------------------------------------------------------- */
@@ -499,6 +524,7 @@ int main(void)
         test_in_home(paths_may_hold_what_means_something_in_a_uri),
         test_in_home(migrates_from_every_version_to_the_latest),
         test_in_home(a_migration_that_fails_changes_nothing),
+        test_in_home(values_of_schema_3_are_kept_with_their_kinds),
         test_in_home(the_schema_made_step_by_step_is_whole),
         cmocka_unit_test(knows_network_file_systems_by_name),
         test_in_home(reading_makes_no_file),
