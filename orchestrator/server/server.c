@@ -259,8 +259,6 @@ static void server_free(struct server *server)
 {
     while (server->attempts)
         attempt_free(server, server->attempts);
-    while (server->delays)
-        delay_remove(server, server->delays->experiment, server->delays->trial);
     entries_free(server);
     erasings_free(server);
     json_decref(server->problems);

@@ -71,6 +71,12 @@ struct hand {
     uint64_t output_ms;
 };
 
+/* A trial whose worker died waits a while before it is started again. */
+struct delay {
+    int failures;
+    uint64_t until_ms; /* 0: it does not wait */
+};
+
 /* An experiment that has not ended. */
 struct entry {
     struct entry *next;
@@ -78,14 +84,8 @@ struct entry {
     int64_t last_start; /* order of its latest attempt */
     struct experiment *experiment;
     bool time_is_up;
-};
-
-/* A trial whose worker died waits a while before it is started again. */
-struct delay {
-    struct delay *next;
-    int64_t experiment, trial;
-    int failures;
-    uint64_t until_ms;
+    struct delay *delays; /* of trial i + 1; those past the end have none */
+    size_t delays_n;
 };
 
 struct subscription {
@@ -144,7 +144,7 @@ struct server {
     struct entry *entries;
     struct attempt *attempts;
     struct hand *hands;
-    struct delay *delays;
+    uint64_t delayed_until_ms; /* when the last delay of all passes; 0: that was seen to */
     struct connection *connections;
     size_t connections_n;
     struct erasing *erasings;
@@ -185,10 +185,14 @@ int64_t clock_us(void); /* since 1970, and never backwards */
 uint64_t clock_ms(void); /* monotonic */
 void limits_read(struct limits *ret);
 void clock_start(struct server *server);
-/* Kept while a trial's worker dies again and again: 1 s, 2 s, ... 60 s; 1 s where it does not grow. */
+/* Kept while a trial's worker dies again and again: 1 s, 2 s, ... 60 s; 1 s where it does not grow. Nothing for a trial that
+ * has ended. */
 void delay_add(struct server *server, int64_t experiment, int64_t trial, bool grows);
 void delay_remove(struct server *server, int64_t experiment, int64_t trial);
-bool delay_holds(const struct server *server, int64_t experiment, int64_t trial, uint64_t now);
+bool delay_holds(const struct entry *entry, int64_t trial, uint64_t now);
+size_t delays_hold(const struct entry *entry, uint64_t now); /* so many trials */
+/* Some trial waits, or has ceased to since this was asked last: the scheduler is to be asked. */
+bool delays_pending(struct server *server, uint64_t now);
 
 /* --- turns.c --- */
 /* Takes the turn over; experiment 0: of none. */
