@@ -247,7 +247,8 @@ static void on_tick(uv_timer_t *timer)
         }
     check_hands(server, now);
     check_clock(server);
-    usage_tick(server, now);
+    if (!server->no_space)
+        usage_tick(server, now); /* nobody waits for these rows, and they would pile up in memory */
     if (server->state == SERVER_RUNS) {
         check_time_limits(server);
         /* slots that another home gave back, and trials that have waited long enough, announce themselves by nothing */

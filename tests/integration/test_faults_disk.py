@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import termios
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from server_home import alive, enter_namespace, mount, run_tests, test, wait_for  # noqa: E402
@@ -107,6 +108,24 @@ def a_commit_waits_for_space_and_goes_on_by_itself(home):
         assert home.restarts() == {1: 0, 2: 0} and len(home.runs()) == 2, home.runs()
         check_nothing_lost(home, 600)
         assert home.log().count("there is space on the disk") == 1, home.log()
+
+
+@test
+def what_runs_use_is_not_sampled_while_the_store_waits(home):
+    home.env["FLEXP_USAGE_MS"] = "20"
+    with small_disk(home) as disk:
+        gate = home.file("gate")
+        home.create(rounds=4, script={"gate": gate, "gate_round": 1})
+        wait_for("samples", lambda: home.sql("SELECT count(*) FROM usage")[0][0] > 4)
+        disk.fill()
+        wait_for("the orchestrator to say so", lambda: waits_for_space(home))
+        since, uptime = time.time(), home.ask("status")["uptime_s"]
+        wait_for("some ticks of its clock", lambda: home.ask("status")["uptime_s"] > uptime + 1)
+        until = time.time()
+        disk.free()
+        open(gate, "w", encoding="utf-8").close()
+        home.wait_end()
+        assert home.sql("SELECT count(*) FROM v_usage WHERE epoch_seconds BETWEEN ? AND ?", since, until) == [(0,)]
 
 
 @test
