@@ -1,5 +1,5 @@
 /* hook.c - on_complete: a command that is run when an experiment has ended. That it is due is committed with the end, that it
- * is done when it has ended; one that a kill interrupts is run again at the next start.
+ * is done when it has ended; one that the orchestrator's end interrupts is run again at the next start, once.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "common/log.h"
@@ -11,6 +11,7 @@
 
 #define LINES_MAX_KEPT 1000
 #define VARIABLES 10
+#define TRIES 2
 
 struct hook {
     uv_work_t work;
@@ -154,14 +155,41 @@ void hook_begin(struct server *server, int64_t experiment)
     server_submit(server, experiment, &turn);
 }
 
+/* A command that ends the orchestrator, or always outlives it, must not do so at every start. */
+static void give_up(struct server *server, int64_t experiment)
+{
+    static const char TEXT[] = "given up: the orchestrator ended twice before the command did";
+    struct turn turn;
+
+    log_warning("experiment %lld: on_complete: %s", (long long)experiment, TEXT);
+    turn_init(&turn, clock_us());
+    store_put_hook(turn.writes, experiment, "failed", TEXT);
+    server_submit(server, experiment, &turn);
+}
+
+static void begin_again(struct server *server, int64_t experiment)
+{
+    struct turn turn;
+
+    turn_init(&turn, clock_us());
+    store_put_hook(turn.writes, experiment, "due", NULL);
+    turn_add_hook(&turn, experiment);
+    server_submit(server, experiment, &turn);
+}
+
 int hooks_restore(struct server *server, struct error *err)
 {
-    json_t *list = NULL, *id;
+    json_t *list = NULL, *row;
     size_t i;
     int rc = store_read_hooks(server->store, &list, err);
 
-    json_array_foreach (list, i, id)
-        hook_begin(server, json_integer_value(id));
+    json_array_foreach (list, i, row) {
+        int64_t experiment = json_integer_value(json_array_get(row, 0));
+        if (json_integer_value(json_array_get(row, 1)) >= TRIES)
+            give_up(server, experiment);
+        else
+            begin_again(server, experiment);
+    }
     json_decref(list);
     return rc;
 }

@@ -89,7 +89,7 @@ static const struct op_row {
         {"INSERT INTO usage (run, time_us, cpu_cores, memory_bytes, gpu, gpu_memory_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
          " ON CONFLICT DO UPDATE SET cpu_cores = ?3"}},
     [OP_HOOK] = {"hook", 3, true,
-        {"UPDATE experiments SET hook = ?2, hook_text = ?3 WHERE id = ?1"}},
+        {"UPDATE experiments SET hook = ?2, hook_text = ?3, hook_tries = hook_tries + (?2 = 'due') WHERE id = ?1"}},
     [OP_DELETE_EXPERIMENT] = {"delete_experiment", 1, false,
         {"DELETE FROM journal WHERE experiment = ?1", "DELETE FROM logs WHERE experiment = ?1",
          "DELETE FROM experiment_configs WHERE experiment = ?1", "DELETE FROM experiments WHERE id = ?1"}},

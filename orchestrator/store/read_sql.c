@@ -89,7 +89,7 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
                           " idx",
     [READ_DELETING] = "SELECT e.id, coalesce((SELECT max(number) FROM trials WHERE experiment = e.id), 0)"
                       " FROM experiments e WHERE e.deleting_us IS NOT NULL ORDER BY e.id",
-    [READ_HOOKS] = "SELECT id FROM experiments WHERE hook = 'due' AND deleting_us IS NULL ORDER BY id",
+    [READ_HOOKS] = "SELECT id, hook_tries FROM experiments WHERE hook = 'due' AND deleting_us IS NULL ORDER BY id",
     /* What a crash interrupted is among the last. A path may have come again since, and be kept: a later row. */
     [READ_DELETED_FILES] = DELETED_FILES("IS NOT NULL") " EXCEPT " DELETED_FILES("IS NULL"),
 };

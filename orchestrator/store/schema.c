@@ -150,4 +150,10 @@ static const char *const FOURTH[] = {
     NULL,
 };
 
-const struct migration MIGRATIONS[] = {{1, FIRST}, {2, SECOND}, {3, THIRD}, {4, FOURTH}, {0, NULL}};
+/* How often the command of on_complete was due: at the end, and at each start of an orchestrator that found it so. */
+static const char *const FIFTH[] = {
+    "ALTER TABLE experiments ADD COLUMN hook_tries INTEGER NOT NULL DEFAULT 0",
+    NULL,
+};
+
+const struct migration MIGRATIONS[] = {{1, FIRST}, {2, SECOND}, {3, THIRD}, {4, FOURTH}, {5, FIFTH}, {0, NULL}};

@@ -171,7 +171,7 @@ void stored_experiments_free(struct stored_experiment *list, size_t n);
 /* Experiments whose deletion was begun: [[id, number of trials], ...]. New reference. */
 int store_read_deleting(struct store *store, json_t **ret, struct error *err);
 
-/* Numbers of the experiments whose on_complete is due. New reference. */
+/* Experiments whose on_complete is due: [[number, how often it was due]]. New reference. */
 int store_read_hooks(struct store *store, json_t **ret, struct error *err);
 /* Files, relative to the home, of the latest checkpoints that are marked deleted: some may be there still. New reference. */
 int store_read_deleted_files(struct store *store, json_t **ret, struct error *err);

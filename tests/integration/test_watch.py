@@ -238,6 +238,21 @@ def a_command_that_a_kill_interrupts_is_run_again(home):
 
 
 @test
+def a_command_that_ends_the_orchestrator_is_given_up(home):
+    count = home.file("count")
+    home.create(trials=1, rounds=1, on_complete=f"echo x >>{count}; {FLEXP} down --home {home.path}; sleep 1000")
+    wait_for("it to end the orchestrator", lambda: os.path.exists(count) and not home.pid())
+    home.flexp("up", check=False)  # it may be down again before this has looked
+    wait_for("it to do so again", lambda: open(count, encoding="utf-8").read() == "x\nx\n" and not home.pid())
+    home.up()
+    wait_for("it to be given up", lambda: home.describe()["on_complete"] == {
+        "state": "failed", "text": "given up: the orchestrator ended twice before the command did"})
+    assert "on_complete: given up" in home.log() and home.ask("status")["stopping"] is False
+    assert open(count, encoding="utf-8").read() == "x\nx\n"
+    home.flexp("delete", "1", "--yes")
+
+
+@test
 def down_does_not_wait_for_the_command_and_delete_does(home):
     home.create(trials=1, rounds=1, on_complete=f"echo x >>{home.file('count')}; test -e {home.file('go')} || sleep 1000")
     wait_for("its first line", lambda: os.path.exists(home.file("count")))
