@@ -121,11 +121,14 @@ static void fill(struct hook *hook, const json_t *described, const char *home)
 
 void hook_run(struct server *server, int64_t experiment)
 {
-    struct hook *hook = calloc(1, sizeof *hook);
+    struct hook *hook;
     json_t *described = NULL;
     struct error err = {0};
     const char *command;
 
+    if (server->state != SERVER_RUNS)
+        return; /* it is run at the next start */
+    hook = calloc(1, sizeof *hook);
     if (!hook || request_summary(server, server->store, experiment, &described, &err)) {
         log_warning("experiment %lld: on_complete cannot be run: %s", (long long)experiment, err.text);
         free(hook);
@@ -185,6 +188,8 @@ int hooks_restore(struct server *server, struct error *err)
 
     json_array_foreach (list, i, row) {
         int64_t experiment = json_integer_value(json_array_get(row, 0));
+        if (entry_find(server, experiment))
+            continue; /* its end was found only now, and its command begins when it is dropped */
         if (json_integer_value(json_array_get(row, 1)) >= TRIES)
             give_up(server, experiment);
         else

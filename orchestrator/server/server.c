@@ -218,8 +218,6 @@ static int open_all(struct server *server, const char *slots, struct error *err)
     if (!rc)
         rc = open_store(server, err);
     if (!rc)
-        rc = hooks_restore(server, err); /* before those whose end is found only now */
-    if (!rc)
         rc = entries_restore(server, err);
     if (!rc)
         rc = erase_restore(server, err);
@@ -227,6 +225,8 @@ static int open_all(struct server *server, const char *slots, struct error *err)
         rc = connections_listen(server, err);
     if (!rc)
         rc = home_write_lock(server->lock_fd, server->socket, err);
+    if (!rc)
+        rc = hooks_restore(server, err); /* last: a start that fails runs no commands */
     return rc;
 }
 

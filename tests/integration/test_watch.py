@@ -11,6 +11,7 @@ import select
 import shutil
 import signal
 import struct
+import sqlite3
 import subprocess
 import sys
 import termios
@@ -250,6 +251,22 @@ def a_command_that_ends_the_orchestrator_is_given_up(home):
     assert "on_complete: given up" in home.log() and home.ask("status")["stopping"] is False
     assert open(count, encoding="utf-8").read() == "x\nx\n"
     home.flexp("delete", "1", "--yes")
+
+
+@test
+def a_start_that_fails_runs_no_command_and_says_why(home):
+    count = home.file("count")
+    home.create(trials=1, rounds=1, on_complete=f"echo x >>{count}; sleep 1000")
+    home.create("--paused", trials=1, rounds=1)
+    wait_for("its first line", lambda: os.path.exists(count))
+    home.kill9()
+    base = sqlite3.connect(os.path.join(home.path, "flexp.db"))
+    base.execute("UPDATE experiment_configs SET config = '{' WHERE experiment = 2")
+    base.commit()
+    base.close()
+    done = home.flexp("up", check=False)
+    assert done.returncode != 0 and "the configuration of an experiment" in done.stderr, done
+    assert not home.processes() and open(count, encoding="utf-8").read() == "x\n"
 
 
 @test
