@@ -270,6 +270,19 @@ def a_start_that_fails_runs_no_command_and_says_why(home):
 
 
 @test
+def commands_that_take_long_do_not_hold_up_what_deletes_files(home):
+    for i in range(5):
+        home.create(trials=1, rounds=1, on_complete=f"echo x >{home.file(f'begun-{i}')}; sleep 1000")
+    for i in range(5):
+        wait_for("its command to begin", lambda: os.path.exists(home.file(f"begun-{i}")))
+    last = home.create(trials=1, rounds=1)
+    home.wait_end(last)
+    home.flexp("delete", str(last), "--yes")
+    wait_for("the files to go", lambda: not os.path.exists(os.path.join(home.path, "experiments", str(last))), 30)
+    assert [row[0] for row in home.sql("SELECT hook FROM experiments WHERE id < ?", last)] == 5 * ["due"]
+
+
+@test
 def down_does_not_wait_for_the_command_and_delete_does(home):
     home.create(trials=1, rounds=1, on_complete=f"echo x >>{home.file('count')}; test -e {home.file('go')} || sleep 1000")
     wait_for("its first line", lambda: os.path.exists(home.file("count")))
