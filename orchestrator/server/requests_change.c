@@ -17,6 +17,8 @@ static int check_ended(struct server *server, struct store *store, int64_t id, c
     int rc = refuse_when_unable(server, err);
 
     if (!rc)
+        rc = refuse_broken(server, id, err);
+    if (!rc)
         rc = store_read_describe(store, id, ret, err);
     if (rc)
         return rc;
@@ -147,7 +149,9 @@ int request_set(struct server *server, struct store *store, const json_t *argume
     if (!entry && !strcmp(path, "description")) {
         rc = describe_ended(server, store, id, value, err);
     } else if (!entry) {
-        rc = store_read_describe(store, id, ret, err);
+        rc = refuse_broken(server, id, err);
+        if (!rc)
+            rc = store_read_describe(store, id, ret, err);
         if (!rc)
             rc = fail(err, -EBUSY, "experiment %lld is %s: only its description can be changed", (long long)id,
                       json_string_or(*ret, "state", "over"));

@@ -306,6 +306,8 @@ typedef int request_handler(struct server *server, struct store *store, const js
 request_handler request_create, request_pause, request_activate, request_cancel, request_kill, request_kill_trial,
     request_archive, request_delete, request_set,
     request_record_test, request_status, request_slots, request_down, request_subscribe;
+/* -EBUSY, with what is wrong, for an experiment that could not be restored. */
+int refuse_broken(const struct server *server, int64_t experiment, struct error *err);
 /* -EBUSY where nothing can be changed now. */
 int refuse_when_unable(const struct server *server, struct error *err);
 /* What describe answers and subscribers get: the store's description, and what runs now (server may be NULL:
