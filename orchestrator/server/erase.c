@@ -131,8 +131,8 @@ static void remove_leftover(struct server *server, const char *path)
     free(whole);
 }
 
-/* Files of checkpoints whose deletion was committed and not carried out. Here and now, not on another thread: a run that
- * starts later may write a file of that name. */
+/* Files of checkpoints whose deletion was committed and not carried out. Here and now, not on another thread: a run
+ * that starts later may write a file of that name. */
 static int remove_leftovers(struct server *server, struct error *err)
 {
     json_t *list = NULL, *path;

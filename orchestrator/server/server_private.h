@@ -185,8 +185,8 @@ int64_t clock_us(void); /* since 1970, and never backwards */
 uint64_t clock_ms(void); /* monotonic */
 void limits_read(struct limits *ret);
 void clock_start(struct server *server);
-/* Kept while a trial's worker dies again and again: 1 s, 2 s, ... 60 s; 1 s where it does not grow. Nothing for a trial that
- * has ended. */
+/* Kept while a trial's worker dies again and again: 1 s, 2 s, ... 60 s; 1 s where it does not grow. Nothing for a trial
+ * that has ended. */
 void delay_add(struct server *server, int64_t experiment, int64_t trial, bool grows);
 void delay_remove(struct server *server, int64_t experiment, int64_t trial);
 bool delay_holds(const struct entry *entry, int64_t trial, uint64_t now);

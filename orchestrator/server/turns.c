@@ -57,8 +57,8 @@ bool may_delete(const struct server *server, const char *path)
     return below;
 }
 
-/* Where the file is now. Deleting takes time, and the trial's next run may use its name again: it is out of the way before that
- * run is told to begin. */
+/* Where the file is now. Deleting takes time, and the trial's next run may use its name again: it is out of the way
+ * before that run is told to begin. */
 static char *set_aside(struct server *server, const char *path)
 {
     char *folder = format_text("%s/deleted", server->home), *aside = NULL;

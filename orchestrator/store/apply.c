@@ -97,14 +97,14 @@ static const struct op_row {
     /* Its runs ended with the orchestrator that knew them, when they were heard of last. */
     [OP_ABANDONED] = {"abandoned", 2, true,
         {"UPDATE experiments SET state = 'canceled', ended_us = max(?2, created_us) WHERE id = ?1",
-         "UPDATE trials SET state = 'canceled', ended_us = max(?2, created_us, coalesce(started_us, 0)) WHERE experiment = ?1"
-         " AND state NOT IN ('completed', 'stopped', 'canceled', 'error')",
+         "UPDATE trials SET state = 'canceled', ended_us = max(?2, created_us, coalesce(started_us, 0))"
+         " WHERE experiment = ?1 AND state NOT IN ('completed', 'stopped', 'canceled', 'error')",
          "UPDATE trials SET run_us = run_us + r.run, slot_us = slot_us + r.slot FROM " OPEN_RUN_TIME "GROUP BY trial) r"
          " WHERE trials.id = r.trial",
          "UPDATE experiments SET run_us = run_us + r.run, slot_us = slot_us + r.slot FROM " OPEN_RUN_TIME
          "GROUP BY experiment) r WHERE experiments.id = ?1",
-         "UPDATE runs SET reason = 'orchestrator_lost', ended_us = max(coalesce(last_us, 0), started_us) WHERE experiment = ?1"
-         " AND ended_us IS NULL"}},
+         "UPDATE runs SET reason = 'orchestrator_lost', ended_us = max(coalesce(last_us, 0), started_us)"
+         " WHERE experiment = ?1 AND ended_us IS NULL"}},
     [OP_DELETE_EXPERIMENT] = {"delete_experiment", 1, false,
         {"DELETE FROM journal WHERE experiment = ?1", "DELETE FROM logs WHERE experiment = ?1",
          "DELETE FROM experiment_configs WHERE experiment = ?1", "DELETE FROM experiments WHERE id = ?1"}},

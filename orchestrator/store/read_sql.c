@@ -82,7 +82,8 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
     /* with the value of the searcher's metric that its own run validated at its unit */
     [READ_LOAD_CHECKPOINTS] =
         "SELECT c.id, c.run, c.unit, c.units, c.path, c.bytes, m.value, m.status FROM checkpoints c"
-        " LEFT JOIN metrics m ON m.trial = c.trial AND m.client = -1 AND m.unit = c.unit AND m.run = c.run AND m.kind = 1 AND m.name ="
+        " LEFT JOIN metrics m ON m.trial = c.trial AND m.client = -1 AND m.unit = c.unit AND m.run = c.run AND m.kind = 1"
+        " AND m.name ="
         " (SELECT n.id FROM names n JOIN experiments e ON e.metric = n.name WHERE e.id = ?2)"
         " WHERE c.trial = ?1 AND c.deleted_us IS NULL ORDER BY c.id",
     [READ_LOAD_JOURNAL] = "SELECT idx, coalesce(answers, 0), kind, body FROM journal WHERE experiment = ?1 ORDER BY"

@@ -133,7 +133,8 @@ static const char *const THIRD[] = {
     NULL,
 };
 
-/* What training and validation report under one name are two values. kind as in reports. Views are made anew behind this. */
+/* What training and validation report under one name are two values. kind as in reports. Views are made anew behind
+ * this. */
 static const char *const FOURTH[] = {
     "DROP VIEW IF EXISTS v_metrics",
     "DROP VIEW IF EXISTS v_client_metrics",
@@ -143,8 +144,8 @@ static const char *const FOURTH[] = {
     "  client INTEGER NOT NULL, unit REAL NOT NULL, run INTEGER NOT NULL REFERENCES runs(id), kind INTEGER NOT NULL,"
     "  seq INTEGER NOT NULL, value REAL, status INTEGER NOT NULL DEFAULT 0 CHECK ((status = 0) = (value IS NOT NULL)),"
     "  PRIMARY KEY (trial, name, client, unit, run, kind)) STRICT, WITHOUT ROWID",
-    "INSERT INTO metrics (trial, name, client, unit, run, kind, seq, value, status) SELECT trial, name, client, unit, run,"
-    " coalesce((SELECT r.kind FROM reports r WHERE r.run = m.run AND r.seq = m.seq LIMIT 1), 0), seq, value, status"
+    "INSERT INTO metrics (trial, name, client, unit, run, kind, seq, value, status) SELECT trial, name, client, unit,"
+    " run, coalesce((SELECT r.kind FROM reports r WHERE r.run = m.run AND r.seq = m.seq LIMIT 1), 0), seq, value, status"
     " FROM metrics_3 m",
     "DROP TABLE metrics_3",
     NULL,

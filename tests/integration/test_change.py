@@ -266,8 +266,8 @@ def a_test_result_at_no_unit_is_refused(home):
     ended(home)
     pid = home.pid()
     for unit in ("nan", "inf", "1e999", "-1", "", "2 rounds"):
-        refused("bad_input", f'unit must be a finite number from 0, not "{unit}"', home.ask, "record_test", experiment=1,
-                trial=1, unit=unit, metrics={"test_accuracy": 0.5})
+        refused("bad_input", f'unit must be a finite number from 0, not "{unit}"', home.ask, "record_test",
+                experiment=1, trial=1, unit=unit, metrics={"test_accuracy": 0.5})
     home.ask("record_test", experiment=1, trial=1, unit="2", metrics={"test_accuracy": 0.5})
     assert home.sql("SELECT unit, value FROM v_tests") == [(2.0, 0.5)] and home.pid() == pid
 

@@ -155,8 +155,8 @@ static void a_path_that_was_deleted_does_not_come_again_in_that_run(void **state
     assert_int_equal(say_saved_as(&b, 1, 4, 3, "c"), 0);
     assert_string_equal(kept(&b), "1 3");
     assert_int_equal(say_saved_as(&b, 1, 5, 3, "b"), -EINVAL);
-    assert_string_equal(b.err.text, "operation checkpoint: path \"b\" was that of an earlier checkpoint, which is deleted;"
-                                    " each needs its own");
+    assert_string_equal(b.err.text, "operation checkpoint: path \"b\" was that of an earlier checkpoint, which is"
+                                    " deleted; each needs its own");
     bench_dies(&b, 1, "signal");
     bench_start(&b, 1); /* by now that is carried out */
     assert_int_equal(say_saved_as(&b, 2, 1, 3, "b"), 0);

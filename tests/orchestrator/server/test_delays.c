@@ -16,7 +16,8 @@ static const char YAML[] = "name: delays\n"
                            "entrypoint: [./worker]\n"
                            "data: {}\n"
                            "hyperparameters: {lr: {type: double, minval: 0, maxval: 1, count: 3}}\n"
-                           "searcher: {name: grid, metric: loss, smaller_is_better: true, time_metric: rounds, max_time: 4}\n";
+                           "searcher: {name: grid, metric: loss, smaller_is_better: true, time_metric: rounds,"
+                           " max_time: 4}\n";
 
 struct fixture {
     struct entry entry;

@@ -156,8 +156,8 @@ static void a_validation_is_not_mistaken_for_training_of_the_same_name(void **st
     assert_int_equal(json_array_size(at(answer, "metrics")), 3);
     json_decref(answer);
     store_close(store);
-    assert_query(home->path, "SELECT unit, kind, value FROM metrics ORDER BY 1, 2; SELECT unit, kind, value FROM v_metrics;"
-                             " SELECT latest_unit, latest_value FROM v_trials; SELECT value, metrics FROM v_best",
+    assert_query(home->path, "SELECT unit, kind, value FROM metrics ORDER BY 1, 2;"
+                             " SELECT unit, kind, value FROM v_metrics; SELECT latest_unit, latest_value FROM v_trials; SELECT value, metrics FROM v_best",
                  "1.0|0|0.875\n1.0|1|0.5\n2.0|0|0.75\n2.0|1|0.25\n3.0|0|1.0\n1.0|validation|0.5\n2.0|validation|0.25\n"
                  "3.0|training|1.0\n2.0|0.25\n0.5|{\"validation_accuracy\":0.5}");
     list = load(home, &n);

@@ -286,8 +286,8 @@ static void values_of_schema_3_are_kept_with_their_kinds(void **state)
         "INSERT INTO names VALUES (1, 'loss'), (2, 'acc');"
         "INSERT INTO reports (run, seq, step, kind, unit, time_us) VALUES (1, 1, 0, 0, 1, 0), (1, 2, 0, 1, 1, 0),"
         " (1, 2, 1, 1, 2, 0), (2, 1, 0, 2, 2, 0);"
-        "INSERT INTO metrics VALUES (1, 1, -1, 1, 1, 1, 0.5, 0), (1, 2, -1, 1, 1, 2, 0.25, 0), (1, 2, -1, 2, 1, 2, NULL, 1),"
-        " (1, 2, -1, 2, 2, 1, 0.75, 0), (1, 1, 7, 1, 1, 1, 4, 0)";
+        "INSERT INTO metrics VALUES (1, 1, -1, 1, 1, 1, 0.5, 0), (1, 2, -1, 1, 1, 2, 0.25, 0),"
+        " (1, 2, -1, 2, 1, 2, NULL, 1), (1, 2, -1, 2, 2, 1, 0.75, 0), (1, 1, 7, 1, 1, 1, 4, 0)";
     struct migration to_3[] = {MIGRATIONS[0], MIGRATIONS[1], MIGRATIONS[2], {0, NULL}};
     struct view no_views[] = {{NULL, NULL}};
     struct home *home = *state;
@@ -300,8 +300,10 @@ static void values_of_schema_3_are_kept_with_their_kinds(void **state)
     if (migrate(db, MIGRATIONS, VIEWS, &err))
         fail_msg("%s", err.text);
     sqlite3_close(db);
-    assert_query(home->path, "SELECT name, client, unit, run, kind, seq, value, status FROM metrics ORDER BY 1, 2, 3, 4",
-                 "1|-1|1.0|1|0|1|0.5|0\n1|7|1.0|1|0|1|4.0|0\n2|-1|1.0|1|1|2|0.25|0\n2|-1|2.0|1|1|2|NULL|1\n2|-1|2.0|2|2|1|0.75|0");
+    assert_query(home->path,
+                 "SELECT name, client, unit, run, kind, seq, value, status FROM metrics ORDER BY 1, 2, 3, 4",
+                 "1|-1|1.0|1|0|1|0.5|0\n1|7|1.0|1|0|1|4.0|0\n"
+                 "2|-1|1.0|1|1|2|0.25|0\n2|-1|2.0|1|1|2|NULL|1\n2|-1|2.0|2|2|1|0.75|0");
 }
 
 /* --- network file systems ----------------------------------------------------------------------------------------- */
