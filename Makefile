@@ -33,7 +33,14 @@ MAINS := orchestrator/cli/main.c trainer/main.c
 SRC_common := $(call src,common)
 SRC_searchers := $(call src,searchers)
 SRC_orchestrator := $(filter-out $(MAINS),$(call src,orchestrator))
-SRC_trainer := $(filter-out $(MAINS),$(call src,trainer))
+NATIVE := trainer/backend/cpu/native
+SRC_native := $(filter-out $(NATIVE)/native.c,$(call src,$(NATIVE)))
+SRC_trainer := $(filter-out $(MAINS) $(SRC_native),$(call src,trainer))
+# These are compiled for each instruction set, and one is picked when the program starts.
+ISAS := $(if $(filter x86_64,$(shell uname -m)),avx512 avx2) portable
+FLAGS_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512
+FLAGS_avx2 := -mavx2 -mfma
+OBJ_native := $(foreach i,$(ISAS),$(SRC_native:%.c=$O/%.$i.o))
 ARCHIVES := $O/libcommon.a $O/libsearchers.a $O/liborchestrator.a $O/libtrainer.a
 
 # tests/X/**/test_*.c links the rooms that X may use.
@@ -59,7 +66,7 @@ $(BIN)/flexp-trainer: $(call obj,trainer/main.c) $O/libtrainer.a $O/libsearchers
 	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_trainer) $(LIBS_common) $(LDFLAGS)
 
 define archive
-$O/lib$1.a: $(call obj,$(SRC_$1))
+$O/lib$1.a: $(call obj,$(SRC_$1)) $(if $(filter trainer,$1),$(OBJ_native))
 	@rm -f $$@
 	$$(Q)$$(AR) rcs $$@ $$^
 endef
@@ -69,6 +76,14 @@ $O/%.o: %.c
 	@mkdir -p $(@D)
 	$(SAY) $<
 	$(Q)$(CC) $(CFLAGS_ALL) $(EXTRA_$(firstword $(subst /, ,$<))) -c -o $@ $<
+
+define native_object
+$O/$(NATIVE)/%.$1.o: $(NATIVE)/%.c
+	@mkdir -p $$(@D)
+	$(SAY) '$$< ($1)'
+	$$(Q)$$(CC) $$(CFLAGS_ALL) -O3 -fno-tree-vectorize $$(FLAGS_$1) -DNATIVE_ISA=$1 -c -o $$@ $$<
+endef
+$(foreach i,$(ISAS),$(eval $(call native_object,$i)))
 
 $O/tests/common/%: $O/tests/common/%.o $O/libcommon.a
 	$(SAY) $@
