@@ -64,7 +64,7 @@ static int measure(const char *preset, size_t batch, size_t threads, double seco
         ops->load_dataset(backend, &data, &err) || model_new(section, &shape, &model, &err))
         return fail_with(&err);
     compile = now();
-    if (ops->compile(backend, model, batch, &plan, &mem, &err))
+    if (ops->compile(backend, model, &(struct plan_options){.batch = batch}, &plan, &mem, &err))
         return fail_with(&err);
     compile = now() - compile;
     weights = malloc(model->weights_n * sizeof *weights);

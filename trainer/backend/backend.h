@@ -1,7 +1,7 @@
 /* backend.h - "train these replicas". A backend trains many models of one shape at once: the clients of a cohort, or the
  * trials of a packed group. Weights cross this interface as flat canonical arrays (model.h).
  *
- * open -> load_dataset -> compile(model, batch) -> train / evaluate ... -> release_plan -> close
+ * open -> load_dataset -> compile(model, options) -> train / evaluate ... -> release_plan -> close
  *
  * Replicas are independent. For `weighted_sum` the backend adds weight * (trained weights) of replica 0, 1, 2 ... in that
  * order in double precision, so that the aggregate is the same for any number of threads; a replica whose loss or weights
@@ -28,6 +28,15 @@ struct plan;
 struct backend_options {
     const int *cores; /* one thread for each, pinned to it; cores[i] < 0: not pinned */
     size_t cores_n;
+};
+
+/* fp32: fp32 throughout, sums in whatever order is fast, Winograd's F(4x4) included (its rounding errors are up to 6 times
+ * those of a direct sum). fp32_strict: nothing whose errors are larger than a direct sum's by more than half. */
+enum precision { PRECISION_FP32, PRECISION_FP32_STRICT };
+
+struct plan_options {
+    size_t batch; /* the largest a replica will use; bits may depend on it (a trial's own batch gives its bits) */
+    enum precision precision;
 };
 
 struct backend_info {
@@ -75,10 +84,9 @@ struct backend_ops {
     struct backend_info (*info)(const struct backend *backend);
     /* Borrowed until the next call or close. */
     int (*load_dataset)(struct backend *backend, const struct dataset *dataset, struct error *err);
-    /* batch: the largest a replica will use; bits may depend on it (a trial's own batch gives its bits). mem_bytes of the
-     * plan is asked first with ret NULL. model is borrowed. */
-    int (*compile)(struct backend *backend, const struct model *model, size_t batch, struct plan **ret,
-                   size_t *ret_mem_bytes, struct error *err);
+    /* mem_bytes of the plan is asked first with ret NULL. model is borrowed. */
+    int (*compile)(struct backend *backend, const struct model *model, const struct plan_options *options,
+                   struct plan **ret, size_t *ret_mem_bytes, struct error *err);
     void (*release_plan)(struct plan *plan);
     /* -ENOMEM: the trial's outcome is out of memory. Not finite is no error. *cancel (may be NULL) is looked at between
      * batches: when it becomes non-zero, -ECANCELED. */
@@ -92,6 +100,9 @@ struct backend_ops {
     int (*gradients)(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
                      size_t n, float *ret_gradients, double *ret_loss, struct error *err);
 };
+
+/* From the resolved `training` section. */
+struct plan_options plan_options_from(const json_t *training);
 
 extern const struct backend_ops BACKEND_CPU;
 

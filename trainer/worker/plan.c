@@ -109,14 +109,14 @@ void plan_answer(struct connection *connection, const struct message *message)
     sections_resolve(json_object_get(message->body, "sections"), &sections, &problems);
     if (sections) {
         const json_t *data = json_object_get(sections, "data");
-        size_t batch = (size_t)json_int_or(json_object_get(sections, "training"), "batch_size", 32);
+        struct plan_options options = plan_options_from(json_object_get(sections, "training"));
         if (dataset_shape(data, data_seed, cache_dir, &shape, &err)) {
             add_error(problems, "data", &err);
         } else {
             check_federation(sections, &shape, problems);
             if (model_new(json_object_get(sections, "model"), &shape, &model, &err))
                 add_error(problems, "model", &err);
-            else if (BACKEND_CPU.compile(NULL, model, batch, NULL, &mem_bytes, &err))
+            else if (BACKEND_CPU.compile(NULL, model, &options, NULL, &mem_bytes, &err))
                 add_error(problems, "model", &err);
         }
     }

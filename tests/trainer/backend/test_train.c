@@ -479,7 +479,7 @@ static void wrong_requests_are_refused_with_the_reason(void **state)
     assert_int_equal(BACKEND_CPU.train(t.plan, r, 2, NULL, &reduction, NULL, &err), -EINVAL);
     assert_string_equal(err.text, "the model is for images of 3x10x8 and 4 classes, the data has 3x10x9 and 4");
     assert_int_equal(BACKEND_CPU.open(&(struct backend_options){NULL, 0}, &t.backend, &err), -EINVAL);
-    assert_int_equal(BACKEND_CPU.compile(t.backend, t.model, 0, NULL, NULL, &err), -EINVAL);
+    assert_int_equal(BACKEND_CPU.compile(t.backend, t.model, &(struct plan_options){.batch = 0}, NULL, NULL, &err), -EINVAL);
     free(sum);
     tiny_done(&t);
 }
@@ -491,8 +491,8 @@ static void memory_is_told_before_a_plan_is_made(void **state)
 
     (void)state;
     tiny_init(&t, "seed_cnn", 3, 32, 32, 10, 40, 1, 1);
-    assert_int_equal(BACKEND_CPU.compile(NULL, t.model, 32, NULL, &small, NULL), 0);
-    assert_int_equal(BACKEND_CPU.compile(NULL, t.model, 512, NULL, &large, NULL), 0);
+    assert_int_equal(BACKEND_CPU.compile(NULL, t.model, &(struct plan_options){.batch = 32}, NULL, &small, NULL), 0);
+    assert_int_equal(BACKEND_CPU.compile(NULL, t.model, &(struct plan_options){.batch = 512}, NULL, &large, NULL), 0);
     assert_true(small > 6 * t.model->weights_n * sizeof(float));
     assert_true(large > 4 * small);
     assert_true(large < (size_t)4 << 30);

@@ -52,7 +52,7 @@ static int set_up(struct setup *s, const char *request, struct error *err)
         (rc = BACKEND_CPU.open(&(struct backend_options){.cores = (const int[]){-1}, .cores_n = 1}, &s->backend, err)) ||
         (rc = BACKEND_CPU.load_dataset(s->backend, s->dataset, err)))
         return rc;
-    return BACKEND_CPU.compile(s->backend, s->model, s->n, &s->plan, &mem_bytes, err);
+    return BACKEND_CPU.compile(s->backend, s->model, &(struct plan_options){.batch = s->n}, &s->plan, &mem_bytes, err);
 }
 
 static int train(struct setup *s, float *weights, struct error *err)

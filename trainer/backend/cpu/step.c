@@ -19,31 +19,6 @@ static float *grads_of(const struct worker *w, int param)
     return param < 0 ? NULL : w->grads + w->plan->places[param].offset;
 }
 
-static int run(struct worker *w, dnnl_primitive_t primitive, int n, const dnnl_exec_arg_t *args)
-{
-    dnnl_status_t status = primitive ? dnnl_primitive_execute(primitive, w->stream, n, args) : dnnl_success;
-
-    return status == dnnl_success ? 0 : dnnl_fail(&w->err, status, "running a layer");
-}
-
-static int linear_forward(struct worker *w, const struct linear *lin, const struct bound *b)
-{
-    int rc = run(w, lin->to_forward, 2, b->to_forward);
-
-    return rc ? rc : run(w, lin->forward, b->forward_n, b->forward);
-}
-
-static int linear_backward(struct worker *w, const struct linear *lin, const struct bound *b)
-{
-    int rc = run(w, lin->backward_weights, b->backward_weights_n, b->backward_weights);
-
-    if (!rc)
-        rc = run(w, lin->from_backward_weights, 2, b->from_backward_weights);
-    if (!rc)
-        rc = run(w, lin->to_backward_data, 2, b->to_backward_data);
-    return rc ? rc : run(w, lin->backward_data, b->backward_data_n, b->backward_data);
-}
-
 /* Rows past the real ones, where a kernel has not written them. */
 static void zero_rows(float *x, size_t from, size_t to, size_t row)
 {
@@ -67,12 +42,15 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
         float *y = w->act[node->out];
         size_t row = values(p, node->out);
 
-        if (node->skip_forward)
+        if (node->absorbed || node->skip_forward)
             continue;
         switch (l->type) {
         case LAYER_CONV2D:
         case LAYER_DENSE:
-            rc = linear_forward(w, &v->linear[i], &w->bindings[variant]->bound[i]);
+            if (node->kernel || node->own_dense)
+                own_forward(w, i, rows, mode != MODE_EVALUATE);
+            else
+                rc = linear_forward(w, &v->linear[i], &w->bindings[variant]->bound[i]);
             break;
         case LAYER_MAX_POOL2D:
             kernel_max_pool(l, x, y, w->aux[i], rows);
@@ -114,6 +92,7 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
         }
     }
     w->dropping = mode == MODE_TRAIN;
+    w->prepared = mode != MODE_EVALUATE ? PREPARED_BOTH : w->prepared == PREPARED_NOT ? PREPARED_FORWARD : w->prepared;
     return rc;
 }
 
@@ -130,6 +109,10 @@ static int layer_backward(struct worker *w, size_t variant, size_t n, size_t i, 
     switch (l->type) {
     case LAYER_CONV2D:
     case LAYER_DENSE:
+        if (node->kernel || node->own_dense) {
+            own_backward(w, i, rows, dx);
+            return 0;
+        }
         return linear_backward(w, &v->linear[i], &w->bindings[variant]->bound[i]);
     case LAYER_BATCH_NORM:
         norm_batch_backward(l, x, dy, dx, weights_of(w, l->weight), grads_of(w, l->weight), grads_of(w, l->bias_param),
@@ -189,7 +172,7 @@ int step_backward(struct worker *w, size_t variant, size_t n)
         size_t count = rows * values(p, node->in);
         float *dx = node->need_in ? node->add_in ? w->spare : w->grad[node->in] : NULL;
 
-        if (node->skip_backward)
+        if (node->absorbed || node->skip_backward)
             continue;
         if (dx || l->weight >= 0)
             rc = layer_backward(w, variant, n, i, dx);

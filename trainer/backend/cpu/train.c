@@ -15,6 +15,8 @@ struct round {
     struct plan *plan;
     struct replica *replicas;
     size_t n, threads;
+    struct team *teams; /* of team_size threads each */
+    size_t team_size;
     const struct augment *augment;
     struct reduction *reduction;
     const volatile int *cancel;
@@ -50,7 +52,14 @@ static int train_batch(struct round *round, struct worker *w, struct replica *r,
     uint64_t correct;
     int rc;
 
-    plan_find(p, n, true, &variant);
+    if (!plan_find(p, n, true, &variant))
+        return fail(&w->err, -EINVAL, "no plan for a batch of %zu", n);
+    *w->update = (struct update){.optimizer = r->optimizer,
+                                 .lr = r->lr,
+                                 .proximal_mu = r->proximal_mu,
+                                 .t = r->optimizer_steps + 1,
+                                 .start = start,
+                                 .early = !correction};
     batch_assemble(p->backend->dataset, &p->backend->dataset->train, samples, n, round->augment, augment, LAYOUT_NHWC,
                    w->act[0], w->labels);
     if ((rc = step_forward(w, variant, n, MODE_TRAIN, dropout)))
@@ -61,12 +70,10 @@ static int train_batch(struct round *round, struct worker *w, struct replica *r,
            (p->variants[variant]->rows - n) * (size_t)m->classes * sizeof(float));
     if ((rc = step_backward(w, variant, n)))
         return rc;
-    if (r->proximal_mu > 0)
-        kernel_proximal(r->proximal_mu, w->weights, start, w->grads, p->trainable_n);
-    if (correction)
-        for (size_t i = 0; i < m->trainable_n; i++)
-            w->grads[p->where[i]] += correction[i];
-    optimizer_step(&r->optimizer, r->lr, ++r->optimizer_steps, w->weights, w->grads, w->state, p->trainable_n);
+    for (size_t i = 0; correction && i < m->trainable_n; i++)
+        w->grads[p->where[i]] += correction[i];
+    own_update_rest(w);
+    r->optimizer_steps++;
     r->correct += correct;
     r->samples_seen += n;
     r->batches++;
@@ -94,8 +101,11 @@ static int train_replica(struct round *round, struct worker *w, struct replica *
     const float *start = p->start;
     double began = seconds_now();
     int64_t steps = r->optimizer_steps;
+    struct update update;
     int rc = 0;
 
+    w->update = &update;
+    w->prepared = PREPARED_NOT;
     r->loss_sum = 0;
     r->samples_seen = r->correct = 0;
     r->batches = 0;
@@ -131,6 +141,7 @@ static int train_replica(struct round *round, struct worker *w, struct replica *
         }
     }
 trained:
+    w->update = NULL;
     if (rc)
         return rc;
     r->update_norm = sqrt(kernel_distance(w->weights, start, p->trainable_n));
@@ -191,10 +202,9 @@ static void deliver_sum(struct round *round, struct worker *w, size_t i)
     pthread_mutex_unlock(&round->lock);
 }
 
-static void train_thread(void *arg, size_t thread)
+/* The leader of a team: replica after replica. */
+static void train_replicas(struct round *round, struct worker *w)
 {
-    struct round *round = arg;
-    struct worker *w = round->plan->workers[thread];
     size_t i;
 
     w->rc = 0;
@@ -212,6 +222,23 @@ static void train_thread(void *arg, size_t thread)
         else
             plan_scatter(round->plan, w->weights, round->reduction->each[i]);
     }
+}
+
+static void train_thread(void *arg, size_t thread)
+{
+    struct round *round = arg;
+    struct team *team = &round->teams[thread / round->team_size];
+    struct worker *w;
+
+    if (thread % round->team_size) {
+        team_follow(team, thread % round->team_size);
+        return;
+    }
+    w = round->plan->workers[thread];
+    w->team = team;
+    train_replicas(round, w);
+    w->team = NULL;
+    team_dismiss(team);
 }
 
 /* set-up: everything that is allocated */
@@ -253,7 +280,7 @@ static int setup_workers(struct round *round, struct error *err)
     struct plan *p = round->plan;
     size_t state = 0, order = 0;
     bool own_start = false;
-    int rc = plan_workers(p, round->threads, err);
+    int rc = plan_workers(p, round->threads, round->team_size, err);
 
     for (size_t i = 0; i < round->n; i++) {
         size_t floats = optimizer_state_floats(&round->replicas[i].optimizer, p->trainable_n);
@@ -261,7 +288,7 @@ static int setup_workers(struct round *round, struct error *err)
         order = round->replicas[i].samples_n > order ? round->replicas[i].samples_n : order;
         own_start |= round->replicas[i].start != round->shared;
     }
-    for (size_t i = 0; i < round->threads && !rc; i++) {
+    for (size_t i = 0; i < round->threads && !rc; i += round->team_size) {
         struct worker *w = p->workers[i];
         void *state_buffer = w->state, *order_buffer = w->order;
         rc = grow(&state_buffer, &w->state_n, state, sizeof *w->state);
@@ -297,7 +324,7 @@ static int check_replicas(const struct round *round, struct error *err)
 static int sum_begin(struct round *round, struct error *err)
 {
     struct plan *p = round->plan;
-    size_t spares = round->threads;
+    size_t spares = round->threads / round->team_size;
 
     memset(p->sum, 0, p->weights_n * sizeof *p->sum);
     for (size_t i = 0; i < p->model->weights_n; i++)
@@ -308,7 +335,7 @@ static int sum_begin(struct round *round, struct error *err)
         return fail(err, -ENOMEM, "out of memory for %zu replicas", round->n);
     if (!p->waiting && !(p->waiting = calloc(crew_size(p->backend->crew), sizeof *p->waiting)))
         return fail(err, -ENOMEM, "out of memory");
-    for (size_t i = 0; round->threads > 1 && i < spares; i++) {
+    for (size_t i = 0; spares > 1 && i < spares; i++) {
         if (!p->waiting[i] && !(p->waiting[i] = buffer_new(p->weights_n * sizeof(float))))
             return fail(err, -ENOMEM, "out of memory for %zu replicas at once", round->threads);
         round->spares[round->spares_n++] = p->waiting[i];
@@ -322,28 +349,35 @@ int cpu_train(struct plan *p, struct replica *replicas, size_t n, const struct a
     struct round round = {.plan = p,
                           .replicas = replicas,
                           .n = n,
-                          .threads = crew_size(p->backend->crew) < n ? crew_size(p->backend->crew) : n,
                           .augment = augment ? augment : &(struct augment){0},
                           .reduction = reduction,
                           .cancel = cancel};
     struct setup setup = {.round = &round, .err = err};
+    size_t crew = crew_size(p->backend->crew), teams_n = crew < n ? crew : n;
     int rc;
 
     if (!n)
         return 0;
+    round.team_size = crew / teams_n;
+    round.threads = teams_n * round.team_size;
     round.shared = replicas[0].start;
     if ((rc = check_replicas(&round, err)))
         return rc;
     crew_run(p->backend->crew, 1, setup_thread, &setup);
     if ((rc = setup.rc) || (rc = setup_workers(&round, err)))
         return rc;
+    round.teams = calloc(teams_n, sizeof *round.teams);
+    if (!round.teams)
+        return fail(err, -ENOMEM, "out of memory for %zu replicas at once", teams_n);
+    for (size_t i = 0; i < teams_n; i++)
+        round.teams[i] = (struct team){.n = round.team_size, .first = i * round.team_size};
     pthread_mutex_init(&round.lock, NULL);
     pthread_cond_init(&round.moved, NULL);
     if (reduction->type == REDUCE_WEIGHTED_SUM && (rc = sum_begin(&round, err)))
         goto out;
     plan_gather(p, round.shared, p->start);
     crew_run(p->backend->crew, round.threads, train_thread, &round);
-    for (size_t i = 0; i < round.threads; i++) /* the error that stopped the others, not their being stopped */
+    for (size_t i = 0; i < round.threads; i += round.team_size) /* the error that stopped the others, not their being stopped */
         if (p->workers[i]->rc && (!rc || rc == -ECANCELED))
             rc = fail(err, p->workers[i]->rc, "%s", p->workers[i]->err.text);
     if (!rc && reduction->type == REDUCE_WEIGHTED_SUM)
@@ -352,6 +386,7 @@ int cpu_train(struct plan *p, struct replica *replicas, size_t n, const struct a
 out:
     pthread_cond_destroy(&round.moved);
     pthread_mutex_destroy(&round.lock);
+    free(round.teams);
     free(round.ready);
     free(round.spares);
     return rc;
@@ -382,9 +417,12 @@ static void gradients_thread(void *arg, size_t thread)
     struct gradients *g = arg;
     struct plan *p = g->plan;
     struct worker *w = p->workers[thread];
+    struct team alone = {.n = 1, .first = thread};
     size_t classes = (size_t)p->model->classes;
     float *top = w->grad[p->model->layers_n];
 
+    w->team = &alone;
+    w->prepared = PREPARED_NOT;
     memcpy(w->weights, p->start, p->weights_n * sizeof *w->weights);
     batch_assemble(p->backend->dataset, g->split, g->samples, g->n, &(struct augment){0}, NULL, LAYOUT_NHWC, w->act[0],
                    w->labels);
@@ -406,7 +444,7 @@ int cpu_gradients(struct plan *p, const float *weights, const struct data_split 
     if (!n || n > p->batch)
         return fail(err, -EINVAL, "a batch of %zu, but the plan is for 1 to %zu", n, p->batch);
     crew_run(p->backend->crew, 1, gradients_setup, &g);
-    if ((rc = g.rc) || (rc = plan_workers(p, 1, err)))
+    if ((rc = g.rc) || (rc = plan_workers(p, 1, 1, err)))
         return rc;
     plan_gather(p, weights, p->start);
     crew_run(p->backend->crew, 1, gradients_thread, &g);
