@@ -1,0 +1,98 @@
+/* winograd_gemm.c - the products of one frequency of a Winograd convolution.
+ * Two vectors wide, as many rows as registers hold; rows are shared out evenly rather than leaving a thin rest.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/native/winograd_private.h"
+
+#define ROWS_MAX (VEC_REGISTERS == 32 ? 12 : 6)
+
+VEC_INLINE void tile(const float *s, size_t si, size_t sj, const float *w, size_t wj, float *o, size_t os, size_t n,
+                     size_t rows, size_t vecs, bool add)
+{
+    vec acc[2 * 12];
+
+    VEC_UNROLL
+    for (size_t i = 0; i < rows * vecs; i++)
+        acc[i] = add ? vec_load(o + i / vecs * os + i % vecs * VEC_N) : vec_zero();
+    for (size_t j = 0; j < n; j++) {
+        vec w0 = vec_load(w), w1 = vecs > 1 ? vec_load(w + VEC_N) : w0;
+
+        VEC_UNROLL
+        for (size_t i = 0; i < rows; i++) {
+            vec x = vec_splat(s[i * si]);
+
+            acc[vecs * i] = vec_fma(x, w0, acc[vecs * i]);
+            if (vecs > 1)
+                acc[vecs * i + 1] = vec_fma(x, w1, acc[vecs * i + 1]);
+        }
+        s += sj;
+        w += wj;
+    }
+    VEC_UNROLL
+    for (size_t i = 0; i < rows * vecs; i++)
+        vec_store(o + i / vecs * os + i % vecs * VEC_N, acc[i]);
+}
+
+typedef void tile_fn(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t os, size_t n);
+
+#define TILE(rows, vecs)                                                                                               \
+    static void tile_##rows##_##vecs(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t os, size_t n) \
+    {                                                                                                                  \
+        (void)ws;                                                                                                      \
+        tile(s, ss, 1, w, vecs * VEC_N, o, os, n, rows, vecs, false);                                                  \
+    }                                                                                                                  \
+    static void weights_##rows##_##vecs(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t os,     \
+                                        size_t n)                                                                      \
+    {                                                                                                                  \
+        (void)os;                                                                                                      \
+        tile(s, 1, ss, w, ws, o, vecs * VEC_N, n, rows, vecs, true);                                                   \
+    }
+#define TILES(rows) TILE(rows, 1) TILE(rows, 2)
+TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
+#if VEC_REGISTERS == 32
+TILES(7) TILES(8) TILES(9) TILES(10) TILES(11) TILES(12)
+#define ROW_TABLE(name, vecs)                                                                                          \
+    {                                                                                                                  \
+        NULL, name##_1_##vecs, name##_2_##vecs, name##_3_##vecs, name##_4_##vecs, name##_5_##vecs, name##_6_##vecs,    \
+            name##_7_##vecs, name##_8_##vecs, name##_9_##vecs, name##_10_##vecs, name##_11_##vecs, name##_12_##vecs    \
+    }
+#else
+#define ROW_TABLE(name, vecs)                                                                                          \
+    {                                                                                                                  \
+        NULL, name##_1_##vecs, name##_2_##vecs, name##_3_##vecs, name##_4_##vecs, name##_5_##vecs, name##_6_##vecs     \
+    }
+#endif
+
+static tile_fn *const TILE_FNS[2][ROWS_MAX + 1] = {ROW_TABLE(tile, 1), ROW_TABLE(tile, 2)};
+static tile_fn *const WEIGHT_FNS[2][ROWS_MAX + 1] = {ROW_TABLE(weights, 1), ROW_TABLE(weights, 2)};
+
+void NATIVE(winograd_gemm)(const float *s, size_t ss, const float *w, float *o, size_t os, size_t rows, size_t n,
+                           size_t vecs)
+{
+    size_t pieces = (rows + ROWS_MAX - 1) / ROWS_MAX;
+
+    for (size_t v = 0; v < vecs; v += 2) {
+        size_t width = v + 1 < vecs ? 2 : 1;
+        const float *panel = w + v * n * VEC_N;
+
+        for (size_t piece = 0, row = 0, next; piece < pieces; piece++, row = next) {
+            next = rows * (piece + 1) / pieces;
+            TILE_FNS[width - 1][next - row](s + row * ss, ss, panel, 0, o + row * os + v * VEC_N, os, n);
+        }
+    }
+}
+
+void NATIVE(winograd_gemm_weights)(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t rows, size_t n,
+                                   size_t vecs)
+{
+    size_t pieces = (rows + ROWS_MAX - 1) / ROWS_MAX;
+
+    for (size_t v = 0; v < vecs; v += 2) {
+        size_t width = v + 1 < vecs ? 2 : 1;
+        float *panel = o + v * rows * VEC_N;
+
+        for (size_t piece = 0, row = 0, next; piece < pieces; piece++, row = next) {
+            next = rows * (piece + 1) / pieces;
+            WEIGHT_FNS[width - 1][next - row](s + row, ss, w + v * VEC_N, ws, panel + row * width * VEC_N, 0, n);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+/* winograd_weights.c - weights to frequencies, and gradients back. SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/native/winograd_private.h"
+#include "trainer/backend/cpu/native/winograd_transform.h"
+
+VEC_INLINE void forth(size_t m, const vec *g, size_t gs, float *o, size_t point)
+{
+    size_t a = m + 2;
+    vec half[18], out[6];
+
+    VEC_UNROLL
+    for (size_t s = 0; s < 3; s++)
+        winograd_g(m, g + s * gs, 3 * gs, half + s, 3);
+    VEC_UNROLL
+    for (size_t r = 0; r < a; r++) {
+        winograd_g(m, half + 3 * r, 1, out, 1);
+        VEC_UNROLL
+        for (size_t i = 0; i < a; i++)
+            vec_store(o + (r * a + i) * point, out[i]);
+    }
+}
+
+/* VEC_N x VEC_N by exchanging ever larger blocks. */
+VEC_INLINE void transpose(vec *x)
+{
+    VEC_UNROLL
+    for (size_t step = 1; step < VEC_N; step *= 2) {
+        veci low, high;
+
+        VEC_UNROLL
+        for (int i = 0; i < VEC_N; i++) {
+            low[i] = i & (int)step ? VEC_N + i - (int)step : i;
+            high[i] = i & (int)step ? VEC_N + i : i + (int)step;
+        }
+        VEC_UNROLL
+        for (size_t i = 0; i < VEC_N; i++)
+            if (!(i & step)) {
+                vec a = x[i], b = x[i + step];
+                x[i] = __builtin_shuffle(a, b, low);
+                x[i + step] = __builtin_shuffle(a, b, high);
+            }
+    }
+}
+
+VEC_INLINE void weights_transposed(size_t m, const struct winograd *w, const float *weights, float *o)
+{
+    size_t stride = w->k_vecs * VEC_N;
+
+    for (size_t cv = 0; cv < w->c_vecs; cv++)
+        for (size_t kv = 0; kv < w->k_vecs; kv++) {
+            vec g[9][VEC_N];
+            size_t columns = w->c - cv * VEC_N < VEC_N ? w->c - cv * VEC_N : VEC_N;
+            size_t rows = w->k - kv * VEC_N < VEC_N ? w->k - kv * VEC_N : VEC_N;
+
+            for (size_t s = 0; s < 9; s++) {
+                for (size_t i = 0; i < VEC_N; i++)
+                    g[s][i] = i < columns ? vec_load(weights + ((cv * VEC_N + i) * 9 + s) * stride + kv * VEC_N)
+                                          : vec_zero();
+                transpose(g[s]);
+            }
+            for (size_t i = 0; i < rows; i++)
+                forth(m, &g[0][i], VEC_N, o + winograd_panel(cv, kv * VEC_N + i, w->k, w->c_vecs), w->ut_point);
+        }
+}
+
+VEC_INLINE void weights_as_they_are(size_t m, const struct winograd *w, const float *weights, float *o)
+{
+    size_t stride = w->k_vecs * VEC_N;
+
+    for (size_t c = 0; c < w->c; c++)
+        for (size_t v = 0; v < w->k_vecs; v++) {
+            vec g[9];
+
+            VEC_UNROLL
+            for (size_t s = 0; s < 9; s++)
+                g[s] = vec_load(weights + (c * 9 + s) * stride + v * VEC_N);
+            forth(m, g, 1, o + winograd_panel(v, c, w->c, w->k_vecs), w->u_point);
+        }
+}
+
+VEC_INLINE void weights_back(size_t m, const struct winograd *w, const float *du, float *dw)
+{
+    size_t a = m + 2, stride = w->k_vecs * VEC_N;
+
+    for (size_t c = 0; c < w->c; c++)
+        for (size_t v = 0; v < w->k_vecs; v++) {
+            const float *s = du + winograd_panel(v, c, w->c, w->k_vecs);
+            size_t lanes = w->k - v * VEC_N;
+            vec x[6], half[18], out[3];
+
+            VEC_UNROLL
+            for (size_t r = 0; r < a; r++) {
+                VEC_UNROLL
+                for (size_t i = 0; i < a; i++)
+                    x[i] = vec_load(s + (i * a + r) * w->u_point);
+                winograd_gt(m, x, 1, half + r, 6);
+            }
+            VEC_UNROLL
+            for (size_t r = 0; r < 3; r++) {
+                winograd_gt(m, half + 6 * r, 1, out, 1);
+                VEC_UNROLL
+                for (size_t i = 0; i < 3; i++) {
+                    vec y = out[i];
+                    if (lanes < VEC_N)
+                        y = vec_where(vec_mask_from((uint16_t)((1u << lanes) - 1)), y);
+                    vec_store(dw + (c * 9 + r * 3 + i) * stride + v * VEC_N, y);
+                }
+            }
+        }
+}
+
+void NATIVE(winograd_weights)(const struct winograd *w, const float *weights, float *u, float *transposed)
+{
+    if (w->m == 4) {
+        weights_as_they_are(4, w, weights, u);
+        if (transposed)
+            weights_transposed(4, w, weights, transposed);
+    } else {
+        weights_as_they_are(2, w, weights, u);
+        if (transposed)
+            weights_transposed(2, w, weights, transposed);
+    }
+}
+
+void NATIVE(winograd_weights_back)(const struct winograd *w, const float *du, float *dw)
+{
+    if (w->m == 4)
+        weights_back(4, w, du, dw);
+    else
+        weights_back(2, w, du, dw);
+}
