@@ -56,7 +56,7 @@ static int train_batch(struct round *round, struct worker *w, struct replica *r,
         return fail(&w->err, -EINVAL, "no plan for a batch of %zu", n);
     *w->update = (struct update){.optimizer = r->optimizer,
                                  .lr = r->lr,
-                                 .proximal_mu = r->proximal_mu,
+                                 .proximal_mu = correction ? 0 : r->proximal_mu,
                                  .t = r->optimizer_steps + 1,
                                  .start = start,
                                  .early = !correction};
@@ -70,6 +70,8 @@ static int train_batch(struct round *round, struct worker *w, struct replica *r,
            (p->variants[variant]->rows - n) * (size_t)m->classes * sizeof(float));
     if ((rc = step_backward(w, variant, n)))
         return rc;
+    if (correction && r->proximal_mu > 0)
+        kernel_proximal(r->proximal_mu, w->weights, start, w->grads, p->trainable_n);
     for (size_t i = 0; correction && i < m->trainable_n; i++)
         w->grads[p->where[i]] += correction[i];
     own_update_rest(w);
