@@ -5,7 +5,8 @@
  *   choose.c    whose kernel a layer gets
  *   graph.c     model -> nodes and tensors: what is fused, done in place, skipped; which gradients are wanted where
  *   linear.c    oneDNN: convolution and dense primitives for one batch size, and their arguments
- *   plan.c      weights' working layout, variants (batch sizes)
+ *   layout.c    weights' working layout
+ *   plan.c      variants (batch sizes), compiling
  *   workers.c   what one replica in training needs
  *   kernels.c, norm.c, loss.c   own loops
  *   own.c       layers that have our own kernels
@@ -212,7 +213,8 @@ struct plan {
     dnnl_memory_desc_t *working;   /* by layer; ndims 0 where there are no such weights */
     struct place *places;          /* by parameter */
     size_t weights_n, trainable_n; /* floats of the working layout */
-    uint32_t *where;               /* canonical index -> working index */
+    const struct node **dense_of;  /* by parameter: the dense layer of our own whose weights it is, or NULL */
+    uint32_t *where;               /* canonical index -> working index; of the other parameters */
     struct variant **variants;
     size_t variants_n;
     size_t *chunks;              /* by layer: choose_chunk */
@@ -236,13 +238,23 @@ size_t plan_mem_bytes(const struct model *model, size_t batch, size_t threads);
 int plan_variant(struct plan *plan, size_t n, bool training, size_t *ret_index, struct error *err);
 size_t plan_rows(const struct plan *plan, size_t n);
 const struct variant *plan_find(const struct plan *plan, size_t n, bool training, size_t *ret_index);
-/* canonical -> working (padding zeroed), and back. */
-void plan_gather(const struct plan *plan, const float *canonical, float *working);
-void plan_scatter(const struct plan *plan, const float *working, float *canonical);
 bool plan_is_linear(const struct layer *layer);
 /* A layer that oneDNN computes. */
 bool plan_is_onednn(const struct plan *plan, size_t layer);
 size_t plan_aligned(size_t bytes);
+
+/* layout.c */
+
+/* Places of the parameters in the working layout; -ENOMEM: more than 2^32 floats. */
+int layout_make(struct plan *plan);
+/* canonical -> working (padding zeroed), and back; the sums of a round; what is like the trainable part alone. */
+void plan_gather(const struct plan *plan, const float *canonical, float *working);
+void plan_scatter(const struct plan *plan, const float *working, float *canonical);
+void plan_gather_sum(const struct plan *plan, const double *canonical, double *working);
+void plan_scatter_sum(const struct plan *plan, const double *working, double *canonical);
+void plan_gather_trainable(const struct plan *plan, const float *canonical, float *working);
+void plan_scatter_trainable(const struct plan *plan, const float *working, float *canonical);
+void plan_add_trainable(const struct plan *plan, const float *canonical, float *working);
 
 /* workers.c */
 

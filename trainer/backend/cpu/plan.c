@@ -27,99 +27,6 @@ static size_t largest(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-/* the working layout */
-
-static size_t weights_floats(const struct plan *p, size_t i)
-{
-    const struct node *n = &p->graph.nodes[i];
-
-    if (n->kernel)
-        return n->kernel->weights_floats(&n->conv);
-    if (n->own_dense)
-        return n->dense.in * n->dense.stride;
-    return dnnl_memory_desc_get_size(&p->working[i]) / sizeof(float);
-}
-
-/* index: (O, I, R, S) of a convolution, (out, in) of a dense layer. */
-static size_t weight_at(const struct plan *p, size_t i, const int64_t *index)
-{
-    const struct node *n = &p->graph.nodes[i];
-
-    if (n->kernel)
-        return n->kernel->weight_at(&n->conv, (int)index[0], (int)index[1], (int)index[2], (int)index[3]);
-    if (n->own_dense)
-        return (size_t)index[1] * n->dense.stride + (size_t)index[0];
-    return linear_offset(&p->working[i], &p->model->layers[i], index);
-}
-
-static int place_params(struct plan *p)
-{
-    const struct model *m = p->model;
-    size_t offset = 0;
-
-    for (size_t k = 0; k < m->params_n; k++) {
-        size_t size = m->params[k].size;
-        for (size_t i = 0; i < m->layers_n; i++)
-            if (plan_is_linear(&m->layers[i]) && m->layers[i].weight == (int)k)
-                size = weights_floats(p, i);
-        p->places[k] = (struct place){.offset = offset, .size = size};
-        offset += plan_aligned(size * sizeof(float)) / sizeof(float);
-        if (m->params[k].trainable)
-            p->trainable_n = offset;
-    }
-    p->weights_n = offset;
-    return offset > UINT32_MAX ? -ENOMEM : 0;
-}
-
-static void map_weights(struct plan *p, size_t i)
-{
-    const struct layer *l = &p->model->layers[i];
-    const struct node *node = &p->graph.nodes[i];
-    const struct param *param = &p->model->params[l->weight];
-    size_t base = p->places[l->weight].offset;
-    int64_t shape[4] = {1, 1, 1, 1};
-
-    for (int d = 0; d < param->dims; d++)
-        shape[d] = param->shape[d];
-    for (size_t k = 0; k < param->size; k++) {
-        int64_t index[4], rest = (int64_t)k;
-        for (int d = param->dims - 1; d >= 0; d--) {
-            index[d] = rest % shape[d];
-            rest /= shape[d];
-        }
-        if (node->permuted) { /* column (c, h, w) is column (h, w, c) of what comes in */
-            int64_t pixels = (int64_t)node->image.h * node->image.w;
-            index[1] = index[1] % pixels * node->image.c + index[1] / pixels;
-        }
-        p->where[param->offset + k] = (uint32_t)(base + weight_at(p, i, index));
-    }
-}
-
-static void map_params(struct plan *p)
-{
-    const struct model *m = p->model;
-
-    for (size_t k = 0; k < m->params_n; k++)
-        for (size_t i = 0; i < m->params[k].size; i++)
-            p->where[m->params[k].offset + i] = (uint32_t)(p->places[k].offset + i);
-    for (size_t i = 0; i < m->layers_n; i++)
-        if (plan_is_linear(&m->layers[i]))
-            map_weights(p, i);
-}
-
-void plan_gather(const struct plan *p, const float *canonical, float *working)
-{
-    memset(working, 0, p->weights_n * sizeof *working);
-    for (size_t i = 0; i < p->model->weights_n; i++)
-        working[p->where[i]] = canonical[i];
-}
-
-void plan_scatter(const struct plan *p, const float *working, float *canonical)
-{
-    for (size_t i = 0; i < p->model->weights_n; i++)
-        canonical[i] = working[p->where[i]];
-}
-
 /* variants */
 
 static void variant_free(const struct plan *p, struct variant *v)
@@ -226,10 +133,11 @@ int plan_compile(struct backend *backend, const struct model *model, const struc
     p->places = calloc(model->params_n + 1, sizeof *p->places);
     p->workers = calloc(crew_size(backend->crew), sizeof(struct worker *));
     p->scratch = calloc(crew_size(backend->crew), sizeof *p->scratch);
-    p->where = calloc(model->weights_n + 1, sizeof *p->where);
+    p->where = malloc((model->weights_n + 1) * sizeof *p->where);
+    p->dense_of = calloc(model->params_n + 1, sizeof *p->dense_of);
     if ((rc = choose_rules(backend->native, p->batch, options->precision, &rules, err)))
         goto out;
-    if (!p->working || !p->places || !p->workers || !p->scratch || !p->where ||
+    if (!p->working || !p->places || !p->workers || !p->scratch || !p->where || !p->dense_of ||
         graph_init(&p->graph, model, &rules, p->rows_max) || size_own(p)) {
         rc = fail(err, -ENOMEM, "out of memory for the model");
         goto out;
@@ -239,11 +147,10 @@ int plan_compile(struct backend *backend, const struct model *model, const struc
     p->grain = onednn && p->batch / 8 ? p->batch / 8 : 1;
     if ((rc = plan_variant(p, p->batch, true, &first, err)))
         goto out;
-    if ((rc = place_params(p))) {
+    if ((rc = layout_make(p))) {
         fail(err, rc, "the model is too large");
         goto out;
     }
-    map_params(p);
     p->start = buffer_new(p->weights_n * sizeof *p->start);
     p->sum = buffer_new(p->weights_n * sizeof *p->sum);
     if (!p->start || !p->sum)
@@ -277,6 +184,7 @@ void plan_free(struct plan *p)
     free(p->working);
     free(p->places);
     free(p->where);
+    free(p->dense_of);
     free(p->start);
     free(p->sum);
     for (size_t i = 0; p->waiting && i < threads; i++)

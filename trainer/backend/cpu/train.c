@@ -72,8 +72,8 @@ static int train_batch(struct round *round, struct worker *w, struct replica *r,
         return rc;
     if (correction && r->proximal_mu > 0)
         kernel_proximal(r->proximal_mu, w->weights, start, w->grads, p->trainable_n);
-    for (size_t i = 0; correction && i < m->trainable_n; i++)
-        w->grads[p->where[i]] += correction[i];
+    if (correction)
+        plan_add_trainable(p, correction, w->grads);
     own_update_rest(w);
     r->optimizer_steps++;
     r->correct += correct;
@@ -87,14 +87,12 @@ static void move_state(const struct plan *p, const struct replica *r, float *wor
 {
     size_t n = p->model->trainable_n, parts = optimizer_state_floats(&r->optimizer, n) / (n ? n : 1);
 
-    for (size_t k = 0; k < parts; k++)
-        for (size_t i = 0; i < n; i++) {
-            float *a = &working[k * p->trainable_n + p->where[i]], *b = &r->optimizer_state[k * n + i];
-            if (in)
-                *a = *b;
-            else
-                *b = *a;
-        }
+    for (size_t k = 0; k < parts; k++) {
+        if (in)
+            plan_gather_trainable(p, r->optimizer_state + k * n, working + k * p->trainable_n);
+        else
+            plan_scatter_trainable(p, working + k * p->trainable_n, r->optimizer_state + k * n);
+    }
 }
 
 static int train_replica(struct round *round, struct worker *w, struct replica *r)
@@ -328,9 +326,7 @@ static int sum_begin(struct round *round, struct error *err)
     struct plan *p = round->plan;
     size_t spares = round->threads / round->team_size;
 
-    memset(p->sum, 0, p->weights_n * sizeof *p->sum);
-    for (size_t i = 0; i < p->model->weights_n; i++)
-        p->sum[p->where[i]] = round->reduction->sum[i];
+    plan_gather_sum(p, round->reduction->sum, p->sum);
     round->ready = calloc(round->n, sizeof *round->ready);
     round->spares = calloc(round->n + spares, sizeof *round->spares);
     if (!round->ready || !round->spares)
@@ -383,8 +379,7 @@ int cpu_train(struct plan *p, struct replica *replicas, size_t n, const struct a
         if (p->workers[i]->rc && (!rc || rc == -ECANCELED))
             rc = fail(err, p->workers[i]->rc, "%s", p->workers[i]->err.text);
     if (!rc && reduction->type == REDUCE_WEIGHTED_SUM)
-        for (size_t i = 0; i < p->model->weights_n; i++)
-            reduction->sum[i] = p->sum[p->where[i]];
+        plan_scatter_sum(p, p->sum, reduction->sum);
 out:
     pthread_cond_destroy(&round.moved);
     pthread_mutex_destroy(&round.lock);
@@ -452,8 +447,7 @@ int cpu_gradients(struct plan *p, const float *weights, const struct data_split 
     crew_run(p->backend->crew, 1, gradients_thread, &g);
     if (g.rc)
         return fail(err, g.rc, "%s", p->workers[0]->err.text);
-    for (size_t i = 0; i < p->model->trainable_n; i++)
-        ret_gradients[i] = p->workers[0]->grads[p->where[i]];
+    plan_scatter_trainable(p, p->workers[0]->grads, ret_gradients);
     *ret_loss = g.loss;
     return 0;
 }
