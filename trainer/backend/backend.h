@@ -73,7 +73,7 @@ enum reduction_type { REDUCE_WEIGHTED_SUM, REDUCE_EACH };
 
 struct reduction {
     enum reduction_type type;
-    double *sum;  /* WEIGHTED_SUM: weights_n, added to (the caller zeroes it) */
+    double *sum;  /* WEIGHTED_SUM: weights_n, overwritten; left alone on an error */
     float **each; /* EACH: trained weights of each replica, weights_n floats each */
 };
 

@@ -94,7 +94,6 @@ static void bits_are_equal_for_any_number_of_threads_and_from_run_to_run(void **
                 assert_int_equal(r[i].batches, first[i].batches);
             }
             /* and once more with the same plan */
-            memset(reduction.sum, 0, bytes);
             must_train(&t, r, REPLICAS, &reduction);
             assert_memory_equal(reduction.sum, sums, bytes);
             free(reduction.sum);
@@ -123,8 +122,8 @@ static void the_weighted_sum_is_that_of_a_serial_loop(void **state)
     each.each = calloc(REPLICAS, sizeof(float *));
     for (size_t i = 0; i < REPLICAS; i++)
         each.each[i] = calloc(n, sizeof(float));
-    for (size_t k = 0; k < n; k++) /* added to what is there */
-        sum.sum[k] = serial[k] = 0.1 * (double)k;
+    for (size_t k = 0; k < n; k++)
+        sum.sum[k] = 0.1 * (double)k; /* overwritten */
     must_train(&t, r, REPLICAS, &sum);
     must_train(&t, r, REPLICAS, &each);
     for (size_t i = 0; i < REPLICAS; i++)

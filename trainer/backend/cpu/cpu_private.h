@@ -250,7 +250,6 @@ int layout_make(struct plan *plan);
 /* canonical -> working (padding zeroed), and back; the sums of a round; what is like the trainable part alone. */
 void plan_gather(const struct plan *plan, const float *canonical, float *working);
 void plan_scatter(const struct plan *plan, const float *working, float *canonical);
-void plan_gather_sum(const struct plan *plan, const double *canonical, double *working);
 void plan_scatter_sum(const struct plan *plan, const double *working, double *canonical);
 void plan_gather_trainable(const struct plan *plan, const float *canonical, float *working);
 void plan_scatter_trainable(const struct plan *plan, const float *working, float *canonical);
@@ -313,6 +312,7 @@ void kernel_add(const float *a, const float *b, float *y, size_t n);
 void kernel_accumulate(const float *x, float *y, size_t n);
 /* H, W, C to C, H, W and back. */
 void kernel_transpose(const struct shape *image, const float *x, float *y, size_t n, bool back);
+void kernel_scaled(const float *x, double weight, double *sum, size_t n); /* overwrites */
 void kernel_add_scaled(const float *x, double weight, double *sum, size_t n);
 void kernel_proximal(float mu, const float *w, const float *start, float *g, size_t n);
 bool kernel_finite(const float *x, size_t n);

@@ -322,6 +322,12 @@ void kernel_transpose(const struct shape *image, const float *x, float *y, size_
                 y[k * rows + r] = x[r * columns + k];
 }
 
+VECTOR_CLONES void kernel_scaled(const float *x, double weight, double *sum, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        sum[i] = weight * (double)x[i];
+}
+
 VECTOR_CLONES void kernel_add_scaled(const float *x, double weight, double *sum, size_t n)
 {
     for (size_t i = 0; i < n; i++)

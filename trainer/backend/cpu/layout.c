@@ -141,7 +141,6 @@ static struct tile_range tile(size_t at, size_t n)
 WALK(walk_in, float, const float, *W = *C)
 WALK(walk_out, const float, float, *C = *W)
 WALK(walk_add, float, const float, *W += *C)
-WALK(walk_sum_in, double, const double, *W = *C)
 WALK(walk_sum_out, const double, double, *C = *W)
 
 void plan_gather(const struct plan *p, const float *canonical, float *working)
@@ -168,12 +167,6 @@ void plan_scatter_trainable(const struct plan *p, const float *working, float *c
 void plan_add_trainable(const struct plan *p, const float *canonical, float *working)
 {
     walk_add(p, working, canonical, true);
-}
-
-void plan_gather_sum(const struct plan *p, const double *canonical, double *working)
-{
-    memset(working, 0, p->weights_n * sizeof *working);
-    walk_sum_in(p, working, canonical, false);
 }
 
 void plan_scatter_sum(const struct plan *p, const double *working, double *canonical)

@@ -166,7 +166,7 @@ static void add_ready(struct round *round)
         float *weights = round->ready[i];
         round->adding = true;
         pthread_mutex_unlock(&round->lock);
-        kernel_add_scaled(weights, round->replicas[i].weight, p->sum, p->weights_n);
+        (i ? kernel_add_scaled : kernel_scaled)(weights, round->replicas[i].weight, p->sum, p->weights_n);
         pthread_mutex_lock(&round->lock);
         round->adding = false;
         round->spares[round->spares_n++] = weights;
@@ -186,7 +186,7 @@ static void deliver_sum(struct round *round, struct worker *w, size_t i)
     if (round->next_to_add == i && !round->adding) { /* its turn: no copy */
         round->adding = true;
         pthread_mutex_unlock(&round->lock);
-        kernel_add_scaled(w->weights, round->replicas[i].weight, p->sum, p->weights_n);
+        (i ? kernel_add_scaled : kernel_scaled)(w->weights, round->replicas[i].weight, p->sum, p->weights_n);
         pthread_mutex_lock(&round->lock);
         round->adding = false;
         round->next_to_add++;
@@ -326,7 +326,6 @@ static int sum_begin(struct round *round, struct error *err)
     struct plan *p = round->plan;
     size_t spares = round->threads / round->team_size;
 
-    plan_gather_sum(p, round->reduction->sum, p->sum);
     round->ready = calloc(round->n, sizeof *round->ready);
     round->spares = calloc(round->n + spares, sizeof *round->spares);
     if (!round->ready || !round->spares)
