@@ -227,7 +227,7 @@ struct plan {
     float **waiting; /* crew_size buffers for weights that wait to be added; NULL until used */
 };
 
-#define EVALUATE_ROWS 32   /* fixed, so that scores depend on weights and samples alone */
+#define EVALUATE_ROWS 32   /* fixed, so that scores depend on weights, samples and the choice of kernels alone */
 #define EVALUATE_CHUNK 256 /* samples that one thread sums up */
 
 int plan_compile(struct backend *backend, const struct model *model, const struct plan_options *options,
