@@ -31,6 +31,7 @@ const struct option_row OPTION_ROWS[OPT_COUNT] = {
     [OPT_YES] = {"yes", 'y', NULL, "do not ask"},
     [OPT_OUTPUT] = {"output", 'o', "FILE", "where the picture goes (default: experiment-ID.svg here; -: standard output)"},
     [OPT_SVG] = {"svg", 0, "FILE", "a drawing of the network, too; -: that alone, on standard output"},
+    [OPT_KERNELS] = {"kernels", 0, NULL, "what computes each layer on this machine, and how fast (takes a second)"},
     [OPT_READY_FD] = {"ready-fd", 0, "FD", NULL},
 };
 

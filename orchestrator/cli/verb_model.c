@@ -248,6 +248,11 @@ int verb_model(struct cli *cli)
     json_t *answer = NULL, *whole;
     int code;
 
+    if (cli->options.given[OPT_KERNELS] && cli->options.given[OPT_SVG])
+        return cli_fail(CLI_USAGE, "--kernels is a table, --svg a drawing of the network: give one of them");
+    if (cli->options.given[OPT_KERNELS])
+        return model_kernels(cli);
+
     if (on_stdout && cli_json(cli))
         return cli_fail(CLI_USAGE, "--json and --svg - are both for standard output: choose one");
     code = check_describe(cli, "model", &answer);

@@ -86,7 +86,7 @@ const struct verb VERBS[] = {
      "flexp data fetch cifar10 --data ~/data", verb_data_fetch, false},
     {"data info", "FILE", 1, 1, O(OPT_CONFIG), "Show the data of an experiment file: classes, splits, what each client holds",
      "Decodes the data where that was not done before.", "flexp data info configs/quickstart.yaml", verb_data_info, false},
-    {"model", "FILE", 1, 1, O(OPT_CONFIG) | O(OPT_SVG), "Show the network of an experiment file: layers, shapes, parameters, FLOPs",
+    {"model", "FILE", 1, 1, O(OPT_CONFIG) | O(OPT_SVG) | O(OPT_KERNELS), "Show the network of an experiment file: layers, shapes, parameters, FLOPs",
      "Where hyperparameters decide, each number is at its lower end and each choice the first; --config sets others.",
      "flexp model configs/quickstart.yaml --svg network.svg\nflexp model night.yaml --config hyperparameters.units=64",
      verb_model, false},

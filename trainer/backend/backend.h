@@ -99,6 +99,9 @@ struct backend_ops {
     /* For tests and parity: gradients of the mean loss of one batch at these weights (dropout off), trainable_n floats. */
     int (*gradients)(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
                      size_t n, float *ret_gradients, double *ret_loss, struct error *err);
+    /* optional. What the plan is made of, and what its parts take on this machine: {isa, batch, peak_flops, step_us, rows:
+     * [{first, last (layers), types, kernel, flops, bytes, forward_us, backward_us, peak_share}]}. New reference; NULL: err. */
+    json_t *(*profile)(struct plan *plan, const float *weights, struct error *err);
 };
 
 /* From the resolved `training` section. */

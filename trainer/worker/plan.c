@@ -95,6 +95,32 @@ static void describe_data(const json_t *sections, uint64_t data_seed, const char
     dataset_close(dataset);
 }
 
+/* Which kernels a trial would run on one core of this machine, and what they take there. */
+static void describe_kernels(const struct model *model, const struct plan_options *options, json_t *answer, json_t *problems)
+{
+    const struct backend_options one = {.cores = (const int[]){-1}, .cores_n = 1};
+    const struct backend_ops *ops = &BACKEND_CPU;
+    float *weights = malloc(model->weights_n * sizeof *weights);
+    struct backend *backend = NULL;
+    struct plan *plan = NULL;
+    struct error err = {0};
+    json_t *profile = NULL;
+
+    if (!weights) {
+        fail(&err, -ENOMEM, "out of memory");
+    } else if (!ops->open(&one, &backend, &err) && !ops->compile(backend, model, options, &plan, NULL, &err)) {
+        model_init_weights(model, 1, 1, weights);
+        profile = ops->profile(plan, weights, &err);
+    }
+    if (profile)
+        json_object_set_new(answer, "kernels", profile);
+    else
+        add_error(problems, "model", &err);
+    ops->release_plan(plan);
+    ops->close(backend);
+    free(weights);
+}
+
 void plan_answer(struct connection *connection, const struct message *message)
 {
     const char *cache_dir = json_string_or(message->body, "cache_dir", "/tmp");
@@ -103,13 +129,14 @@ void plan_answer(struct connection *connection, const struct message *message)
     json_t *sections, *problems, *answer = json_object();
     struct data_shape shape;
     struct model *model = NULL;
+    struct plan_options options = {0};
     size_t mem_bytes = 0;
     struct error err = {0};
 
     sections_resolve(json_object_get(message->body, "sections"), &sections, &problems);
     if (sections) {
         const json_t *data = json_object_get(sections, "data");
-        struct plan_options options = plan_options_from(json_object_get(sections, "training"));
+        options = plan_options_from(json_object_get(sections, "training"));
         if (dataset_shape(data, data_seed, cache_dir, &shape, &err)) {
             add_error(problems, "data", &err);
         } else {
@@ -122,6 +149,8 @@ void plan_answer(struct connection *connection, const struct message *message)
     }
     if (sections && wants(describe, "data") && !json_array_size(problems))
         describe_data(sections, data_seed, cache_dir, answer, problems);
+    if (model && wants(describe, "kernels") && !json_array_size(problems))
+        describe_kernels(model, &options, answer, problems);
     if (model && wants(describe, "model"))
         json_object_set_new(answer, "model", model_json(model));
     json_object_set_new(answer, "op", json_string("plan"));

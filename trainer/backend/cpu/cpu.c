@@ -132,4 +132,5 @@ const struct backend_ops BACKEND_CPU = {
     .train = cpu_train,
     .evaluate = cpu_evaluate,
     .gradients = cpu_gradients,
+    .profile = cpu_profile,
 };

@@ -36,6 +36,7 @@ struct crew;
 int crew_new(const int *cores, size_t n, struct crew **ret, struct error *err);
 void crew_free(struct crew *crew);
 size_t crew_size(const struct crew *crew);
+double clock_seconds(void); /* monotonic */
 /* Runs fn(arg, 0 .. n - 1) on the first n threads and waits for all of them. */
 void crew_run(struct crew *crew, size_t n, void (*fn)(void *arg, size_t thread), void *arg);
 
@@ -175,6 +176,10 @@ struct place { /* of a parameter in the working layout */
     size_t offset, size;
 };
 
+struct layer_times { /* seconds; the quickest so far, 0: not yet run */
+    double forward, backward;
+};
+
 enum prepared { PREPARED_NOT, PREPARED_FORWARD, PREPARED_BOTH };
 
 struct worker { /* what one replica in training needs */
@@ -188,6 +193,7 @@ struct worker { /* what one replica in training needs */
     float *partials;        /* sums of the gradients of weights by chunk */
     size_t partials_n;      /* floats */
     struct update *update;  /* NULL: gradients are wanted, not steps */
+    struct layer_times *times; /* by layer; NULL: nobody wants to know */
     float **act, **grad; /* by tensor */
     float *spare;
     void **aux; /* by layer */
@@ -337,7 +343,7 @@ void norm_group_backward(const struct layer *l, const float *x, const float *dy,
 double loss_softmax(const float *logits, const uint16_t *labels, size_t n, size_t classes, float *grad,
                     uint64_t *ret_correct, uint64_t *confusion, float *scores);
 
-/* train.c, evaluate.c */
+/* train.c, evaluate.c, profile.c */
 
 int cpu_train(struct plan *plan, struct replica *replicas, size_t n, const struct augment *augment,
               struct reduction *reduction, const volatile int *cancel, struct error *err);
@@ -345,6 +351,7 @@ int cpu_gradients(struct plan *plan, const float *weights, const struct data_spl
                   size_t n, float *ret_gradients, double *ret_loss, struct error *err);
 int cpu_evaluate(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
                  size_t n, struct evaluation *ret, float *predictions, struct error *err);
+json_t *cpu_profile(struct plan *plan, const float *weights, struct error *err);
 int cpu_check_samples(const struct plan *plan, const struct data_split *split, const uint32_t *samples, size_t n,
                       struct error *err);
 

@@ -26,6 +26,14 @@ static void zero_rows(float *x, size_t from, size_t to, size_t row)
         memset(x + from * row, 0, (to - from) * row * sizeof *x);
 }
 
+static void note_time(double *quickest, double began)
+{
+    double took = clock_seconds() - began;
+
+    if (!(*quickest > 0) || took < *quickest)
+        *quickest = took;
+}
+
 int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, struct pcg32 *dropout)
 {
     struct plan *p = w->plan;
@@ -41,6 +49,7 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
         const float *x = w->act[node->in];
         float *y = w->act[node->out];
         size_t row = values(p, node->out);
+        double began = w->times ? clock_seconds() : 0;
 
         if (node->absorbed || node->skip_forward)
             continue;
@@ -90,6 +99,8 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
             kernel_add(x, w->act[node->in2], y, rows * row);
             break;
         }
+        if (w->times)
+            note_time(&w->times[i].forward, began);
     }
     w->dropping = mode == MODE_TRAIN;
     w->prepared = mode != MODE_EVALUATE ? PREPARED_BOTH : w->prepared == PREPARED_NOT ? PREPARED_FORWARD : w->prepared;
@@ -171,6 +182,7 @@ int step_backward(struct worker *w, size_t variant, size_t n)
         const struct node *node = &p->graph.nodes[i];
         size_t count = rows * values(p, node->in);
         float *dx = node->need_in ? node->add_in ? w->spare : w->grad[node->in] : NULL;
+        double began = w->times ? clock_seconds() : 0;
 
         if (node->absorbed || node->skip_backward)
             continue;
@@ -182,6 +194,8 @@ int step_backward(struct worker *w, size_t variant, size_t n)
             kernel_accumulate(w->grad[node->out], w->grad[node->in2], count);
         else if (node->need_in2)
             memcpy(w->grad[node->in2], w->grad[node->out], count * sizeof(float));
+        if (w->times)
+            note_time(&w->times[i].backward, began);
     }
     return rc;
 }

@@ -9,7 +9,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct round {
     struct plan *plan;
@@ -32,14 +31,6 @@ struct round {
     float **spares; /* free buffers */
     size_t spares_n;
 };
-
-static double seconds_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* one replica */
 
@@ -99,7 +90,7 @@ static int train_replica(struct round *round, struct worker *w, struct replica *
 {
     struct plan *p = round->plan;
     const float *start = p->start;
-    double began = seconds_now();
+    double began = clock_seconds();
     int64_t steps = r->optimizer_steps;
     struct update update;
     int rc = 0;
@@ -150,7 +141,7 @@ trained:
         move_state(p, r, w->state, false);
     else
         r->optimizer_steps = steps;
-    r->seconds = seconds_now() - began;
+    r->seconds = clock_seconds() - began;
     return 0;
 }
 

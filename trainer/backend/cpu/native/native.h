@@ -92,6 +92,9 @@ struct native {
     size_t (*dense_scratch_bytes)(const struct dense *d, size_t rows);
 
     void (*add)(const float *x, float *y, size_t n); /* y += x */
+    /* What this core does of fused multiply-adds (of multiplications and additions on portable), 2 FLOPs each, when
+     * nothing is in its way; takes that many seconds. */
+    double (*peak_flops)(double seconds);
 };
 
 /* The set to use: the best that this processor has, or what FLEXP_ISA names (NULL and *ret_why where that is none of
