@@ -110,7 +110,7 @@ void binding_free(struct binding *b, size_t layers_n)
         for (size_t k = 0; k < b->bound[i].memories_n; k++)
             dnnl_memory_destroy(b->bound[i].memories[k]);
     free(b->bound);
-    free(b->buffer);
+    buffer_free(b->buffer);
     free(b);
 }
 

@@ -172,7 +172,7 @@ void plan_free(struct plan *p)
     for (size_t i = 0; p->workers && i < threads; i++)
         worker_free(p->workers[i]);
     for (size_t i = 0; p->scratch && i < threads; i++)
-        free(p->scratch[i]);
+        buffer_free(p->scratch[i]);
     for (size_t i = 0; i < p->variants_n; i++)
         variant_free(p, p->variants[i]);
     if (p->graph.nodes)
@@ -185,10 +185,10 @@ void plan_free(struct plan *p)
     free(p->places);
     free(p->where);
     free(p->dense_of);
-    free(p->start);
-    free(p->sum);
+    buffer_free(p->start);
+    buffer_free(p->sum);
     for (size_t i = 0; p->waiting && i < threads; i++)
-        free(p->waiting[i]);
+        buffer_free(p->waiting[i]);
     free(p->waiting);
     free(p);
 }

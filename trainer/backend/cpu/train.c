@@ -260,7 +260,7 @@ static int grow(void **buffer, size_t *size, size_t wanted, size_t item)
 {
     if (*buffer && *size >= wanted)
         return 0;
-    free(*buffer);
+    buffer_free(*buffer);
     *size = wanted;
     *buffer = buffer_new(wanted * item);
     return *buffer ? 0 : -ENOMEM;

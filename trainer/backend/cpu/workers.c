@@ -4,25 +4,8 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define ALIGN 64
-#define HUGE_PAGE ((size_t)2 << 20)
-
-void *buffer_new(size_t bytes)
-{
-    size_t alignment = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : ALIGN;
-    void *buffer = NULL;
-
-    if (!bytes)
-        bytes = 1;
-    if (posix_memalign(&buffer, alignment, bytes))
-        return NULL;
-    if (alignment == HUGE_PAGE)
-        madvise(buffer, bytes, MADV_HUGEPAGE); /* advice: may be refused */
-    memset(buffer, 0, bytes);
-    return buffer;
-}
 
 struct carver { /* first pass with base NULL: counts */
     char *base;
@@ -72,15 +55,15 @@ void worker_free(struct worker *w)
     free(w->bindings);
     if (w->stream)
         dnnl_stream_destroy(w->stream);
-    free(w->arena);
+    buffer_free(w->arena);
     free(w->act);
     free(w->grad);
     free(w->aux);
     free(w->layer_prepared);
-    free(w->partials);
-    free(w->state);
-    free(w->own_start);
-    free(w->order);
+    buffer_free(w->partials);
+    buffer_free(w->state);
+    buffer_free(w->own_start);
+    buffer_free(w->order);
     free(w);
 }
 
@@ -129,7 +112,7 @@ static int grow_partials(struct worker *w, size_t team)
 
     if (w->partials_n >= n)
         return 0;
-    free(w->partials);
+    buffer_free(w->partials);
     w->partials = buffer_new(n * sizeof(float));
     w->partials_n = w->partials ? n : 0;
     return w->partials ? 0 : -ENOMEM;
