@@ -8,7 +8,6 @@
 
 #define CHANNELS 16
 #define FILTERS 64
-#define DY_FLOATS 8192 /* of the gradients of y whose products with x are summed in one go: they stay in L1 */
 
 static size_t floats(int a, int b, int c)
 {
@@ -229,6 +228,28 @@ static void spread(const struct work *w, const float *dy, int from, int to, floa
         }
 }
 
+/* What spread will not write. */
+static void clear_wide(const struct work *w)
+{
+    const struct conv *c = w->c;
+    int top = c->r - 1 - c->pad_top, left = c->s - 1 - c->pad_left, cols = w->z.wide_w;
+    size_t pixel = LANES * sizeof(float);
+
+    if (c->stride != 1) {
+        memset(w->wide, 0, w->z.wide * sizeof(float));
+        return;
+    }
+    for (int k = 0; k < c->k; k++)
+        for (int v = 0; v < w->z.wide_h; v++) {
+            float *row = w->wide + ((ptrdiff_t)k * w->z.wide_h + v) * cols * LANES;
+            bool inner = v >= top && v < top + w->z.used_p;
+            int right = left + w->z.used_q;
+            memset(row, 0, (size_t)(inner ? left : cols) * pixel);
+            if (inner)
+                memset(row + right * LANES, 0, (size_t)(cols - right) * pixel);
+        }
+}
+
 /* From bands of output rows to bands of rows of x with what these need of dy. */
 static void widen_bands(const struct work *w, const float *dy, int rows)
 {
@@ -279,7 +300,7 @@ static void backward_share(const struct work *w)
     const float *dy = w->a->dy + w->row * (size_t)(w->z.yh * w->z.yw * c->k);
     float *db = w->sums + w->z.weights * LANES;
     int side = c->pool ? 2 : 1, rows = w->s.band_h + c->r - 1, x_rows, x_cols;
-    int each = DY_FLOATS / (w->z.used_q * c->k * LANES * side) * side; /* of the convolution's rows */
+    int each = NATIVE(batched_sum_rows)(c, w->z.used_q);
     const float *x = x_lanes(w, w->z.x_as_is && w->whole, !c->x_batched && w->s.bands == 1, &x_rows, &x_cols);
     bool wide = w->a->dx && w->s.bands == 1; /* dy is spread straight to where the gradient of x needs it */
     struct weight_sums t = {
@@ -294,7 +315,6 @@ static void backward_share(const struct work *w)
         NATIVE(batched_load)(&l, &w->s, w->y);
         dy = w->y;
     }
-    each = each < side ? side : each;
     if (wide) {
         t.dy = w->wide + ((ptrdiff_t)(c->r - 1 - c->pad_top) * w->z.wide_w + c->s - 1 - c->pad_left) * LANES;
         t.dy_pixel = (ptrdiff_t)c->stride * LANES;
@@ -334,7 +354,8 @@ static void backward(const struct conv *c, const struct conv_args *a, size_t lo,
             w = work_new(c, a, row, &shares[i], true);
             if (row == lo && !i) {
                 memset(w.sums, 0, w.z.sums * sizeof(float));
-                memset(w.wide, 0, a->dx ? w.z.wide * sizeof(float) : 0);
+                if (a->dx)
+                    clear_wide(&w);
             }
             backward_share(&w);
         }

@@ -79,6 +79,19 @@ struct weight_sums {
     float *dw;
 };
 void NATIVE(batched_weight_sums)(const struct weight_sums *t);
+/* How many rows, of `cols` pixels, are best summed in one go; even. */
+int NATIVE(batched_sum_rows)(const struct conv *c, int cols);
+
+/* v, loaded once and held in a register: GCC would rather load it again for each use, and loads are what runs out. */
+VEC_INLINE vec held(vec v)
+{
+#ifdef __AVX512F__
+    __asm__("" : "+v"(v));
+#elif defined(__x86_64__)
+    __asm__("" : "+x"(v));
+#endif
+    return v;
+}
 
 /* Blocks of at most `most`, as even as can be: where block i of n begins. */
 static inline int block_begin(int n, int most, int i)

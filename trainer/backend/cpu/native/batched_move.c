@@ -8,7 +8,7 @@ int NATIVE(batched_shares)(const struct conv *c, int n, struct share shares[LANE
     int pairs = (c->pool ? c->p : c->p + 1) / 2, cost[LANES + 1] = {0}, first[LANES + 1] = {0}, count = 0, before = 0;
 
     for (int rows = 1; rows <= n; rows++) {
-        cost[rows] = pairs;
+        cost[rows] = pairs * 3 / 4; /* what bands cost besides does not pay for less */
         first[rows] = LANES;
         for (int lanes = LANES / 2; lanes; lanes /= 2) {
             int with = (pairs + LANES / lanes - 1) / (LANES / lanes) + (rows > lanes ? cost[rows - lanes] : 0);

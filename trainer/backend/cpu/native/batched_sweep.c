@@ -61,7 +61,7 @@ VEC_INLINE void tile_sum(const struct sweep *t, const float *x, const float *wei
     do {                                                                                                               \
         vec v[4];                                                                                                      \
         VEC_UNROLL for (int i = 0; i < tr * tn; i++)                                                                   \
-            v[i] = vec_load(from + (i / tn) * down + (i % tn) * across + (at) * LANES);                                \
+            v[i] = held(vec_load(from + (i / tn) * down + (i % tn) * across + (at) * LANES));                              \
         VEC_UNROLL for (int f = 0; f < no; f++) {                                                                      \
             vec b = vec_splat(w[(at) * no + f]);                                                                       \
             VEC_UNROLL for (int i = 0; i < tr * tn; i++)                                                               \
