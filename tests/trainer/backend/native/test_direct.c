@@ -97,6 +97,31 @@ static void direct_is_right_for_groups_and_uneven_sides(void **state)
     check_all("direct", &c, 2, 2);
 }
 
+static void depthwise_is_right_for_any_shape(void **state)
+{
+    static const struct shape_row ROWS[] = {
+        {8, 32, 32, 3, 1, 1, true, false, 2, 1},   {9, 17, 17, 3, 2, 1, true, false, 7, 3},
+        {10, 48, 48, 5, 1, 2, false, false, 2, 2}, {10, 5, 5, 5, 2, 2, true, false, 10, 4},
+        {19, 1, 1, 3, 1, 0, false, false, 33, 10}, {15, 33, 33, 3, 1, 1, true, false, 2, 2},
+        {7, 6, 12, 3, 1, 1, true, false, 2, 2},    {8, 5, 15, 3, 2, 0, true, false, 3, 2},
+        {9, 20, 20, 7, 1, 3, true, false, 2, 2},   {9, 3, 3, 4, 3, 1, false, false, 2, 2},
+        {6, 16, 16, 1, 2, 0, false, false, 2, 2},  {5, 16, 16, 2, 1, 0, true, false, 2, 2},
+        {3, 4, 4, 2, 2, 3, true, false, 2, 2},     {14, 16, 16, 6, 1, 2, false, false, 2, 2},
+    };
+
+    (void)state;
+    EACH(i, ROWS)
+    {
+        const struct shape_row *r = &ROWS[i];
+        struct conv c = check_conv(r->side, r->channels, r->filters, r->kernel, r->stride, r->pad, r->relu, r->pool);
+        c.groups = r->channels;
+        check_all("depthwise", &c, r->n, r->chunk);
+        c.need_dx = false;
+        c.bias = i % 2;
+        check_all("depthwise", &c, r->n, r->chunk);
+    }
+}
+
 /* A value of x makes every output that reads it so, and with a pool its block; one in dy all that depends on it. */
 static void no_numbers_pass_through(const char *name, struct conv c, float bad)
 {
@@ -150,12 +175,26 @@ static void direct_passes_nan_and_inf_on(void **state)
     }
 }
 
+static void depthwise_passes_nan_and_inf_on(void **state)
+{
+    struct conv c = check_conv(8, 17, 17, 3, 1, 1, false, false);
+
+    (void)state;
+    c.groups = 17;
+    for (int relu = 0; relu < 2; relu++, c.relu = true) {
+        no_numbers_pass_through("depthwise", c, NAN);
+        no_numbers_pass_through("depthwise", c, INFINITY);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(direct_is_right_for_any_shape),
         cmocka_unit_test(direct_is_right_for_groups_and_uneven_sides),
         cmocka_unit_test(direct_passes_nan_and_inf_on),
+        cmocka_unit_test(depthwise_is_right_for_any_shape),
+        cmocka_unit_test(depthwise_passes_nan_and_inf_on),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

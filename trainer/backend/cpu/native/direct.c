@@ -7,15 +7,8 @@
  * Weights: [block of filters][kernel row][kernel column][channel][filter of the block], group after group.
  * Where weights are large a few images go through them together. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/direct_private.h"
+#include "trainer/backend/cpu/native/frame.h"
 #include "trainer/backend/cpu/native/kernels.h"
-
-/* An image among zeros. */
-struct frame {
-    size_t rows, cols, top, left;
-    size_t depth;  /* floats of a pixel */
-    size_t floats; /* of all, in whole cache lines */
-    bool bare;     /* nothing to pad: the image as it lies will do */
-};
 
 struct shape {
     size_t p, q;                    /* outputs that matter */
@@ -31,21 +24,6 @@ struct shape {
 #define FRAMES_BYTES (512u << 10)
 #define BAND_BYTES (16u << 10)
 
-static size_t whole_vectors(size_t n)
-{
-    return (n + VEC_N - 1) / VEC_N * VEC_N;
-}
-
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
-static void frame_close(struct frame *f)
-{
-    f->floats = (f->rows * f->cols * f->depth + 15) / 16 * 16;
-}
-
 static struct shape shape_of(const struct conv *c)
 {
     size_t stride = (size_t)c->stride, r = (size_t)c->r, s = (size_t)c->s, each;
@@ -59,15 +37,8 @@ static struct shape shape_of(const struct conv *c)
                          .left = (size_t)c->pad_left, .depth = z.channels};
     z.x.bare = c->groups == 1 && !c->pad_top && !c->pad_left && z.x.rows <= (size_t)c->h && z.x.cols <= (size_t)c->w;
     z.d = (struct frame){.rows = z.p, .cols = z.q, .depth = z.filters};
-    if (c->need_dx) {
-        /* Output u of a phase reads d's rows u - taps + 1 to u; u goes from pad / stride to (h - 1 + pad) / stride. */
-        size_t taps_h = (r + stride - 1) / stride, taps_w = (s + stride - 1) / stride;
-        size_t from_h = (size_t)(c->pad_top / c->stride), from_w = (size_t)(c->pad_left / c->stride);
-        z.d.top = taps_h - 1 > from_h ? taps_h - 1 - from_h : 0;
-        z.d.left = taps_w - 1 > from_w ? taps_w - 1 - from_w : 0;
-        z.d.rows = larger((size_t)((c->h - 1 + c->pad_top) / c->stride) + 1, z.p) + z.d.top;
-        z.d.cols = larger((size_t)((c->w - 1 + c->pad_left) / c->stride) + 1, z.q) + z.d.left;
-    }
+    if (c->need_dx)
+        frame_for_dx(&z.d, c);
     z.d.bare = c->groups == 1 && !c->relu && z.d.rows == z.p && z.d.cols == z.q;
     z.band = z.p;
     if (!c->need_dx && !z.d.bare) {
@@ -144,12 +115,6 @@ static size_t partial_floats(const struct conv *c)
     return (size_t)c->groups * (z.group_size + z.filters_pad);
 }
 
-/* Taps of a kernel that meet a phase: phase, phase + stride, ... */
-static size_t taps(int kernel, int stride, int phase)
-{
-    return kernel > phase ? (size_t)((kernel - phase + stride - 1) / stride) : 0;
-}
-
 /* For each group and phase: [block of channels][taps, last first][filter][channel of the block], padding 0. */
 static void prepare(const struct conv *c, const struct conv_args *a, bool training)
 {
@@ -181,30 +146,6 @@ static void prepare(const struct conv *c, const struct conv_args *a, bool traini
                 }
             }
         }
-}
-
-static void frame_clear(const struct frame *f, float *to, size_t images)
-{
-    if (!f->bare)
-        memset(to, 0, f->floats * images * sizeof(float));
-}
-
-/* An image of h x w pixels, `pixel` floats apart, into its place. */
-static void frame_fill(const struct frame *f, float *to, const float *from, size_t h, size_t w, size_t pixel)
-{
-    size_t rows = f->rows - f->top < h ? f->rows - f->top : h, cols = f->cols - f->left < w ? f->cols - f->left : w;
-
-    if (f->rows < f->top || f->cols < f->left) /* all of it is padding */
-        return;
-    for (size_t i = 0; i < rows; i++) {
-        float *o = to + ((i + f->top) * f->cols + f->left) * f->depth;
-        const float *x = from + i * w * pixel;
-        if (pixel == f->depth)
-            memcpy(o, x, cols * pixel * sizeof(float));
-        else
-            for (size_t j = 0; j < cols; j++)
-                memcpy(o + j * f->depth, x + j * pixel, f->depth * sizeof(float));
-    }
 }
 
 /* A convolution over frames: y[image][row][col][filter]. */
@@ -328,38 +269,6 @@ static void spread_pooled(const struct conv *c, const struct shape *z, const flo
     }
 }
 
-VEC_INLINE vec spread_one(const float *dy, const float *y, float *o, size_t lanes)
-{
-    vec d = vec_load(dy);
-
-    if (y)
-        d = vec_where(vec_not_le(vec_load(y), vec_zero()), d);
-    if (o)
-        vec_store_some(o, d, lanes);
-    return d;
-}
-
-/* y: NULL where there is no ReLU; o: NULL where sums are all that is wanted. */
-VEC_INLINE void spread_row(const struct conv *c, const struct shape *z, const float *dy, const float *y, float *o,
-                           float *db)
-{
-    size_t k = (size_t)c->k, depth = z->filters;
-
-    for (size_t v = 0; v < depth; v += VEC_N) {
-        size_t lanes = depth - v < VEC_N ? depth - v : VEC_N, x = 0;
-        vec sum = vec_load(db + v);
-#define ONE(i) spread_one(dy + (x + i) * k + v, y ? y + (x + i) * k + v : NULL, o ? o + (x + i) * depth + v : NULL, lanes)
-        for (; x + 4 <= z->q; x += 4) {
-            vec d0 = ONE(0), d1 = ONE(1), d2 = ONE(2), d3 = ONE(3);
-            sum += (d0 + d1) + (d2 + d3);
-        }
-        for (; x < z->q; x++)
-            sum += ONE(0);
-#undef ONE
-        vec_store(db + v, sum);
-    }
-}
-
 /* Rows [from, to) of dy of image n into a frame (NULL: sums alone), through ReLU and out of the pool. */
 static void spread(const struct conv *c, const struct shape *z, const struct conv_args *a, size_t g, size_t n,
                    size_t from, size_t to, float *o, float *db)
@@ -375,11 +284,11 @@ static void spread(const struct conv *c, const struct shape *z, const struct con
     for (size_t i = from; i < to; i++) {
         size_t at = (n * z->p + i) * z->q * k + g * z->filters;
         if (!o)
-            spread_row(c, z, a->dy + at, NULL, NULL, db);
+            spread_row(a->dy + at, NULL, NULL, db, z->q, k, z->filters);
         else if (c->relu)
-            spread_row(c, z, a->dy + at, a->y + at, o + (i - from) * row, db);
+            spread_row(a->dy + at, a->y + at, o + (i - from) * row, db, z->q, k, z->filters);
         else
-            spread_row(c, z, a->dy + at, NULL, o + (i - from) * row, db);
+            spread_row(a->dy + at, NULL, o + (i - from) * row, db, z->q, k, z->filters);
     }
 }
 
@@ -415,30 +324,25 @@ static void input_gradient(const struct conv *c, const struct shape *z, const fl
                     .y_row = s * w * ch, .y_col = s * ch, .images = images, .filters = z->channels, .end = DIRECT_PLAIN};
 
     for (int phase = 0; phase < c->stride * c->stride; phase++) {
-        int down = phase / c->stride, across = phase % c->stride;
-        size_t th = taps(c->r, c->stride, down), tw = taps(c->s, c->stride, across);
-        /* the first row and column of x in this phase, and the output that they are of it */
-        size_t h0 = ((size_t)down + s - (size_t)c->pad_top % s) % s, w0 = ((size_t)across + s - (size_t)c->pad_left % s) % s;
-        size_t u = (h0 + (size_t)c->pad_top) / s, v = (w0 + (size_t)c->pad_left) / s;
-        if (h0 >= (size_t)c->h || w0 >= w) {
-            turned += th * tw * z->filters * whole_vectors(z->channels);
+        struct phase f = phase_of(c, &z->d, phase / c->stride, phase % c->stride);
+        const float *of_phase = turned;
+        turned += f.taps_h * f.taps_w * z->filters * whole_vectors(z->channels);
+        if (!f.p || !f.q)
             continue;
-        }
-        j.p = ((size_t)c->h - h0 + s - 1) / s;
-        j.q = (w - w0 + s - 1) / s;
-        j.y = dx + (h0 * w + w0) * ch;
-        if (!th || !tw) { /* between the taps */
-            for (size_t i = 0; i < images * j.p * j.q; i++)
-                memset(j.y + i / (j.p * j.q) * image + i / j.q % j.p * j.y_row + i % j.q * j.y_col, 0,
+        j.p = f.p;
+        j.q = f.q;
+        j.y = dx + (f.h0 * w + f.w0) * ch;
+        if (!f.taps_h || !f.taps_w) { /* between the taps */
+            for (size_t i = 0; i < images * f.p * f.q; i++)
+                memset(j.y + i / (f.p * f.q) * image + i / f.q % f.p * j.y_row + i % f.q * j.y_col, 0,
                        z->channels * sizeof(float));
             continue;
         }
-        j.x = d + ((u + z->d.top - (th - 1)) * z->d.cols + v + z->d.left - (tw - 1)) * z->filters;
-        j.rows = th;
-        j.run = tw * z->filters;
-        j.w = turned;
+        j.x = d + f.from * z->filters;
+        j.rows = f.taps_h;
+        j.run = f.taps_w * z->filters;
+        j.w = of_phase;
         job_run(&j);
-        turned += th * tw * z->filters * whole_vectors(z->channels);
     }
 }
 

@@ -4,9 +4,7 @@
 #ifndef FLEXP_TRAINER_CPU_NATIVE_DIRECT_PRIVATE_H
 #define FLEXP_TRAINER_CPU_NATIVE_DIRECT_PRIVATE_H
 
-#include "trainer/backend/cpu/native/vec.h"
-
-#include <stdbool.h>
+#include "trainer/backend/cpu/native/frame.h"
 
 /* Filters are taken in blocks of two vectors, the last of one where that is enough. */
 #define DIRECT_BLOCK (2 * VEC_N)
@@ -53,24 +51,6 @@ struct direct_dw {
 };
 typedef void direct_dw_fn(const struct direct_dw *t);
 direct_dw_fn *NATIVE(direct_dw)(int run, int nv);
-
-/* n up to VEC_N */
-VEC_INLINE void vec_store_some(float *p, vec v, size_t n)
-{
-    if (n == VEC_N)
-        vec_store(p, v);
-    else
-        vec_store_n(p, v, n);
-}
-
-VEC_INLINE vec_mask vec_not_le(vec a, vec b) /* true where either is no number */
-{
-#if VEC_N == 16
-    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NLE_UQ);
-#else
-    return (vec_mask) ~(a <= b);
-#endif
-}
 
 VEC_INLINE vec_mask vec_eq(vec a, vec b)
 {
