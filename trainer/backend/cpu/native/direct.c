@@ -292,11 +292,13 @@ static void spread(const struct conv *c, const struct shape *z, const struct con
     }
 }
 
-/* t: images, rows, columns and steps are set; x and d are the first's. */
+/* t: images, rows, columns and steps are set; x and d are the first's. The `soon` floats from ahead[] on are fetched
+ * meanwhile. */
 static void weights_gradient(const struct conv *c, const struct shape *z, struct direct_dw t, size_t kernel_row,
-                             float *sum)
+                             float *sum, size_t soon)
 {
     const float *x = t.x, *d = t.d;
+    size_t fetched = t.images * t.rows * t.cols * 16;
 
     for (size_t k = 0; k < z->filters; k += DIRECT_BLOCK) {
         size_t width = block_width(z->filters_pad, k);
@@ -308,7 +310,11 @@ static void weights_gradient(const struct conv *c, const struct shape *z, struct
                 size_t n = z->run / tiles + (i < z->run % tiles ? 1 : 0);
                 t.x = x + r * kernel_row + at;
                 t.sum = sum;
+                t.ahead_step = soon ? 16 : 0;
                 NATIVE(direct_dw)((int)n, nv)(&t);
+                for (int j = 0; j < 2 && soon; j++)
+                    t.ahead[j] += fetched;
+                soon -= soon < fetched ? soon : fetched;
                 sum += n * width;
                 at += n;
             }
@@ -376,7 +382,10 @@ static void backward(const struct conv *c, const struct conv_args *a, size_t lo,
                 t.x = x + from * j.x_row;
                 t.d = d + inside;
                 t.rows = to - from;
-                weights_gradient(c, &z, t, j.kernel_row, sum);
+                size_t part = (to - from) * z.q * (size_t)c->k / (c->pool ? 4 : 1);
+                t.ahead[0] = a->dy + (lo * z.p + to) * z.q * (size_t)c->k / (c->pool ? 4 : 1);
+                t.ahead[1] = c->relu && !c->pool ? a->y + (t.ahead[0] - a->dy) : t.ahead[0];
+                weights_gradient(c, &z, t, j.kernel_row, sum, c->need_dx ? 0 : part);
             }
             if (a->dx && c->need_dx)
                 input_gradient(c, &z, (const float *)a->prepared + g * turned_group, d, t.d_image,
