@@ -4,6 +4,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #pragma GCC diagnostic ignored "-Wunused-function" /* of what conv_check.h has, only the buffers are wanted */
 #include "tests/trainer/backend/native/conv_check.h"
+#define NATIVE_ISA portable
+#include "trainer/backend/cpu/native/kernels.h"
 
 #define RMS_MOST 6e-7
 #define MAX_MOST 1e-5
@@ -253,6 +255,83 @@ static void the_mask_keeps_the_gradient_where_y_is_no_number(void **state)
     }
 }
 
+/* The step in place of gradients: as optimizer_step's formula in double, whatever the panels; padding stays 0. */
+
+typedef void sgd_fn(const struct dense *d, const struct native_sgd *sgd, const float *from, float *w, float *state,
+                    const float *x, const float *dy, float *dx, size_t rows, size_t i0, size_t i1, void *scratch);
+#ifdef __x86_64__
+sgd_fn dense_backward_sgd_avx512, dense_backward_sgd_avx2;
+#endif
+
+static sgd_fn *sgd_of(const struct native *set)
+{
+#ifdef __x86_64__
+    if (!strcmp(set->name, "avx512"))
+        return dense_backward_sgd_avx512;
+    if (!strcmp(set->name, "avx2"))
+        return dense_backward_sgd_avx2;
+#endif
+    return dense_backward_sgd_portable;
+}
+
+static void check_step(const struct native *set, const struct shape *s, const struct native_sgd *sgd)
+{
+    struct dense_case k;
+    const struct dense *d = &k.d;
+    double *w, *state;
+    float *state_got, *from;
+
+    case_new_dense(&k, set, s, true, false);
+    case_run_dense(&k, set, k.rows, d->in);
+    w = calloc(k.w_n, sizeof *w);
+    state = calloc(k.w_n, sizeof *state);
+    assert_true(w && state);
+    state_got = check_new(k.w_n * 4);
+    from = check_new(k.w_n * 4 + 64);
+    for (size_t i = 0; i < d->in; i++)
+        for (size_t o = 0; o < d->out; o++) {
+            size_t at = i * d->stride + o;
+            double g = (double)k.dw[at] + (double)sgd->decay * (double)k.w[at];
+            if (sgd->momentum > 0) {
+                state_got[at] = (float)(at % 13) * .01f;
+                state[at] = (double)sgd->momentum * (double)state_got[at] + g;
+                g = sgd->nesterov ? g + (double)sgd->momentum * state[at] : state[at];
+            }
+            w[at] = (double)k.w[at] - (double)sgd->lr * g;
+        }
+    memcpy(from, k.w, k.w_n * 4);
+    for (size_t i = 0; i < d->in; i += 128) /* the first panel in place, the others from elsewhere */
+        sgd_of(set)(d, sgd, i ? from : k.w, k.w, sgd->momentum > 0 ? state_got : NULL, k.x, k.dy, k.dx, k.rows, i,
+                    i + 128 < d->in ? i + 128 : d->in, k.scratch);
+    expect_small(check_error(w, k.w, k.w_n), set->name, s, "weights after a step");
+    expect_small(check_error(state, state_got, k.w_n), set->name, s, "state after a step");
+    for (size_t i = 0; i < d->in; i++)
+        for (size_t o = d->out; o < d->stride; o++)
+            assert_true(k.w[i * d->stride + o] == 0 && state_got[i * d->stride + o] == 0);
+    check_free(state_got, k.w_n * 4, "state");
+    check_free(from, k.w_n * 4 + 64, "from");
+    free(w);
+    free(state);
+    case_free_dense(&k);
+}
+
+static void steps_as_the_optimizer_does(void **state)
+{
+    static const struct native_sgd STEPS[] = {
+        {.lr = .5f},
+        {.lr = .5f, .decay = .1f},
+        {.lr = .5f, .momentum = .9f},
+        {.lr = .5f, .momentum = .9f, .decay = .1f},
+        {.lr = .5f, .momentum = .9f, .decay = .1f, .nesterov = true},
+    };
+
+    (void)state;
+    for (size_t set = 0; native_all()[set]; set++)
+        for (size_t i = 0; i < sizeof SHAPES / sizeof SHAPES[0]; i++)
+            for (size_t k = 0; k < sizeof STEPS / sizeof STEPS[0]; k++)
+                check_step(native_all()[set], &SHAPES[i], &STEPS[k]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -260,6 +339,7 @@ int main(void)
         cmocka_unit_test(rows_do_not_depend_on_the_batch),
         cmocka_unit_test(without_dx_the_weights_gradients_are_the_same),
         cmocka_unit_test(values_that_are_not_finite_pass_through),
+        cmocka_unit_test(steps_as_the_optimizer_does),
         cmocka_unit_test(the_mask_keeps_the_gradient_where_y_is_no_number),
     };
 
