@@ -48,7 +48,7 @@ ARCHIVES := $O/libcommon.a $O/libsearchers.a $O/liborchestrator.a $O/libtrainer.
 TESTS := $(sort $(shell find $(addprefix tests/,common searchers orchestrator trainer fuzz) -name 'test_*.c' 2>/dev/null))
 TEST_BINS := $(patsubst %.c,$O/%,$(TESTS))
 
-.PHONY: all programs test demo install clean help asan ubsan tsan bench fuzz soak tidy format check-packages
+.PHONY: all programs test demo install clean help asan ubsan tsan bench bench-cpu fuzz soak tidy format check-packages
 all: programs ## Build build/flexp and build/flexp-trainer (default)
 
 ifeq ($(VARIANT),release)
@@ -135,13 +135,18 @@ asan ubsan tsan: build/.packages ## Build and run the C tests under a sanitizer
 	@$(MAKE) --no-print-directory -j$$(nproc) VARIANT=$@ programs tests
 	@tests/run --variant $@ $(ONLY)
 
-BENCHES := cpu_step store_bench night_worker
+BENCHES := cpu/step store_bench night_worker
 bench: build/.packages ## Build and run the measuring programs of tests/bench, each figure beside its goal
 	@$(MAKE) --no-print-directory -j$$(nproc) programs $(BENCHES:%=$O/tests/bench/%)
-	$O/tests/bench/cpu_step
+	$O/tests/bench/cpu/step
 	@mkdir -p build/bench
 	$O/tests/bench/store_bench build/bench
 	tests/bench/night.py
+
+# ROWS: names and patterns, or --quick; tests/bench/cpu/compare.py says what there is
+bench-cpu: build/.packages ## Training steps beside PyTorch's, on one core and on all: ROWS=--quick, ROWS='*@core'
+	@$(MAKE) --no-print-directory -j$$(nproc) $O/tests/bench/cpu/step
+	tests/bench/cpu/compare.py $(ROWS)
 
 build/.packages-fuzz: .ci/packages-fuzz
 	@.ci/install-packages packages-fuzz
@@ -170,6 +175,6 @@ format: ## clang-format over all sources
 clean: ## Remove build/
 	rm -rf build
 help: ## This list
-	@sed -n 's/^\([a-z][a-z ]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z][a-z -]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 -include $(shell find $O -name '*.d' 2>/dev/null)
