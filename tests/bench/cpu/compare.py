@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """flexp's CPU backend beside PyTorch: one table, each figure with its goal, and MISS where that is missed.
 
-    tests/bench/cpu/compare.py [ROW ...] [--quick] [--rounds N] [--seconds S] [--list]
+    tests/bench/cpu/compare.py [ROW ...] [--quick] [--rounds N] [--seconds S] [--cpu-time] [--list]
 
 A ROW is NET-BATCH@KIND, or a pattern of it ('bench_cnn-*@core', '*@clients'); --list shows all. Kinds:
     losses   the loss curves over 100 steps agree (the same weights, the same batches, no augmentation, no dropout)
@@ -18,6 +18,9 @@ channels-last, tried on the spot (torch_step.py says how it is tuned); --quick, 
 takes what the last full run found, else eager alone, and says so. Rounds are paired: PyTorch, flexp, PyTorch, flexp ... on the
 same core; figures are medians, and a ratio is the median of the rounds' ratios, with their quartiles. The peak is a loop of
 fused multiply-adds on that core in the same round; FLOPs are counted as if all convolutions were direct.
+
+On a machine that others use meanwhile, --cpu-time counts processor time in core, direct and clients, so that what others take
+is no part of it (but their traffic in the caches is). On a quiet machine it changes nothing.
 
 Writes build/bench/cpu.json. PyTorch: what this Python imports, else build/bench/venv:
     python3 -m venv build/bench/venv && build/bench/venv/bin/pip install torch numpy
@@ -44,6 +47,8 @@ import nets  # noqa: E402
 STEP = os.environ.get("FLEXP_STEP", os.path.join(TOP, "build/release/tests/bench/cpu/step"))
 FOLDER = os.path.join(TOP, "build/bench")
 CHOICES = os.path.join(FOLDER, "cpu-peer.json")
+PEER_ENV = {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000",
+            "TORCHINDUCTOR_CACHE_DIR": os.path.join(FOLDER, "inductor"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 CANDIDATES = [[mode, layout] for mode in ("eager", "compile") for layout in ("contiguous", "channels_last")]
 SGD = {"learning_rate": 0.01, "momentum": 0.9}
 IMAGES = 4000
@@ -174,8 +179,6 @@ class Bench:
         self.cores = cores_of_machine()
         self.python, self.torch = python_with_torch()
         self.serial = 0
-        self.peer_env = {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000",
-                         "TORCHINDUCTOR_CACHE_DIR": os.path.join(FOLDER, "inductor"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         self.data_file = os.path.join(scratch, "data.bin")
         self.data_shape = json.loads(self.step("data", self.request(NETS[0], "clients", [-1]), self.data_file))
         try:
@@ -209,7 +212,8 @@ class Bench:
     def peer_request(self, net, cores, dropout=True, **more):
         return self.write(dict({"layers": self.layers(net, dropout), "data": self.data_file, "data_shape": self.data_shape,
                                 "batch": net[1], "cores": cores, "threads": len(cores), "augment": net[2],
-                                "training": net[3], "candidates": CANDIDATES, "seconds": self.options.seconds}, **more))
+                                "training": net[3], "candidates": CANDIDATES, "seconds": self.options.seconds,
+                                "clock": "cpu_seconds" if self.options.cpu_time and len(cores) == 1 else "seconds"}, **more))
 
     @staticmethod
     def step(*argv):
@@ -223,7 +227,7 @@ class Bench:
 
     def peer(self, net, cores, candidates):
         return Served([self.python, os.path.join(HERE, "torch_step.py"), "serve",
-                       self.peer_request(net, cores, candidates=candidates)], self.peer_env)
+                       self.peer_request(net, cores, candidates=candidates)], PEER_ENV)
 
     # which form of PyTorch is the fastest
 
@@ -251,6 +255,11 @@ class Bench:
 
     # the kinds of rows
 
+    def rate(self, answer, kind, threads=1):
+        """Images a second."""
+        shared = self.options.cpu_time and kind in ("core", "direct", "clients")
+        return answer["images"] / (answer["cpu_seconds"] / threads if shared else answer["seconds"])
+
     def seconds_for(self, net, *rates):
         """At least three steps of the slower."""
         return max(self.options.seconds, 3 * net[1] / min(rates))
@@ -262,14 +271,15 @@ class Bench:
         with self.peer(net, cores, candidates) as peer, self.serve(net, kind, cores) as flexp:
             ready, ours = peer.hear(), flexp.hear()
             self.chosen(net, len(cores), ready, candidates)
-            seconds = self.seconds_for(net, peer.ask("run 0.2")["images_per_s"], ours["images_per_s"])
+            seconds = self.seconds_for(net, self.rate(peer.ask("run 0.2"), kind), ours["images_per_s"])
             flexp.ask(f"run {seconds}")
             for _ in range(self.options.rounds):
-                theirs, own = peer.ask(f"run {seconds}"), flexp.ask(f"run {seconds}")
-                rounds["peer"].append(theirs["images_per_s"])
-                rounds["flexp"].append(own["images_per_s"])
-                rounds["ratio"].append(own["images_per_s"] / theirs["images_per_s"])
-                rounds["share"].append(own["gflops"] / flexp.ask("peak 0.05")["gflops"] / len(cores))
+                theirs, own = (self.rate(side.ask(f"run {seconds}"), kind) for side in (peer, flexp))
+                peak = flexp.ask("peak 0.05")["gflops"] * len(cores)
+                rounds["peer"].append(theirs)
+                rounds["flexp"].append(own)
+                rounds["ratio"].append(own / theirs)
+                rounds["share"].append(own * ours["mflop_per_image"] * 1e-3 / peak)
         return self.result(net[4][kind], rounds, candidate=ready["candidate"], candidates=ready["rates"], isa=ours["isa"])
 
     def row_core(self, net):
@@ -284,9 +294,9 @@ class Bench:
             ready = flexp.hear()
             seconds = self.seconds_for(net, ready["images_per_s"])
             for _ in range(self.options.rounds):
-                own, peak = flexp.ask(f"run {seconds}"), flexp.ask("peak 0.05")["gflops"]
-                rounds["flexp"].append(own["images_per_s"])
-                rounds["share"].append(own["gflops"] / peak)
+                own, peak = self.rate(flexp.ask(f"run {seconds}"), "direct"), flexp.ask("peak 0.05")["gflops"]
+                rounds["flexp"].append(own)
+                rounds["share"].append(own * ready["mflop_per_image"] * 1e-3 / peak)
                 rounds["peak"].append(peak)
         result = self.result(net[4]["direct"], dict(rounds, ratio=rounds["share"]), isa=ready["isa"])
         result["note"] = f"of {statistics.median(rounds['peak']):.0f} GFLOP/s"
@@ -310,13 +320,13 @@ class Bench:
                 def together(seconds):
                     for peer in peers:
                         peer.tell(f"run {seconds}")
-                    return sum(peer.hear()["images_per_s"] for peer in peers)
+                    return sum(self.rate(peer.hear(), "clients") for peer in peers)
 
                 seconds = max(self.seconds_for(net, together(0.2) / len(peers), ours["images_per_s"] / len(peers)),
                               2 * self.options.seconds)
                 flexp.ask(f"run {seconds}")
                 for _ in range(self.options.rounds):
-                    theirs, own = together(seconds), flexp.ask(f"run {seconds}")["images_per_s"]
+                    theirs, own = together(seconds), self.rate(flexp.ask(f"run {seconds}"), "clients", len(self.cores))
                     rounds["peer"].append(theirs)
                     rounds["flexp"].append(own)
                     rounds["ratio"].append(own / theirs)
@@ -332,15 +342,15 @@ class Bench:
         spin = f"import os\nos.sched_setaffinity(0, [{self.cores[-1]}])\nwhile True: pass"
         with self.serve(net, "clients", self.cores) as flexp:
             flexp.hear()
-            seconds = max(self.seconds_for(net, flexp.ask(f"run {self.options.seconds}")["images_per_s"] / len(self.cores)),
+            seconds = max(self.seconds_for(net, self.rate(flexp.ask(f"run {self.options.seconds}"), "busy") / len(self.cores)),
                           2 * self.options.seconds)
             busy = subprocess.Popen([sys.executable, "-c", spin])
             try:
                 for _ in range(self.options.rounds):
                     busy.send_signal(signal.SIGSTOP)
-                    quiet = flexp.ask(f"run {seconds}")["images_per_s"]
+                    quiet = self.rate(flexp.ask(f"run {seconds}"), "busy")
                     busy.send_signal(signal.SIGCONT)
-                    own = flexp.ask(f"run {seconds}")["images_per_s"]
+                    own = self.rate(flexp.ask(f"run {seconds}"), "busy")
                     rounds["quiet"].append(quiet)
                     rounds["flexp"].append(own)
                     rounds["ratio"].append(own / (quiet * (len(self.cores) - 1) / len(self.cores)))
@@ -364,12 +374,13 @@ class Bench:
         """Rounding differs and the curves part, the sooner the larger the steps: so the first ten closely, and all of them
         held against how far PyTorch parts from itself (torch_step.py, losses)."""
         batch = 8 if net[0] == "resnet18" else net[1]
-        ours, weights = self.request(net, "model", [idlest(self.cores)], False, batch), os.path.join(self.scratch, "weights")
+        core, weights = idlest(self.cores), os.path.join(self.scratch, "weights")
+        ours = self.request(net, "model", [core], False, batch)
         params = json.loads(self.step("weights", ours, weights))["params"]
         own = json.loads(self.step("losses", ours, weights, str(LOSS_STEPS)))["losses"]
         with Served([self.python, os.path.join(HERE, "torch_step.py"), "losses",
-                     self.peer_request(net, self.cores, False, weights=weights, params=params, batch=batch,
-                                       steps=LOSS_STEPS)], self.peer_env) as peer:
+                     self.peer_request(net, [core], False, weights=weights, params=params, batch=batch,
+                                       steps=LOSS_STEPS)], PEER_ENV) as peer:
             heard = peer.hear()
         theirs = heard["losses"]
         early = max(abs(a - b) / b for a, b in zip(own[:10], theirs))
@@ -417,6 +428,7 @@ def main():
     options.add_argument("--quick", action="store_true", help="a few rows, about two minutes")
     options.add_argument("--rounds", type=int, help="pairs (9; quick: 5)")
     options.add_argument("--seconds", type=float, help="of each run (0.6; quick: 0.3)")
+    options.add_argument("--cpu-time", action="store_true", help="processor time for what has one thread on a core")
     options.add_argument("--list", action="store_true")
     options = options.parse_args()
     options.rounds = options.rounds or (5 if options.quick else 9)

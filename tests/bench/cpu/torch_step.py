@@ -3,10 +3,11 @@
 
     torch_step.py serve  REQUEST      a line when it is ready, then one for each line `run SECONDS` of standard input
     torch_step.py losses REQUEST      the losses of consecutive batches in order, from flexp's starting weights
+    torch_step.py accuracy REQUEST    test accuracy after {"epochs"} from {"seed"}; "data" is a CIFAR-10 folder there
 
 REQUEST is a file of JSON: {"layers", "data" (file of `step data`), "data_shape" (what that printed), "batch", "cores",
 "threads", "augment", "training": {learning_rate, momentum}, "candidates": [[eager or compile, contiguous or channels_last],
-...], "seconds", and for losses "weights", "params", "steps"}. serve tries every candidate and goes on with the fastest; a
+...], "seconds", "clock" (seconds or cpu_seconds), and for losses "weights", "params", "steps"}. serve tries every candidate and goes on with the fastest; a
 candidate that does not work here (torch.compile wants a C++ compiler) is told of and left out.
 
 What is done for PyTorch's speed: denormals flushed, malloc told to keep its memory (compare.py sets the environment), as
@@ -134,13 +135,13 @@ class Trainer:
         self.total += loss.detach()
 
     def run(self, seconds):
-        steps, began = 0, time.perf_counter()
+        steps, began, cpu_began = 0, time.perf_counter(), time.process_time()
         while True:
             self.step()
             steps += 1
             took = time.perf_counter() - began
             if took >= seconds:
-                return {"images_per_s": steps * self.batch / took, "seconds": took, "steps": steps}
+                return {"images": steps * self.batch, "seconds": took, "cpu_seconds": time.process_time() - cpu_began}
 
 
 def choose(request):
@@ -158,7 +159,8 @@ def choose(request):
     if len(trainers) > 1:
         for _ in range(3):
             for name, trainer in trainers.items():
-                rates[name].append(trainer.run(request["seconds"])["images_per_s"])
+                took = trainer.run(request["seconds"])
+                rates[name].append(took["images"] / took[request.get("clock", "seconds")])
     best = max(trainers, key=lambda name: sorted(rates[name])[len(rates[name]) // 2] if rates[name] else 0)
     return best, trainers[best], {name: sorted(rate)[len(rate) // 2] if rate else None for name, rate in rates.items()}, failed
 
@@ -202,10 +204,48 @@ def losses(request):
     say(losses=curve(request, torch.contiguous_format, 0), again=curve(request, torch.channels_last, 6e-8))
 
 
+def read_cifar(folder, names):
+    records = numpy.concatenate([numpy.fromfile(os.path.join(folder, name), "uint8").reshape(-1, 3073) for name in names])
+    return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0].astype("int64")
+
+
+def he_uniform(net):
+    """As flexp starts: He et al. 2015, biases zero."""
+    for module in net.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            torch.nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
+
+
+def accuracy(request):
+    images, labels = read_cifar(request["data"], [f"data_batch_{i}.bin" for i in range(1, 6)])
+    test_images, test_labels = read_cifar(request["data"], ["test_batch.bin"])
+    mean, std = (images / 255).mean((0, 1, 2)), (images / 255).std((0, 1, 2))
+    torch.manual_seed(request["seed"])
+    net = nets.torch_net(torch, request["layers"], (3, 32, 32), 10).train().to(memory_format=torch.channels_last)
+    he_uniform(net)
+    batches = Batches(images, labels, mean, std, request["batch"], request["augment"], True, request["seed"])
+    optimizer = optimizer_of(net, request["training"])
+    for _ in range(request["epochs"] * (len(images) // request["batch"])):
+        x, y = batches.next()
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    net.eval()
+    right = 0
+    with torch.no_grad():
+        for at in range(0, len(test_images), 100):
+            x = ((test_images[at:at + 100] / 255 - mean) / std).astype("float32")
+            found = net(torch.from_numpy(x).permute(0, 3, 1, 2)).argmax(1).numpy()
+            right += int((found == test_labels[at:at + 100]).sum())
+    say(accuracy=right / len(test_images))
+
+
 def main():
     torch.set_num_threads(REQUEST.get("threads", 1))
     torch.set_flush_denormal(True)
-    {"serve": serve, "losses": losses}[sys.argv[1]](REQUEST)
+    {"serve": serve, "losses": losses, "accuracy": accuracy}[sys.argv[1]](REQUEST)
 
 
 if __name__ == "__main__":
