@@ -14,14 +14,15 @@
  * begins and ends a client. SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "common/keys.h"
-#include "tests/bench/cpu/fma_peak.h"
 #include "trainer/backend/backend.h"
+#include "trainer/backend/cpu/native/native.h"
 
 #include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { CORES_MAX = 1024, CLIENTS_PER_CORE = 6 };
 
@@ -43,6 +44,14 @@ struct bench {
     struct replica *replicas;
     double rate; /* images a second, of the last run */
 };
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 
 static void report(void *arg, bool warning, const char *path, const char *text)
 {
@@ -123,7 +132,10 @@ static int compile(struct bench *b, struct error *err)
 {
     size_t mem_bytes;
 
-    return BACKEND_CPU.compile(b->backend, b->model, b->batch, &b->plan, &mem_bytes, err);
+    struct plan_options options = plan_options_from(json_object_get(b->sections, "training"));
+
+    options.batch = b->batch;
+    return BACKEND_CPU.compile(b->backend, b->model, &options, &b->plan, &mem_bytes, err);
 }
 
 static void bench_done(struct bench *b)
@@ -174,12 +186,12 @@ static int train(struct bench *b, size_t clients, int64_t batches, struct took *
                                           .seed = 1,
                                           .client = i,
                                           .weight = 1.0 / (double)clients};
-    began = fma_peak_now();
+    began = now();
     cpu_began = cpu_now();
     memset(b->sum, 0, b->model->weights_n * sizeof *b->sum);
     if ((rc = BACKEND_CPU.train(b->plan, b->replicas, clients, &b->augment, &reduction, NULL, err)))
         return rc;
-    *ret = (struct took){.seconds = fma_peak_now() - began, .cpu_seconds = cpu_now() - cpu_began};
+    *ret = (struct took){.seconds = now() - began, .cpu_seconds = cpu_now() - cpu_began};
     for (size_t i = 0; i < clients; i++) {
         ret->images += (double)b->replicas[i].samples_seen;
         ret->loss += b->replicas[i].loss_sum;
@@ -208,12 +220,12 @@ static double peak(const struct bench *b, double seconds)
     double gflops;
 
     if (b->cores[0] < 0)
-        return fma_peak_gflops(seconds);
+        return native_all()[0]->peak_flops(seconds) / 1e9;
     sched_getaffinity(0, sizeof before, &before);
     CPU_ZERO(&set);
     CPU_SET((size_t)b->cores[0], &set);
     sched_setaffinity(0, sizeof set, &set);
-    gflops = fma_peak_gflops(seconds);
+    gflops = native_all()[0]->peak_flops(seconds) / 1e9;
     sched_setaffinity(0, sizeof before, &before);
     return gflops;
 }
@@ -267,16 +279,16 @@ static int compare_doubles(const void *a, const void *b)
 static int first(struct bench *b, char **arguments, struct error *err)
 {
     enum { USUAL = 7 };
-    double began = fma_peak_now(), compiled, whole, usual[USUAL];
+    double began = now(), compiled, whole, usual[USUAL];
     struct took took;
     int rc = compile(b, err);
     size_t n = 0;
 
     (void)arguments;
-    compiled = fma_peak_now() - began;
+    compiled = now() - began;
     if (rc || (rc = train(b, 1, 1, &took, err)))
         return rc;
-    whole = fma_peak_now() - began;
+    whole = now() - began;
     for (double left = 2; n < USUAL && (!n || left > 0) && !rc; left -= took.seconds)
         if (!(rc = train(b, 1, 1, &took, err)))
             usual[n++] = took.seconds;
