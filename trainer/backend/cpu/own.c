@@ -179,23 +179,50 @@ static void dense_forward(void *arg, size_t rank)
                                  w->act[s->node->in], w->act[s->node->out], lo, hi);
 }
 
+/* SGD's step is taken from the sums where they are; the other optimizers' from a panel that stays in cache. */
+static bool takes_sgd(const struct update *u)
+{
+    return u && u->early && u->optimizer.type == OPTIMIZER_SGD && !(u->proximal_mu > 0);
+}
+
+static void sgd_panel(const struct pass *s, size_t i0, size_t i1, void *scratch)
+{
+    struct worker *w = s->w;
+    const struct update *u = w->update;
+    const struct native_sgd sgd = {u->lr, u->optimizer.weight_decay, u->optimizer.momentum, u->optimizer.nesterov};
+    size_t base = w->plan->places[s->layer->weight].offset;
+
+    s->native->dense_backward_sgd(&s->node->dense, &sgd, w->weights + base, w->weights + base,
+                                  u->optimizer.momentum > 0 ? w->state + base : NULL, w->act[s->node->in],
+                                  w->grad[s->node->out], s->dx, s->rows, i0, i1, scratch);
+}
+
+static void gradient_panel(const struct pass *s, size_t i0, size_t i1, char *scratch)
+{
+    struct worker *w = s->w;
+    const struct dense *d = &s->node->dense;
+    size_t base = w->plan->places[s->layer->weight].offset, from = base + i0 * d->stride, to = base + i1 * d->stride;
+    bool early = w->update && w->update->early;
+    float *dw = early ? (float *)(void *)scratch : w->grads + from;
+
+    s->native->dense_backward(d, w->weights + base, w->act[s->node->in], w->grad[s->node->out], s->dx, dw, s->rows, i0, i1,
+                              scratch + panel_bytes(d));
+    if (early)
+        own_update(w, dw, from, to);
+}
+
 static void dense_panels(void *arg, size_t rank)
 {
     struct pass *s = arg;
-    struct worker *w = s->w;
     const struct dense *d = &s->node->dense;
-    size_t panel = panel_rows(d), base = w->plan->places[s->layer->weight].offset, k;
-    char *scratch = scratch_of(w, rank);
-    bool early = w->update && w->update->early;
+    size_t panel = panel_rows(d), k;
 
     while ((k = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed)) < s->panels) {
         size_t i0 = k * panel, i1 = i0 + panel < d->in ? i0 + panel : d->in;
-        size_t from = base + i0 * d->stride, to = base + i1 * d->stride;
-        float *dw = early ? (float *)(void *)scratch : w->grads + from;
-        s->native->dense_backward(d, w->weights + base, w->act[s->node->in], w->grad[s->node->out], s->dx, dw, s->rows,
-                                  i0, i1, scratch + panel_bytes(d));
-        if (early)
-            own_update(w, dw, from, to);
+        if (takes_sgd(s->w->update))
+            sgd_panel(s, i0, i1, scratch_of(s->w, rank));
+        else
+            gradient_panel(s, i0, i1, scratch_of(s->w, rank));
     }
 }
 

@@ -15,13 +15,6 @@ void NATIVE(dense_forward)(const struct dense *d, const float *w, const float *b
 void NATIVE(dense_mask)(const struct dense *d, const float *y, float *dy, float *db, size_t rows);
 void NATIVE(dense_backward)(const struct dense *d, const float *w, const float *x, const float *dy, float *dx, float *dw,
                             size_t rows, size_t i0, size_t i1, void *scratch);
-/* dense_backward, and SGD's step in its place where gradients are not wanted for themselves. w becomes what the step makes
- * of `from` (which may be w); state: as w, NULL without momentum. As
- * optimizer_step, but for products and sums that are rounded once. */
-struct native_sgd {
-    float lr, decay, momentum;
-    bool nesterov;
-};
 void NATIVE(dense_backward_sgd)(const struct dense *d, const struct native_sgd *sgd, const float *from, float *w,
                                 float *state, const float *x, const float *dy, float *dx, size_t rows, size_t i0,
                                 size_t i1, void *scratch);

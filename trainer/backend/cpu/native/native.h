@@ -75,6 +75,12 @@ struct dense {
     bool bias, relu;
 };
 
+/* As in optim.h. */
+struct native_sgd {
+    float lr, decay, momentum;
+    bool nesterov;
+};
+
 /* One instruction set. */
 struct native {
     const char *name; /* "avx512", "avx2", "portable" */
@@ -89,6 +95,12 @@ struct native {
      * rows of W: dw[(i - i0) * stride + o], overwritten, padding 0. */
     void (*dense_backward)(const struct dense *d, const float *w, const float *x, const float *dy, float *dx, float *dw,
                            size_t rows, size_t i0, size_t i1, void *scratch);
+    /* dense_backward, and SGD's step in its place where gradients are not wanted for themselves. w becomes what the step
+     * makes of `from` (which may be w); state: as w, NULL without momentum. As optimizer_step, but for products and sums
+     * that are rounded once. */
+    void (*dense_backward_sgd)(const struct dense *d, const struct native_sgd *sgd, const float *from, float *w,
+                               float *state, const float *x, const float *dy, float *dx, size_t rows, size_t i0,
+                               size_t i1, void *scratch);
     size_t (*dense_scratch_bytes)(const struct dense *d, size_t rows);
 
     void (*add)(const float *x, float *y, size_t n); /* y += x */

@@ -61,6 +61,7 @@ const struct native NATIVE(native) = {
     .dense_forward = NATIVE(dense_forward),
     .dense_mask = NATIVE(dense_mask),
     .dense_backward = NATIVE(dense_backward),
+    .dense_backward_sgd = NATIVE(dense_backward_sgd),
     .dense_scratch_bytes = NATIVE(dense_scratch_bytes),
     .add = add,
     .peak_flops = peak_flops,
