@@ -1,5 +1,5 @@
 /* winograd.c - 3x3 convolutions of stride 1 by Winograd's F(4x4) and F(2x2); winograd_private.h has the plan of it.
- * partial: dU, then db. Weights: [channel][9][filter], filters padded to whole vectors.
+ * partial: dU, then db. Weights: [filter / VEC_N][channel][9][VEC_N], filters padded to whole vectors.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/winograd_private.h"
 
@@ -16,7 +16,7 @@ static size_t padded(size_t channels) /* floats from tile to tile: rows of a pow
 struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m)
 {
     struct winograd w = {.m = m, .a = m + 2, .points = (m + 2) * (m + 2), .c = (size_t)c->c, .k = (size_t)c->k};
-    size_t tiles;
+    size_t tiles, least;
 
     w.p = (size_t)(c->pool ? c->p / 2 * 2 : c->p);
     w.q = (size_t)(c->pool ? c->q / 2 * 2 : c->q);
@@ -27,6 +27,9 @@ struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m)
     w.c_tile = padded(w.c);
     w.k_tile = padded(w.k);
     tiles = BLOCK_BYTES / 4 / w.points / (w.c_tile + w.k_tile);
+    least = w.c < w.k ? w.c / 2 : w.k / 2;
+    least = least > 64 ? least : 64;
+    tiles = tiles > least ? tiles : least;
     w.block = tiles / w.tile_columns ? tiles / w.tile_columns : 1;
     if (w.block > w.tile_rows * c->batch)
         w.block = w.tile_rows * c->batch;
@@ -59,7 +62,9 @@ static size_t weights_floats(const struct conv *c)
 
 static size_t weight_at(const struct conv *c, int k, int ci, int r, int s)
 {
-    return ((size_t)ci * 9 + (size_t)(r * 3 + s)) * (((size_t)c->k + VEC_N - 1) / VEC_N * VEC_N) + (size_t)k;
+    size_t vector = (size_t)k / VEC_N, lane = (size_t)k % VEC_N;
+
+    return ((vector * (size_t)c->c + (size_t)ci) * 9 + (size_t)(r * 3 + s)) * VEC_N + lane;
 }
 
 static size_t aux_row_bytes(const struct conv *c) /* four masks for each pooled pixel and vector of filters */

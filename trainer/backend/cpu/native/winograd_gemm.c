@@ -4,18 +4,34 @@
 #include "trainer/backend/cpu/native/winograd_private.h"
 
 #define ROWS_MAX (VEC_REGISTERS == 32 ? 12 : 6)
+/* Channels at a time, so that a panel's piece stays in the first-level cache while all tiles go past it. */
+#define DEPTH_MAX 192
+/* U of wide layers lies outside the second-level cache, and the processor's own prefetching stops at each page. */
+#define AHEAD 16
+#define LINE 16 /* floats */
 
+/* n > 0. What is prefetched past a buffer's end is never read. */
 VEC_INLINE void tile(const float *s, size_t si, size_t sj, const float *w, size_t wj, float *o, size_t os, size_t n,
-                     size_t rows, size_t vecs, bool add)
+                     size_t rows, size_t vecs, bool weights, bool add)
 {
     vec acc[2 * 12];
 
+    if (weights) { /* the next tile's */
+        VEC_UNROLL
+        for (size_t i = 0; i < rows * vecs * VEC_N; i += LINE)
+            __builtin_prefetch(o + rows * vecs * VEC_N + i, 1);
+    }
     VEC_UNROLL
     for (size_t i = 0; i < rows * vecs; i++)
         acc[i] = add ? vec_load(o + i / vecs * os + i % vecs * VEC_N) : vec_zero();
-    for (size_t j = 0; j < n; j++) {
+    do {
         vec w0 = vec_load(w), w1 = vecs > 1 ? vec_load(w + VEC_N) : w0;
 
+        if (!weights) {
+            VEC_UNROLL
+            for (size_t i = 0; i < vecs * VEC_N; i += LINE)
+                __builtin_prefetch(w + AHEAD * vecs * VEC_N + i);
+        }
         VEC_UNROLL
         for (size_t i = 0; i < rows; i++) {
             vec x = vec_splat(s[i * si]);
@@ -26,25 +42,26 @@ VEC_INLINE void tile(const float *s, size_t si, size_t sj, const float *w, size_
         }
         s += sj;
         w += wj;
-    }
+    } while (--n);
     VEC_UNROLL
     for (size_t i = 0; i < rows * vecs; i++)
         vec_store(o + i / vecs * os + i % vecs * VEC_N, acc[i]);
 }
 
-typedef void tile_fn(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t os, size_t n);
+typedef void tile_fn(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t os, size_t n, bool add);
 
 #define TILE(rows, vecs)                                                                                               \
-    static void tile_##rows##_##vecs(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t os, size_t n) \
+    static void tile_##rows##_##vecs(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t os,        \
+                                     size_t n, bool add)                                                               \
     {                                                                                                                  \
         (void)ws;                                                                                                      \
-        tile(s, ss, 1, w, vecs * VEC_N, o, os, n, rows, vecs, false);                                                  \
+        tile(s, ss, 1, w, vecs * VEC_N, o, os, n, rows, vecs, false, add);                                                    \
     }                                                                                                                  \
     static void weights_##rows##_##vecs(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t os,     \
-                                        size_t n)                                                                      \
+                                        size_t n, bool add)                                                            \
     {                                                                                                                  \
-        (void)os;                                                                                                      \
-        tile(s, 1, ss, w, ws, o, vecs * VEC_N, n, rows, vecs, true);                                                   \
+        (void)os, (void)add;                                                                                                  \
+        tile(s, 1, ss, w, ws, o, vecs * VEC_N, n, rows, vecs, true, true);                                                   \
     }
 #define TILES(rows) TILE(rows, 1) TILE(rows, 2)
 TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
@@ -68,15 +85,20 @@ static tile_fn *const WEIGHT_FNS[2][ROWS_MAX + 1] = {ROW_TABLE(weights, 1), ROW_
 void NATIVE(winograd_gemm)(const float *s, size_t ss, const float *w, float *o, size_t os, size_t rows, size_t n,
                            size_t vecs)
 {
-    size_t pieces = (rows + ROWS_MAX - 1) / ROWS_MAX;
+    size_t pieces = (rows + ROWS_MAX - 1) / ROWS_MAX, depths = (n + DEPTH_MAX - 1) / DEPTH_MAX;
 
     for (size_t v = 0; v < vecs; v += 2) {
         size_t width = v + 1 < vecs ? 2 : 1;
-        const float *panel = w + v * n * VEC_N;
 
-        for (size_t piece = 0, row = 0, next; piece < pieces; piece++, row = next) {
-            next = rows * (piece + 1) / pieces;
-            TILE_FNS[width - 1][next - row](s + row * ss, ss, panel, 0, o + row * os + v * VEC_N, os, n);
+        for (size_t depth = 0, j = 0, end; depth < depths; depth++, j = end) {
+            const float *panel = w + (v * n + j * width) * VEC_N;
+
+            end = n * (depth + 1) / depths;
+            for (size_t piece = 0, row = 0, next; piece < pieces; piece++, row = next) {
+                next = rows * (piece + 1) / pieces;
+                TILE_FNS[width - 1][next - row](s + row * ss + j, ss, panel, 0, o + row * os + v * VEC_N, os, end - j,
+                                                j > 0);
+            }
         }
     }
 }
@@ -92,7 +114,7 @@ void NATIVE(winograd_gemm_weights)(const float *s, size_t ss, const float *w, si
 
         for (size_t piece = 0, row = 0, next; piece < pieces; piece++, row = next) {
             next = rows * (piece + 1) / pieces;
-            WEIGHT_FNS[width - 1][next - row](s + row, ss, w + v * VEC_N, ws, panel + row * width * VEC_N, 0, n);
+            WEIGHT_FNS[width - 1][next - row](s + row, ss, w + v * VEC_N, ws, panel + row * width * VEC_N, 0, n, true);
         }
     }
 }

@@ -49,7 +49,7 @@ void NATIVE(winograd_gradient)(const struct winograd *w, const struct conv *c, c
 void NATIVE(winograd_spread)(const struct winograd *w, const struct conv *c, float *dx, size_t lo, size_t hi,
                              const float *dv, float *dump);
 
-/* U (and U^T where transposed is not NULL), from weights [channel][9][filter]; and back. */
+/* U (and U^T where transposed is not NULL), from weights [filter / VEC_N][channel][9][VEC_N]; and back. */
 void NATIVE(winograd_weights)(const struct winograd *w, const float *weights, float *u, float *transposed);
 void NATIVE(winograd_weights_back)(const struct winograd *w, const float *du, float *dw);
 

@@ -1,4 +1,5 @@
-/* winograd_weights.c - weights to frequencies, and gradients back. SPDX-License-Identifier: Apache-2.0 */
+/* winograd_weights.c - weights to frequencies, and gradients back. All are walked panel by panel, so that what is read
+ * and each frequency of what is written are streams: they can be many times the second-level cache. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/winograd_private.h"
 #include "trainer/backend/cpu/native/winograd_transform.h"
 
@@ -41,71 +42,80 @@ VEC_INLINE void transpose(vec *x)
     }
 }
 
+/* The weights of VEC_N x VEC_N channels and filters, vectors of channels: [tap][filter]. */
+VEC_INLINE void turn(const struct winograd *w, const float *weights, size_t cv, size_t kv, vec g[9][VEC_N])
+{
+    for (size_t s = 0; s < 9; s++) {
+        for (size_t i = 0; i < VEC_N; i++) {
+            size_t c = cv * VEC_N + i;
+            g[s][i] = c < w->c ? vec_load(weights + ((kv * w->c + c) * 9 + s) * VEC_N) : vec_zero();
+        }
+        transpose(g[s]);
+    }
+}
+
 VEC_INLINE void weights_transposed(size_t m, const struct winograd *w, const float *weights, float *o)
 {
-    size_t stride = w->k_vecs * VEC_N;
+    vec g[2][9][VEC_N];
 
-    for (size_t cv = 0; cv < w->c_vecs; cv++)
+    for (size_t panel = 0; panel < w->c_vecs; panel += 2)
         for (size_t kv = 0; kv < w->k_vecs; kv++) {
-            vec g[9][VEC_N];
-            size_t columns = w->c - cv * VEC_N < VEC_N ? w->c - cv * VEC_N : VEC_N;
-            size_t rows = w->k - kv * VEC_N < VEC_N ? w->k - kv * VEC_N : VEC_N;
+            size_t width = panel + 1 < w->c_vecs ? 2 : 1;
 
-            for (size_t s = 0; s < 9; s++) {
-                for (size_t i = 0; i < VEC_N; i++)
-                    g[s][i] = i < columns ? vec_load(weights + ((cv * VEC_N + i) * 9 + s) * stride + kv * VEC_N)
-                                          : vec_zero();
-                transpose(g[s]);
-            }
-            for (size_t i = 0; i < rows; i++)
-                forth(m, &g[0][i], VEC_N, o + winograd_panel(cv, kv * VEC_N + i, w->k, w->c_vecs), w->ut_point);
+            for (size_t v = 0; v < width; v++)
+                turn(w, weights, panel + v, kv, g[v]);
+            for (size_t i = 0; i < VEC_N && kv * VEC_N + i < w->k; i++)
+                for (size_t v = 0; v < width; v++)
+                    forth(m, &g[v][0][i], VEC_N, o + winograd_panel(panel + v, kv * VEC_N + i, w->k, w->c_vecs),
+                          w->ut_point);
         }
 }
 
 VEC_INLINE void weights_as_they_are(size_t m, const struct winograd *w, const float *weights, float *o)
 {
-    size_t stride = w->k_vecs * VEC_N;
+    for (size_t panel = 0; panel < w->k_vecs; panel += 2)
+        for (size_t c = 0; c < w->c; c++)
+            for (size_t v = panel; v < panel + 2 && v < w->k_vecs; v++) {
+                vec g[9];
 
-    for (size_t c = 0; c < w->c; c++)
-        for (size_t v = 0; v < w->k_vecs; v++) {
-            vec g[9];
+                VEC_UNROLL
+                for (size_t s = 0; s < 9; s++)
+                    g[s] = vec_load(weights + ((v * w->c + c) * 9 + s) * VEC_N);
+                forth(m, g, 1, o + winograd_panel(v, c, w->c, w->k_vecs), w->u_point);
+            }
+}
 
-            VEC_UNROLL
-            for (size_t s = 0; s < 9; s++)
-                g[s] = vec_load(weights + (c * 9 + s) * stride + v * VEC_N);
-            forth(m, g, 1, o + winograd_panel(v, c, w->c, w->k_vecs), w->u_point);
+VEC_INLINE void back(size_t m, const float *s, size_t point, size_t lanes, float *dw)
+{
+    size_t a = m + 2;
+    vec x[6], half[18], out[3];
+
+    VEC_UNROLL
+    for (size_t r = 0; r < a; r++) {
+        VEC_UNROLL
+        for (size_t i = 0; i < a; i++)
+            x[i] = vec_load(s + (i * a + r) * point);
+        winograd_gt(m, x, 1, half + r, 6);
+    }
+    VEC_UNROLL
+    for (size_t r = 0; r < 3; r++) {
+        winograd_gt(m, half + 6 * r, 1, out, 1);
+        VEC_UNROLL
+        for (size_t i = 0; i < 3; i++) {
+            if (lanes < VEC_N)
+                out[i] = vec_where(vec_mask_from((uint16_t)((1u << lanes) - 1)), out[i]);
+            vec_store(dw + (r * 3 + i) * VEC_N, out[i]);
         }
+    }
 }
 
 VEC_INLINE void weights_back(size_t m, const struct winograd *w, const float *du, float *dw)
 {
-    size_t a = m + 2, stride = w->k_vecs * VEC_N;
-
-    for (size_t c = 0; c < w->c; c++)
-        for (size_t v = 0; v < w->k_vecs; v++) {
-            const float *s = du + winograd_panel(v, c, w->c, w->k_vecs);
-            size_t lanes = w->k - v * VEC_N;
-            vec x[6], half[18], out[3];
-
-            VEC_UNROLL
-            for (size_t r = 0; r < a; r++) {
-                VEC_UNROLL
-                for (size_t i = 0; i < a; i++)
-                    x[i] = vec_load(s + (i * a + r) * w->u_point);
-                winograd_gt(m, x, 1, half + r, 6);
-            }
-            VEC_UNROLL
-            for (size_t r = 0; r < 3; r++) {
-                winograd_gt(m, half + 6 * r, 1, out, 1);
-                VEC_UNROLL
-                for (size_t i = 0; i < 3; i++) {
-                    vec y = out[i];
-                    if (lanes < VEC_N)
-                        y = vec_where(vec_mask_from((uint16_t)((1u << lanes) - 1)), y);
-                    vec_store(dw + (c * 9 + r * 3 + i) * stride + v * VEC_N, y);
-                }
-            }
-        }
+    for (size_t panel = 0; panel < w->k_vecs; panel += 2)
+        for (size_t c = 0; c < w->c; c++)
+            for (size_t v = panel; v < panel + 2 && v < w->k_vecs; v++)
+                back(m, du + winograd_panel(v, c, w->c, w->k_vecs), w->u_point, w->k - v * VEC_N,
+                     dw + (v * w->c + c) * 9 * VEC_N);
 }
 
 void NATIVE(winograd_weights)(const struct winograd *w, const float *weights, float *u, float *transposed)
