@@ -69,34 +69,34 @@ VEC_INLINE void output_lanes(size_t m, enum kind kind, bool edge, const struct c
     size_t a = m + 2;
     vec x[6], half[24], out[16];
 
+    s += k;
+    point = winograd_hide(point);
     VEC_UNROLL
-    for (size_t c = 0; c < a; c++) {
+    for (size_t r = 0; r < a; r++) {
         VEC_UNROLL
-        for (size_t r = 0; r < a; r++)
-            x[r] = vec_load(s + (r * a + c) * point + k);
-        winograd_at(m, x, 1, half + c, a);
+        for (size_t c = 0; c < a; c++, s += point)
+            x[c] = vec_load(s);
+        winograd_at(m, x, 1, half + r * m, 1);
     }
     VEC_UNROLL
-    for (size_t r = 0; r < m; r++) {
-        winograd_at(m, half + a * r, 1, out + r * m, 1);
+    for (size_t c = 0; c < m; c++) {
+        winograd_at(m, half + c, m, out + c, m);
         VEC_UNROLL
-        for (size_t c = 0; c < m; c++)
+        for (size_t r = 0; r < m; r++)
             out[r * m + c] += bias;
+        if (edge && c >= at->columns)
+            continue;
         if (kind != POOL) {
-            if (edge && r >= at->rows)
-                continue;
             VEC_UNROLL
-            for (size_t c = 0; c < m; c++)
-                if (!edge || c < at->columns)
+            for (size_t r = 0; r < m; r++)
+                if (!edge || r < at->rows)
                     store_lanes(at->y + r * at->pitch + c * at->pixel + k,
                                 kind == RELU ? vec_max(vec_zero(), out[r * m + c]) : out[r * m + c], lanes);
-        } else if (r % 2) {
-            if (edge && r >= at->rows)
-                continue;
+        } else if (c % 2) {
             VEC_UNROLL
-            for (size_t c = 0; c < m; c += 2)
-                if (!edge || c < at->columns) {
-                    const vec *v = out + (r - 1) * m + c;
+            for (size_t r = 0; r < m; r += 2)
+                if (!edge || r < at->rows) {
+                    const vec *v = out + r * m + c - 1;
                     uint16_t *aux = at->aux + r / 2 * at->aux_pitch + c / 2 * at->aux_pixel + k / VEC_N * 4;
                     store_lanes(at->y + r / 2 * at->pitch + c / 2 * at->pixel + k,
                                 pool_max(v[0], v[1], v[m], v[m + 1], training ? aux : NULL), lanes);
@@ -125,6 +125,7 @@ VEC_INLINE void gradient_tile(size_t m, enum kind kind, bool edge, const struct 
     for (size_t k = 0; k < w->k; k += VEC_N) {
         vec y[16], half[24], x[6];
         float *o = d + k;
+        size_t point = winograd_hide(w->d_point);
 
         if (kind == POOL) {
             VEC_UNROLL
@@ -172,10 +173,8 @@ VEC_INLINE void gradient_tile(size_t m, enum kind kind, bool edge, const struct 
         for (size_t r = 0; r < a; r++) {
             winograd_a(m, half + m * r, 1, x, 1);
             VEC_UNROLL
-            for (size_t c = 0; c < a; c++) {
+            for (size_t c = 0; c < a; c++, o += point)
                 vec_store(o, x[c]);
-                o += w->d_point;
-            }
         }
     }
 }
@@ -186,9 +185,8 @@ VEC_INLINE void walk(size_t m, enum kind kind, bool backward, const struct winog
 {
     size_t side = kind == POOL ? 2 : 1;
     struct corner at = {.pixel = w->k, .aux_pixel = w->k_vecs * 4};
-    size_t height = w->p / side, width = (size_t)c->q / side;
+    size_t height = (size_t)c->p / side, width = (size_t)c->q / side;
 
-    height = (size_t)c->p / side;
     at.pitch = width * at.pixel;
     at.aux_pitch = width * at.aux_pixel;
     for (size_t row = lo; row < hi; row++) {

@@ -53,6 +53,14 @@ void NATIVE(winograd_spread)(const struct winograd *w, const struct conv *c, flo
 void NATIVE(winograd_weights)(const struct winograd *w, const float *weights, float *u, float *transposed);
 void NATIVE(winograd_weights_back)(const struct winograd *w, const float *du, float *dw);
 
+/* n, of which the compiler knows nothing: otherwise it computes the address of every frequency ahead of the loop over
+ * channels, has far too few registers for them, and reloads each through a vector unit that the sums need. */
+VEC_INLINE size_t winograd_hide(size_t n)
+{
+    __asm__("" : "+r"(n));
+    return n;
+}
+
 /* Where vector v of row `row` of a matrix in panels begins. */
 VEC_INLINE size_t winograd_panel(size_t v, size_t row, size_t rows, size_t vecs)
 {

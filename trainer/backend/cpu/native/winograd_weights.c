@@ -8,6 +8,7 @@ VEC_INLINE void forth(size_t m, const vec *g, size_t gs, float *o, size_t point)
     size_t a = m + 2;
     vec half[18], out[6];
 
+    point = winograd_hide(point);
     VEC_UNROLL
     for (size_t s = 0; s < 3; s++)
         winograd_g(m, g + s * gs, 3 * gs, half + s, 3);
@@ -15,8 +16,8 @@ VEC_INLINE void forth(size_t m, const vec *g, size_t gs, float *o, size_t point)
     for (size_t r = 0; r < a; r++) {
         winograd_g(m, half + 3 * r, 1, out, 1);
         VEC_UNROLL
-        for (size_t i = 0; i < a; i++)
-            vec_store(o + (r * a + i) * point, out[i]);
+        for (size_t i = 0; i < a; i++, o += point)
+            vec_store(o, out[i]);
     }
 }
 
@@ -90,21 +91,22 @@ VEC_INLINE void back(size_t m, const float *s, size_t point, size_t lanes, float
     size_t a = m + 2;
     vec x[6], half[18], out[3];
 
+    point = winograd_hide(point);
     VEC_UNROLL
     for (size_t r = 0; r < a; r++) {
         VEC_UNROLL
-        for (size_t i = 0; i < a; i++)
-            x[i] = vec_load(s + (i * a + r) * point);
-        winograd_gt(m, x, 1, half + r, 6);
+        for (size_t i = 0; i < a; i++, s += point)
+            x[i] = vec_load(s);
+        winograd_gt(m, x, 1, half + r * 3, 1);
     }
     VEC_UNROLL
-    for (size_t r = 0; r < 3; r++) {
-        winograd_gt(m, half + 6 * r, 1, out, 1);
+    for (size_t c = 0; c < 3; c++) {
+        winograd_gt(m, half + c, 3, out, 1);
         VEC_UNROLL
-        for (size_t i = 0; i < 3; i++) {
+        for (size_t r = 0; r < 3; r++) {
             if (lanes < VEC_N)
-                out[i] = vec_where(vec_mask_from((uint16_t)((1u << lanes) - 1)), out[i]);
-            vec_store(dw + (r * 3 + i) * VEC_N, out[i]);
+                out[r] = vec_where(vec_mask_from((uint16_t)((1u << lanes) - 1)), out[r]);
+            vec_store(dw + (r * 3 + c) * VEC_N, out[r]);
         }
     }
 }
