@@ -21,7 +21,7 @@ struct shape {
 };
 
 #define WEIGHTS_LARGE (128u << 10)
-#define FRAMES_BYTES (512u << 10)
+#define FRAMES_BYTES (1u << 20)
 #define BAND_BYTES (16u << 10)
 
 static struct shape shape_of(const struct conv *c)
@@ -310,12 +310,13 @@ static void weights_gradient(const struct conv *c, const struct shape *z, struct
                 size_t n = z->run / tiles + (i < z->run % tiles ? 1 : 0);
                 t.x = x + r * kernel_row + at;
                 t.sum = sum;
-                t.ahead_step = soon ? 16 : 0;
+                sum += n * width;
+                if (!soon) /* the sums that come next */
+                    t.ahead[0] = t.ahead[1] = sum;
                 NATIVE(direct_dw)((int)n, nv)(&t);
                 for (int j = 0; j < 2 && soon; j++)
                     t.ahead[j] += fetched;
                 soon -= soon < fetched ? soon : fetched;
-                sum += n * width;
                 at += n;
             }
     }

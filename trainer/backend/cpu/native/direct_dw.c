@@ -6,7 +6,6 @@
 VEC_INLINE void dw(const struct direct_dw *t, int run, int nv)
 {
     const float *ahead0 = t->ahead[0], *ahead1 = t->ahead[1];
-    size_t ahead_step = t->ahead_step;
     vec acc[24];
 
     VEC_UNROLL for (int i = 0; i < run * nv; i++)
@@ -25,8 +24,8 @@ VEC_INLINE void dw(const struct direct_dw *t, int run, int nv)
                 }
                 __builtin_prefetch(ahead0, 0, 2);
                 __builtin_prefetch(ahead1, 0, 2);
-                ahead0 += ahead_step;
-                ahead1 += ahead_step;
+                ahead0 += 16;
+                ahead1 += 16;
                 x += x_col;
                 d += d_col;
             } while (--left);

@@ -49,7 +49,6 @@ struct direct_dw {
     size_t images, rows, cols;
     float *sum;
     const float *ahead[2]; /* memory that will be read soon: a cache line of each is fetched for each pixel */
-    size_t ahead_step;     /* 16 floats, or 0 where there is nothing to fetch */
 };
 typedef void direct_dw_fn(const struct direct_dw *t);
 direct_dw_fn *NATIVE(direct_dw)(int run, int nv);
