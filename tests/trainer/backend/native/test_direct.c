@@ -83,8 +83,8 @@ static void direct_is_right_for_groups_and_uneven_sides(void **state)
     c.groups = 6;
     check_all("direct", &c, 2, 2);
     /* "same" with an even kernel and a stride pads below and to the right alone; another height than width */
-    c = (struct conv){.h = 10, .w = 7, .c = 3, .k = 18, .r = 4, .s = 3, .stride = 2, .pad_top = 1, .pad_left = 0, .p = 5,
-                      .q = 4, .groups = 1, .bias = true, .relu = true, .need_dx = true};
+    c = (struct conv){.h = 10, .w = 7, .c = 3, .k = 18, .r = 4, .s = 3, .stride = 2, .pad_top = 1, .pad_left = 0,
+                      .p = 5, .q = 4, .groups = 1, .bias = true, .relu = true, .need_dx = true};
     check_all("direct", &c, 3, 2);
     c.stride = 1, c.pad_left = 2, c.p = 10, c.q = 7, c.pool = true;
     check_all("direct", &c, 3, 2);

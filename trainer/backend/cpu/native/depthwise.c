@@ -1,6 +1,6 @@
-/* depthwise.c - convolutions of each channel by itself, with one filter or more: filter k reads channel k / (k per channel).
- * As direct.c, with vectors of channels: an image in a frame (each channel as often as it has filters), the gradient of the
- * input by the phases of the stride. Weights: [kernel row][kernel column][filter, in whole vectors].
+/* depthwise.c - convolutions of each channel by itself, with one filter or more: filter k reads channel k / (k per
+ * channel). As direct.c, with vectors of channels: an image in a frame (each channel as often as it has filters), the
+ * gradient of the input by the phases of the stride. Weights: [kernel row][kernel column][filter, in whole vectors].
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/frame.h"
 #include "trainer/backend/cpu/native/kernels.h"
@@ -29,8 +29,8 @@ static struct shape shape_of(const struct conv *c)
 
 static bool covers(const struct conv *c)
 {
-    return !c->x_batched && !c->y_batched && c->groups == c->c && c->k % c->c == 0 && !c->pool && c->p > 0 && c->q > 0 &&
-           c->pad_top >= 0 && c->pad_left >= 0;
+    return !c->x_batched && !c->y_batched && c->groups == c->c && c->k % c->c == 0 && !c->pool && c->p > 0 &&
+           c->q > 0 && c->pad_top >= 0 && c->pad_left >= 0;
 }
 
 static size_t weights_floats(const struct conv *c)

@@ -1,8 +1,8 @@
 /* direct.c - convolutions as they are defined, over rows of (H, W, C).
  *
- * A row's image is copied into a frame of zeros that stays in the second-level cache, so that (kernel column, channel) is
- * one run of floats for each kernel row; where there is nothing to pad the image is used as it lies. The gradient of the
- * output is spread (out of the pool, through ReLU) into a frame too, and the gradient of the input is a convolution
+ * A row's image is copied into a frame of zeros that stays in the second-level cache, so that (kernel column, channel)
+ * is one run of floats for each kernel row; where there is nothing to pad the image is used as it lies. The gradient of
+ * the output is spread (out of the pool, through ReLU) into a frame too, and the gradient of the input is a convolution
  * of that with turned weights: for a stride of s one for each of the s x s phases, with the kernel's taps that meet it.
  * Weights: [block of filters][kernel row][kernel column][channel][filter of the block], group after group.
  * Where weights are large a few images go through them together. SPDX-License-Identifier: Apache-2.0 */
@@ -27,14 +27,20 @@ struct shape {
 static struct shape shape_of(const struct conv *c)
 {
     size_t stride = (size_t)c->stride, r = (size_t)c->r, s = (size_t)c->s, each;
-    struct shape z = {.p = (size_t)(c->pool ? c->p / 2 * 2 : c->p), .q = (size_t)(c->pool ? c->q / 2 * 2 : c->q),
-                      .channels = (size_t)(c->c / c->groups), .filters = (size_t)(c->k / c->groups), .images = 1};
+    struct shape z = {.p = (size_t)(c->pool ? c->p / 2 * 2 : c->p),
+                      .q = (size_t)(c->pool ? c->q / 2 * 2 : c->q),
+                      .channels = (size_t)(c->c / c->groups),
+                      .filters = (size_t)(c->k / c->groups),
+                      .images = 1};
 
     z.run = s * z.channels;
     z.filters_pad = whole_vectors(z.filters);
     z.group_size = r * z.run * z.filters_pad;
-    z.x = (struct frame){.rows = (z.p - 1) * stride + r, .cols = (z.q - 1) * stride + s, .top = (size_t)c->pad_top,
-                         .left = (size_t)c->pad_left, .depth = z.channels};
+    z.x = (struct frame){.rows = (z.p - 1) * stride + r,
+                         .cols = (z.q - 1) * stride + s,
+                         .top = (size_t)c->pad_top,
+                         .left = (size_t)c->pad_left,
+                         .depth = z.channels};
     z.x.bare = c->groups == 1 && !c->pad_top && !c->pad_left && z.x.rows <= (size_t)c->h && z.x.cols <= (size_t)c->w;
     z.d = (struct frame){.rows = z.p, .cols = z.q, .depth = z.filters};
     if (c->need_dx)
@@ -57,7 +63,8 @@ static struct shape shape_of(const struct conv *c)
 static bool covers(const struct conv *c)
 {
     return !c->x_batched && !c->y_batched && c->p > (c->pool ? 1 : 0) && c->q > (c->pool ? 1 : 0) &&
-           c->c % c->groups == 0 && c->k % c->groups == 0 && (!c->pool || c->relu) && c->pad_top >= 0 && c->pad_left >= 0;
+           c->c % c->groups == 0 && c->k % c->groups == 0 && (!c->pool || c->relu) && c->pad_top >= 0 &&
+           c->pad_left >= 0;
 }
 
 static size_t weights_floats(const struct conv *c)
@@ -170,9 +177,18 @@ static void job_run(const struct job *j)
         size_t most = (size_t)DIRECT_COLS(nv) / unit, units = j->q / unit, tiles = (units + most - 1) / most;
         size_t narrow = units / tiles, wide = units % tiles; /* so many are wider by one */
         float bias[DIRECT_BLOCK] = {0};
-        struct direct_strip s = {.x_row = j->x_row, .x_col = j->x_col, .kernel_row = j->kernel_row, .rows = j->rows,
-                                 .run = j->run, .w = w, .bias = bias, .y_row = j->y_row, .y_col = j->y_col,
-                                 .lanes = n - (width - VEC_N), .end = j->end, .mask_col = j->mask_col};
+        struct direct_strip s = {.x_row = j->x_row,
+                                 .x_col = j->x_col,
+                                 .kernel_row = j->kernel_row,
+                                 .rows = j->rows,
+                                 .run = j->run,
+                                 .w = w,
+                                 .bias = bias,
+                                 .y_row = j->y_row,
+                                 .y_col = j->y_col,
+                                 .lanes = n - (width - VEC_N),
+                                 .end = j->end,
+                                 .mask_col = j->mask_col};
 
         if (j->bias)
             memcpy(bias, j->bias + k, n * sizeof(float));
@@ -201,8 +217,8 @@ static void job_run(const struct job *j)
 }
 
 /* Frames of images [lo, lo + n) of a group, and where they stand. */
-static const float *x_frames(const struct conv *c, const struct shape *z, const struct conv_args *a, size_t g, size_t lo,
-                             size_t n, float *scratch, struct job *ret_steps)
+static const float *x_frames(const struct conv *c, const struct shape *z, const struct conv_args *a, size_t g,
+                             size_t lo, size_t n, float *scratch, struct job *ret_steps)
 {
     size_t image = (size_t)(c->h * c->w * c->c);
 
@@ -223,9 +239,18 @@ static void forward(const struct conv *c, const struct conv_args *a, size_t lo, 
     struct shape z = shape_of(c);
     float *frames = a->scratch;
     size_t oh = c->pool ? z.p / 2 : z.p, ow = c->pool ? z.q / 2 : z.q, k = (size_t)c->k;
-    struct job j = {.rows = (size_t)c->r, .run = z.run, .filters = z.filters, .p = z.p, .q = z.q, .y_image = oh * ow * k,
-                    .y_row = ow * k, .y_col = k, .mask_col = mask_pixel(c, &z),
-                    .end = c->pool ? DIRECT_POOL : c->relu ? DIRECT_RELU : DIRECT_PLAIN};
+    struct job j = {.rows = (size_t)c->r,
+                    .run = z.run,
+                    .filters = z.filters,
+                    .p = z.p,
+                    .q = z.q,
+                    .y_image = oh * ow * k,
+                    .y_row = ow * k,
+                    .y_col = k,
+                    .mask_col = mask_pixel(c, &z),
+                    .end = c->pool   ? DIRECT_POOL
+                           : c->relu ? DIRECT_RELU
+                                     : DIRECT_PLAIN};
 
     j.mask_row = ow * j.mask_col;
     j.mask_image = oh * j.mask_row;
@@ -237,9 +262,8 @@ static void forward(const struct conv *c, const struct conv_args *a, size_t lo, 
             j.w = a->weights + g * z.group_size;
             j.bias = a->bias ? a->bias + g * z.filters : NULL;
             j.y = a->y + lo * j.y_image + g * z.filters;
-            j.mask = c->pool && training
-                         ? (uint16_t *)a->aux + lo * j.mask_image + g * z.filters_pad / VEC_N * 4
-                         : NULL;
+            j.mask =
+                c->pool && training ? (uint16_t *)a->aux + lo * j.mask_image + g * z.filters_pad / VEC_N * 4 : NULL;
             job_run(&j);
         }
 }
@@ -327,8 +351,16 @@ static void input_gradient(const struct conv *c, const struct shape *z, const fl
 {
     size_t ch = (size_t)c->c, w = (size_t)c->w, image = (size_t)c->h * w * ch, s = (size_t)c->stride;
     size_t pitch = z->d.cols * z->filters;
-    struct job j = {.x_image = d_image, .x_row = pitch, .x_col = z->filters, .kernel_row = pitch, .y_image = image,
-                    .y_row = s * w * ch, .y_col = s * ch, .images = images, .filters = z->channels, .end = DIRECT_PLAIN};
+    struct job j = {.x_image = d_image,
+                    .x_row = pitch,
+                    .x_col = z->filters,
+                    .kernel_row = pitch,
+                    .y_image = image,
+                    .y_row = s * w * ch,
+                    .y_col = s * ch,
+                    .images = images,
+                    .filters = z->channels,
+                    .end = DIRECT_PLAIN};
 
     for (int phase = 0; phase < c->stride * c->stride; phase++) {
         struct phase f = phase_of(c, &z->d, phase / c->stride, phase % c->stride);
@@ -370,16 +402,20 @@ static void backward(const struct conv *c, const struct conv_args *a, size_t lo,
             struct job j;
             const float *x = x_frames(c, &z, a, g, lo, images, x_room, &j);
             const float *d = z.d.bare ? a->dy + lo * pixels * z.filters : d_room;
-            struct direct_dw t = {.x_image = j.x_image, .x_row = j.x_row, .x_col = j.x_col, .d_row = row,
-                                  .d_image = z.d.bare ? pixels * z.filters : z.d.floats, .d_col = z.filters,
-                                  .images = images, .cols = z.q};
+            struct direct_dw t = {.x_image = j.x_image,
+                                  .x_row = j.x_row,
+                                  .x_col = j.x_col,
+                                  .d_row = row,
+                                  .d_image = z.d.bare ? pixels * z.filters : z.d.floats,
+                                  .d_col = z.filters,
+                                  .images = images,
+                                  .cols = z.q};
             for (size_t from = 0; from < z.p; from += z.band) {
                 size_t to = from + z.band < z.p ? from + z.band : z.p;
                 size_t inside = (z.d.top * z.d.cols + z.d.left) * z.filters;
                 if (!z.d.bare || c->bias)
                     for (size_t i = 0; i < images; i++)
-                        spread(c, &z, a, g, lo + i, from, to,
-                               z.d.bare ? NULL : d_room + i * z.d.floats + inside, db);
+                        spread(c, &z, a, g, lo + i, from, to, z.d.bare ? NULL : d_room + i * z.d.floats + inside, db);
                 t.x = x + from * j.x_row;
                 t.d = d + inside;
                 t.rows = to - from;

@@ -1,6 +1,6 @@
-/* direct_strip.c - the direct convolution's forward loop: tiles of rows x columns x vectors of filters, kept in registers
- * for the whole sum; each sum is taken over kernel rows, columns and channels in order, whatever the tile. Bias is its
- * start, ReLU and the pool its end. SPDX-License-Identifier: Apache-2.0 */
+/* direct_strip.c - the direct convolution's forward loop: tiles of rows x columns x vectors of filters, kept in
+ * registers for the whole sum; each sum is taken over kernel rows, columns and channels in order, whatever the tile.
+ * Bias is its start, ReLU and the pool its end. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/direct_private.h"
 
 VEC_INLINE void sum_up(const struct direct_strip *t, const float *x, vec *acc, int rows, int cols, int nv)

@@ -80,7 +80,8 @@ static inline struct phase phase_of(const struct conv *c, const struct frame *f,
     int h0 = (down + c->stride - c->pad_top % c->stride) % c->stride;
     int w0 = (across + c->stride - c->pad_left % c->stride) % c->stride;
     struct phase z = {.taps_h = taps(c->r, c->stride, down), .taps_w = taps(c->s, c->stride, across),
-                      .h0 = (size_t)h0, .w0 = (size_t)w0, .p = taps(c->h, c->stride, h0), .q = taps(c->w, c->stride, w0)};
+                      .h0 = (size_t)h0, .w0 = (size_t)w0,
+                      .p = taps(c->h, c->stride, h0), .q = taps(c->w, c->stride, w0)};
 
     if (z.taps_h && z.taps_w)
         z.from = ((size_t)((h0 + c->pad_top) / c->stride) + f->top + 1 - z.taps_h) * f->cols +
