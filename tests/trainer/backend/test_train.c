@@ -184,7 +184,7 @@ static void replicas_may_start_from_weights_of_their_own(void **state)
 static void assert_near(const float *a, const float *b, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        if (fabs((double)a[i] - (double)b[i]) > 1e-6 * (fabs((double)b[i]) + 0.01))
+        if (fabs((double)a[i] - (double)b[i]) > 1e-5 * (fabs((double)b[i]) + 0.1))
             fail_msg("%zu: %.9g, expected %.9g", i, (double)a[i], (double)b[i]);
 }
 
