@@ -228,11 +228,12 @@ static void spread(const struct work *w, const float *dy, int from, int to, floa
         }
 }
 
-/* What spread will not write. */
+/* Zeros where spread will not write: tiles reach one row and one column past what taps they need. */
 static void clear_wide(const struct work *w)
 {
     const struct conv *c = w->c;
-    int top = c->r - 1 - c->pad_top, left = c->s - 1 - c->pad_left, cols = w->z.wide_w;
+    int top = c->r - 1 - c->pad_top, left = c->s - 1 - c->pad_left, bottom = top + w->z.used_p,
+        right = left + w->z.used_q, cols = w->z.wide_w;
     size_t pixel = LANES * sizeof(float);
 
     if (c->stride != 1) {
@@ -240,13 +241,16 @@ static void clear_wide(const struct work *w)
         return;
     }
     for (int k = 0; k < c->k; k++)
-        for (int v = 0; v < w->z.wide_h; v++) {
+        for (int v = top ? top - 1 : 0; v <= bottom && v < w->z.wide_h; v++) {
             float *row = w->wide + ((ptrdiff_t)k * w->z.wide_h + v) * cols * LANES;
-            bool inner = v >= top && v < top + w->z.used_p;
-            int right = left + w->z.used_q;
-            memset(row, 0, (size_t)(inner ? left : cols) * pixel);
-            if (inner)
-                memset(row + right * LANES, 0, (size_t)(cols - right) * pixel);
+            if (v < top || v >= bottom) {
+                memset(row, 0, (size_t)cols * pixel);
+                continue;
+            }
+            if (left)
+                memset(row + (left - 1) * LANES, 0, pixel);
+            if (right < cols)
+                memset(row + right * LANES, 0, pixel);
         }
 }
 
