@@ -135,7 +135,8 @@ static void scatter_row(float *const runs[LANES], int n, struct walk from, const
     for (int e = 0; e < n; e += VEC_N) {
         ptrdiff_t at[VEC_N];
         int some = n - e < VEC_N ? n - e : VEC_N;
-        for (int i = 0; i < VEC_N; i++)
+        at[0] = walk_next(&from);
+        for (int i = 1; i < VEC_N; i++)
             at[i] = i < some ? walk_next(&from) : at[0];
         for (int part = 0; part < PARTS; part++) {
             vec r[VEC_N];
