@@ -47,11 +47,11 @@ static void check(const struct conv_kernel *kernel, const struct conv *c, size_t
 {
     struct conv_errors e = conv_check(kernel, c, n, chunk);
 
-    if (!(e.y.max < 1.5e-5 && e.y.rms < 4e-7 && e.dx.max < 1.5e-5 && e.dx.rms < 6e-7 && e.dw.max < 1e-5 && e.dw.rms < 2e-6 &&
-          e.db.max < 6e-6))
-        fail_msg("%dx%dx%d -> %d, %dx%d, stride %d, pad %d, lanes %d %d, %zu rows: y %.1e %.1e dx %.1e %.1e dw %.1e %.1e "
-                 "db %.1e", c->h, c->w, c->c, c->k, c->r, c->s, c->stride, c->pad_top, c->x_batched, c->y_batched, n,
-                 e.y.max, e.y.rms, e.dx.max, e.dx.rms, e.dw.max, e.dw.rms, e.db.max);
+    if (!(e.y.max < 1.5e-5 && e.y.rms < 4e-7 && e.dx.max < 1.5e-5 && e.dx.rms < 6e-7 && e.dw.max < 1e-5 &&
+          e.dw.rms < 2e-6 && e.db.max < 6e-6))
+        fail_msg("%dx%dx%d -> %d, %dx%d, stride %d, pad %d, lanes %d %d, %zu rows: y %.1e %.1e dx %.1e %.1e dw %.1e "
+                 "%.1e db %.1e", c->h, c->w, c->c, c->k, c->r, c->s, c->stride, c->pad_top, c->x_batched, c->y_batched,
+                 n, e.y.max, e.y.rms, e.dx.max, e.dx.rms, e.dw.max, e.dw.rms, e.db.max);
 }
 
 static struct conv conv_of(const struct shape *s)

@@ -189,8 +189,8 @@ static void forward(const struct conv *c, const struct conv_args *a, size_t lo, 
 
 /* The gradient of the convolution's output, rows [from, to) of y: what was let through, with distances `plane` between
  * filters, `pitch` between rows, `pixel` between pixels. db: sums for each lane. */
-static void spread(const struct work *w, const float *dy, int from, int to, float *out, ptrdiff_t plane, ptrdiff_t pitch,
-                   ptrdiff_t pixel, float *db)
+static void spread(const struct work *w, const float *dy, int from, int to, float *out, ptrdiff_t plane,
+                   ptrdiff_t pitch, ptrdiff_t pixel, float *db)
 {
     const struct conv *c = w->c;
     int side = c->pool ? 2 : 1, yw = w->z.yw;

@@ -64,8 +64,8 @@ struct sweep {
 };
 void NATIVE(batched_sweep)(const struct sweep *t);
 
-/* Weights in the order in which a sweep reads them: [block of filters][channel][r][s][filter of the block]. turned: those
- * of the gradient of x, where inputs and outputs have changed places and the kernel is turned round. */
+/* Weights in the order in which a sweep reads them: [block of filters][channel][r][s][filter of the block]. turned:
+ * those of the gradient of x, where inputs and outputs have changed places and the kernel is turned round. */
 void NATIVE(batched_pack)(const struct conv *c, const float *weights, bool turned, float *packed);
 
 /* dw[filter][channel][r][s][LANES] += sums of x over `rows` by `cols` pixels of dy. */

@@ -4,7 +4,7 @@
 
 int NATIVE(batched_shares)(const struct conv *c, int n, struct share shares[LANES])
 {
-    /* What n rows cost, in pairs of rows of the convolution's output, and how many lanes the first of their shares has. */
+    /* What n rows cost, in pairs of rows of the convolution's output, and the lanes that their first share has. */
     int pairs = (c->pool ? c->p : c->p + 1) / 2, cost[LANES + 1] = {0}, first[LANES + 1] = {0}, count = 0, before = 0;
 
     for (int rows = 1; rows <= n; rows++) {

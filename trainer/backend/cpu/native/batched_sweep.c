@@ -19,7 +19,7 @@ void NATIVE(batched_pack)(const struct conv *c, const float *weights, bool turne
                                        : weights[(f * c->c + ch) * taps + tap];
 }
 
-/* Which of a block of the pool was let through: the first of the largest; where there is no number, the first of all. */
+/* masks: which of a block of the pool is let through: the first of the largest; where one is no number, the first. */
 VEC_INLINE vec pool_of(const vec *a, lane_bits *masks)
 {
     vec top = vec_max(vec_max(a[0], a[1]), vec_max(a[2], a[3]));
@@ -48,8 +48,8 @@ struct taps {
 };
 
 /* acc += the taps of all channels at tr x tn pixels. ss: width of the kernel if all columns of it count, or 0. */
-VEC_INLINE void tile_sum(const struct sweep *t, const float *x, const float *weights, struct taps k, vec *acc, const int no,
-                         const int ss, const int tr, const int tn)
+VEC_INLINE void tile_sum(const struct sweep *t, const float *x, const float *weights, struct taps k, vec *acc,
+                         const int no, const int ss, const int tr, const int tn)
 {
     ptrdiff_t down = t->x_pitch * t->stride, across = (ptrdiff_t)LANES * t->stride;
 
@@ -61,7 +61,7 @@ VEC_INLINE void tile_sum(const struct sweep *t, const float *x, const float *wei
     do {                                                                                                               \
         vec v[4];                                                                                                      \
         VEC_UNROLL for (int i = 0; i < tr * tn; i++)                                                                   \
-            v[i] = held(vec_load(from + (i / tn) * down + (i % tn) * across + (at) * LANES));                              \
+            v[i] = held(vec_load(from + (i / tn) * down + (i % tn) * across + (at) * LANES));                          \
         VEC_UNROLL for (int f = 0; f < no; f++) {                                                                      \
             vec b = vec_splat(w[(at) * no + f]);                                                                       \
             VEC_UNROLL for (int i = 0; i < tr * tn; i++)                                                               \
