@@ -139,8 +139,8 @@ static void errors_are_bounded_multiples_of_a_direct_sum(void **state)
             }
 }
 
-/* A value that is no number or infinite, put into x, the weights or dy: all that depends on it by the definition must
- * not be finite (a tile's other values may go with it, other rows may not). Bias is large, so that ReLU lets through. */
+/* A value that is no number or infinite, put into x, the weights or dy: what depends on it by the definition must not be
+ * finite (a tile's other values may go with it, other rows may not). Bias is large, so that ReLU lets through. */
 static void passes_on_what_is_no_number(void **state)
 {
     static const float bad[] = {NAN, INFINITY, -INFINITY};
@@ -150,10 +150,10 @@ static void passes_on_what_is_no_number(void **state)
         for (size_t name = 0; name < COUNT(NAMES); name++)
             for (size_t b = 0; b < COUNT(bad); b++)
                 for (int pool = 0; pool < 2; pool++)
-                    for (int place = 0; place < 64; place++) {
+                    for (int i = 0; i < 22; i++) {
                         struct conv c = check_conv(8, 5, 7, 3, 1, 1, true, pool);
                         struct conv_case k;
-                        int y0 = place / 8, x0 = place % 8, side = pool ? 4 : 8;
+                        int place = i * 3, y0 = place / 8, x0 = place % 8, side = pool ? 4 : 8;
 
                         case_new(&k, kernel_of(*native, NAMES[name]), &c, 2, 5);
                         for (int f = 0; f < c.k; f++)
@@ -163,14 +163,15 @@ static void passes_on_what_is_no_number(void **state)
                         for (int f = 0; f < c.k; f++)
                             for (int p = 0; p < 8; p++)
                                 for (int q = 0; q < 8; q++) {
-                                    float v = k.y[check_at(false, 0, f, pool ? p / 2 : p, pool ? q / 2 : q, 7, side, side)];
+                                    int yp = pool ? p / 2 : p, xp = pool ? q / 2 : q;
+                                    float v = k.y[check_at(false, 0, f, yp, xp, 7, side, side)];
+
                                     if (isnan(bad[b]) && abs(p - y0) < 2 && abs(q - x0) < 2)
                                         assert_true(isnan(v));
                                     /* infinities of either sign: ReLU makes 0 of the wrong one; transforms mix them */
                                     if (!isnan(bad[b]) && p == y0 && q == x0)
                                         assert_true(!isfinite(v) || v == 0);
-                                    assert_true(isfinite(k.y[check_at(false, 1, f, pool ? p / 2 : p, pool ? q / 2 : q,
-                                                                      7, side, side)]));
+                                    assert_true(isfinite(k.y[check_at(false, 1, f, yp, xp, 7, side, side)]));
                                 }
                         for (int f = 0; f < c.k; f++)
                             assert_true(!isfinite(k.dw[k.kernel->weight_at(&c, f, 2, 1, 1)]));
@@ -184,23 +185,25 @@ static void passes_on_what_is_no_number(void **state)
                         assert_true(!isfinite(k.db[3]));
                         for (int ci = 0; ci < c.c; ci++) {
                             bool found = false;
-                            for (int i = 0; i < 4; i++)
-                                found |= !isfinite(k.dx[check_at(false, 0, ci, y0 / 2 * 2 + i / 2, x0 / 2 * 2 + i % 2, 5, 8, 8)]);
+                            for (int j = 0; j < 4; j++) { /* of a pool's four, the one that won */
+                                int y = y0 / 2 * 2 + j / 2, x = x0 / 2 * 2 + j % 2;
+                                found |= !isfinite(k.dx[check_at(false, 0, ci, y, x, 5, 8, 8)]);
+                            }
                             assert_true(found);
                             assert_true(!isfinite(k.dw[k.kernel->weight_at(&c, 3, ci, 1, 1)]));
                         }
                         case_free(&k);
-                        if (place >= 9)
+                        if (i >= 9)
                             continue;
                         case_new(&k, kernel_of(*native, NAMES[name]), &c, 2, 5);
                         for (int f = 0; f < c.k; f++)
                             k.bias[f] = 100;
-                        k.weights[k.kernel->weight_at(&c, 6, 4, place / 3, place % 3)] = bad[b];
+                        k.weights[k.kernel->weight_at(&c, 6, 4, i / 3, i % 3)] = bad[b];
                         case_run(&k, 2, 2);
-                        for (int i = 0; i < side * side; i++)
+                        for (int j = 0; j < side * side; j++)
                             if (isnan(bad[b])) {
-                                assert_true(isnan(k.y[check_at(false, 1, 6, i / side, i % side, 7, side, side)]));
-                                assert_true(isfinite(k.y[check_at(false, 1, 5, i / side, i % side, 7, side, side)]));
+                                assert_true(isnan(k.y[check_at(false, 1, 6, j / side, j % side, 7, side, side)]));
+                                assert_true(isfinite(k.y[check_at(false, 1, 5, j / side, j % side, 7, side, side)]));
                             }
                         case_free(&k);
                     }

@@ -6,7 +6,8 @@
 /* Of a block's V and M. Half of a usual second-level cache: U or dU, x and y want room too. */
 #define BLOCK_BYTES ((size_t)896 << 10)
 
-static size_t padded(size_t channels) /* floats from tile to tile: rows of a power of two would share a few cache sets */
+/* Floats from tile to tile: rows of a power of two would share a few cache sets. */
+static size_t padded(size_t channels)
 {
     size_t n = (channels + VEC_N - 1) / VEC_N * VEC_N;
 

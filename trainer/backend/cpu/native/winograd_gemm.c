@@ -24,6 +24,7 @@ VEC_INLINE void tile(const float *s, size_t si, size_t sj, const float *w, size_
     VEC_UNROLL
     for (size_t i = 0; i < rows * vecs; i++)
         acc[i] = add ? vec_load(o + i / vecs * os + i % vecs * VEC_N) : vec_zero();
+    _Pragma("GCC unroll 2")
     do {
         vec w0 = vec_load(w), w1 = vecs > 1 ? vec_load(w + VEC_N) : w0;
 
@@ -48,20 +49,24 @@ VEC_INLINE void tile(const float *s, size_t si, size_t sj, const float *w, size_
         vec_store(o + i / vecs * os + i % vecs * VEC_N, acc[i]);
 }
 
-typedef void tile_fn(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t os, size_t n, bool add);
+/* `tiles` of them, one below the other. */
+typedef void tile_fn(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t os, size_t n, size_t tiles,
+                     bool add);
 
 #define TILE(rows, vecs)                                                                                               \
     static void tile_##rows##_##vecs(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t os,        \
-                                     size_t n, bool add)                                                               \
+                                     size_t n, size_t tiles, bool add)                                                 \
     {                                                                                                                  \
         (void)ws;                                                                                                      \
-        tile(s, ss, 1, w, vecs * VEC_N, o, os, n, rows, vecs, false, add);                                                    \
+        for (; tiles; tiles--, s += rows * ss, o += rows * os)                                                         \
+            tile(s, ss, 1, w, vecs * VEC_N, o, os, n, rows, vecs, false, add);                                         \
     }                                                                                                                  \
     static void weights_##rows##_##vecs(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t os,     \
-                                        size_t n, bool add)                                                            \
+                                        size_t n, size_t tiles, bool add)                                              \
     {                                                                                                                  \
-        (void)os, (void)add;                                                                                                  \
-        tile(s, 1, ss, w, ws, o, vecs * VEC_N, n, rows, vecs, true, true);                                                   \
+        (void)os, (void)add;                                                                                           \
+        for (; tiles; tiles--, s += rows, o += rows * vecs * VEC_N)                                                    \
+            tile(s, 1, ss, w, ws, o, vecs * VEC_N, n, rows, vecs, true, true);                                         \
     }
 #define TILES(rows) TILE(rows, 1) TILE(rows, 2)
 TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
@@ -82,39 +87,41 @@ TILES(7) TILES(8) TILES(9) TILES(10) TILES(11) TILES(12)
 static tile_fn *const TILE_FNS[2][ROWS_MAX + 1] = {ROW_TABLE(tile, 1), ROW_TABLE(tile, 2)};
 static tile_fn *const WEIGHT_FNS[2][ROWS_MAX + 1] = {ROW_TABLE(weights, 1), ROW_TABLE(weights, 2)};
 
+/* Rows in tiles of one height, and then of one more. */
+VEC_INLINE void share_out(tile_fn *const *fns, const float *s, size_t s_row, size_t ss, const float *w, size_t ws,
+                          float *o, size_t os, size_t rows, size_t n, bool add)
+{
+    size_t tiles = (rows + ROWS_MAX - 1) / ROWS_MAX, height = rows / tiles, higher = rows % tiles,
+           low = (tiles - higher) * height;
+
+    fns[height](s, ss, w, ws, o, os, n, tiles - higher, add);
+    if (higher)
+        fns[height + 1](s + low * s_row, ss, w, ws, o + low * os, os, n, higher, add);
+}
+
 void NATIVE(winograd_gemm)(const float *s, size_t ss, const float *w, float *o, size_t os, size_t rows, size_t n,
                            size_t vecs)
 {
-    size_t pieces = (rows + ROWS_MAX - 1) / ROWS_MAX, depths = (n + DEPTH_MAX - 1) / DEPTH_MAX;
+    size_t depths = (n + DEPTH_MAX - 1) / DEPTH_MAX;
 
     for (size_t v = 0; v < vecs; v += 2) {
         size_t width = v + 1 < vecs ? 2 : 1;
 
         for (size_t depth = 0, j = 0, end; depth < depths; depth++, j = end) {
-            const float *panel = w + (v * n + j * width) * VEC_N;
-
             end = n * (depth + 1) / depths;
-            for (size_t piece = 0, row = 0, next; piece < pieces; piece++, row = next) {
-                next = rows * (piece + 1) / pieces;
-                TILE_FNS[width - 1][next - row](s + row * ss + j, ss, panel, 0, o + row * os + v * VEC_N, os, end - j,
-                                                j > 0);
-            }
+            share_out(TILE_FNS[width - 1], s + j, ss, ss, w + (v * n + j * width) * VEC_N, 0, o + v * VEC_N, os, rows,
+                      end - j, j > 0);
         }
     }
 }
 
-void NATIVE(winograd_gemm_weights)(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t rows, size_t n,
-                                   size_t vecs)
+void NATIVE(winograd_gemm_weights)(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t rows,
+                                   size_t n, size_t vecs)
 {
-    size_t pieces = (rows + ROWS_MAX - 1) / ROWS_MAX;
-
     for (size_t v = 0; v < vecs; v += 2) {
         size_t width = v + 1 < vecs ? 2 : 1;
-        float *panel = o + v * rows * VEC_N;
 
-        for (size_t piece = 0, row = 0, next; piece < pieces; piece++, row = next) {
-            next = rows * (piece + 1) / pieces;
-            WEIGHT_FNS[width - 1][next - row](s + row, ss, w + v * VEC_N, ws, panel + row * width * VEC_N, 0, n, true);
-        }
+        share_out(WEIGHT_FNS[width - 1], s, 1, ss, w + v * VEC_N, ws, o + v * rows * VEC_N, width * VEC_N, rows, n,
+                  true);
     }
 }

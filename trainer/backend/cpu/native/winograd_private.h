@@ -31,15 +31,15 @@ struct winograd {
 struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m);
 
 /* o[i][0 .. vecs) (rows os floats apart) = or += sum over j < n of s[i][j] w[j][0 .. vecs), for one frequency.
- * gemm: s[i * ss + j], w as U's panels, o cut off nowhere (its rows hold whole vectors).
+ * gemm: s[i * ss + j], w as U's panels, rows of o hold whole vectors.
  * gemm_weights: s[j * ss + i], w[j * ws + ...], o as dU's panels, added to. */
 void NATIVE(winograd_gemm)(const float *s, size_t ss, const float *w, float *o, size_t os, size_t rows, size_t n,
                            size_t vecs);
-void NATIVE(winograd_gemm_weights)(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t rows, size_t n,
-                                   size_t vecs);
+void NATIVE(winograd_gemm_weights)(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t rows,
+                                   size_t n, size_t vecs);
 
-/* Rows of tiles [lo, hi), counted through all images. edge: (a + 1) * c + 2 VEC_N floats for zeros, or for what falls
- * off the input. */
+/* Rows of tiles [lo, hi), counted through all images. zeros, and dump for what falls off the input: a * c + VEC_N
+ * floats. */
 void NATIVE(winograd_input)(const struct winograd *w, const struct conv *c, const float *x, size_t lo, size_t hi,
                             float *v, const float *zeros);
 void NATIVE(winograd_output)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,

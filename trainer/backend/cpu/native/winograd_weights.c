@@ -1,5 +1,6 @@
 /* winograd_weights.c - weights to frequencies, and gradients back. All are walked panel by panel, so that what is read
- * and each frequency of what is written are streams: they can be many times the second-level cache. SPDX-License-Identifier: Apache-2.0 */
+ * and each frequency of what is written are streams: they can be many times the second-level cache.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/winograd_private.h"
 #include "trainer/backend/cpu/native/winograd_transform.h"
 
