@@ -122,6 +122,36 @@ static size_t partial_floats(const struct conv *c)
     return (size_t)c->groups * (z.group_size + z.filters_pad);
 }
 
+/* to[filter][channel] = from[channel][filter], rows `out` and `in` floats apart; the rest of to's rows becomes 0. */
+static void turn(const float *from, size_t in, float *to, size_t out, size_t filters, size_t channels)
+{
+    typedef float four __attribute__((vector_size(16)));
+    size_t whole = filters / 4 * 4, f, i;
+
+    for (f = 0; f < whole; f += 4)
+        for (i = 0; i + 4 <= channels; i += 4) {
+            four a[4], b[4];
+            for (size_t j = 0; j < 4; j++)
+                memcpy(&a[j], from + (i + j) * in + f, sizeof a[j]);
+            b[0] = __builtin_shufflevector(a[0], a[1], 0, 4, 1, 5);
+            b[1] = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5);
+            b[2] = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7);
+            b[3] = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
+            a[0] = __builtin_shufflevector(b[0], b[1], 0, 1, 4, 5);
+            a[1] = __builtin_shufflevector(b[0], b[1], 2, 3, 6, 7);
+            a[2] = __builtin_shufflevector(b[2], b[3], 0, 1, 4, 5);
+            a[3] = __builtin_shufflevector(b[2], b[3], 2, 3, 6, 7);
+            for (size_t j = 0; j < 4; j++)
+                memcpy(to + (f + j) * out + i, &a[j], sizeof a[j]);
+        }
+    for (f = 0; f < filters; f++) {
+        for (i = f < whole ? channels / 4 * 4 : 0; i < channels; i++)
+            to[f * out + i] = from[i * in + f];
+        for (; i < out; i++)
+            to[f * out + i] = 0;
+    }
+}
+
 /* For each group and phase: [block of channels][taps, last first][filter][channel of the block], padding 0. */
 static void prepare(const struct conv *c, const struct conv_args *a, bool training)
 {
@@ -141,14 +171,12 @@ static void prepare(const struct conv *c, const struct conv_args *a, bool traini
                 for (size_t t = 0; t < th * tw; t++) {
                     size_t row = (size_t)down + (th - 1 - t / tw) * (size_t)c->stride;
                     size_t col = (size_t)across + (tw - 1 - t % tw) * (size_t)c->stride;
-                    for (size_t f = 0; f < z.filters; f++, o += width) {
-                        size_t from = block_width(z.filters_pad, f), first = f / DIRECT_BLOCK * DIRECT_BLOCK;
-                        const float *w = a->weights + (size_t)g * z.group_size + first * (size_t)c->r * z.run +
-                                         ((row * s + col) * z.channels + block) * from + f % DIRECT_BLOCK;
-                        for (size_t i = 0; i < n; i++)
-                            o[i] = w[i * from];
-                        for (size_t i = n; i < width; i++)
-                            o[i] = 0;
+                    for (size_t f = 0; f < z.filters; f += DIRECT_BLOCK) {
+                        size_t from = block_width(z.filters_pad, f), m = z.filters - f < from ? z.filters - f : from;
+                        turn(a->weights + (size_t)g * z.group_size + f * (size_t)c->r * z.run +
+                                 ((row * s + col) * z.channels + block) * from,
+                             from, o, width, m, n);
+                        o += m * width;
                     }
                 }
             }
