@@ -3,6 +3,7 @@
 #ifndef FLEXP_TRAINER_CPU_NATIVE_KERNELS_H
 #define FLEXP_TRAINER_CPU_NATIVE_KERNELS_H
 
+#include "common/rng.h"
 #include "trainer/backend/cpu/native/native.h"
 #include "trainer/backend/cpu/native/vec.h"
 
@@ -19,5 +20,12 @@ void NATIVE(dense_backward_sgd)(const struct dense *d, const struct native_sgd *
                                 float *state, const float *x, const float *dy, float *dx, size_t rows, size_t i0,
                                 size_t i1, void *scratch);
 size_t NATIVE(dense_scratch_bytes)(const struct dense *d, size_t rows);
+
+/* dropout.c: values [lo, hi) of a tensor, lo a multiple of 64; rng stands at value 0 and is not moved: behind the whole
+ * tensor the caller advances it by ceil(n / 2). Decisions as kernel_dropout's. kept: a bit for each value, value i at bit
+ * i % 64 of word i / 64. y may be x, dx may be dy. */
+void NATIVE(dropout)(double rate, const struct pcg32 *rng, const float *x, float *y, uint64_t *kept, size_t lo,
+                     size_t hi);
+void NATIVE(dropout_backward)(double rate, const uint64_t *kept, const float *dy, float *dx, size_t lo, size_t hi);
 
 #endif
