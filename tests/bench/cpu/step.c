@@ -8,10 +8,10 @@
  *   step losses REQUEST WEIGHTS N  the losses of N steps on consecutive batches in order: no shuffle, no augmentation
  *   step data   REQUEST OUT        uint8 NHWC images, then one byte of label each: first train, then test
  * REQUEST is a file of JSON: {"sections": {data, model, training}, "batch", "cores": [0, ...], "mode": "clients" or
- * "model", "cache": FOLDER}. clients: many clients, one at a time on each core, added up as a round adds them; model: one
- * model on all of the cores. Answers are lines of JSON.
- * What is timed is backend.h's train(): shuffle, batch assembly with augmentation, forward, backward, optimizer, and what
- * begins and ends a client. SPDX-License-Identifier: Apache-2.0 */
+ * "model", "cache": FOLDER}. clients: many clients, one at a time on each core, added up as a round adds them; model:
+ * one model on all of the cores. Answers are lines of JSON. What is timed is backend.h's train(): shuffle, batch
+ * assembly with augmentation, forward, backward, optimizer, and what begins and ends a client. SPDX-License-Identifier:
+ * Apache-2.0 */
 #include "common/file.h"
 #include "common/keys.h"
 #include "trainer/backend/backend.h"
@@ -105,8 +105,8 @@ static int set_up(struct bench *b, json_t *request, struct error *err)
     if (!b->cores_n)
         b->cores[b->cores_n++] = -1;
     if ((rc = optimizer_from(training, &b->optimizer, err)) ||
-        (rc = dataset_open(json_object_get(b->sections, "data"), 1, json_string_or(request, "cache", "build/bench/cache"),
-                           &b->dataset, err)))
+        (rc = dataset_open(json_object_get(b->sections, "data"), 1,
+                           json_string_or(request, "cache", "build/bench/cache"), &b->dataset, err)))
         return rc;
     if (b->dataset->train.n < b->batch)
         return fail(err, -EINVAL, "%zu images are fewer than a batch", b->dataset->train.n);
@@ -372,8 +372,8 @@ static int data(struct bench *b, char **arguments, struct error *err)
     if (ferror(out) | fclose(out))
         return fail(err, -EIO, "%s: cannot be written", arguments[0]);
     say(json_pack("{s:I, s:I, s:[i, i, i], s:[f, f, f], s:[f, f, f]}", "train", (json_int_t)splits[0]->n, "test",
-                  (json_int_t)splits[1]->n, "shape", b->dataset->height, b->dataset->width, b->dataset->channels, "mean",
-                  b->dataset->mean[0], b->dataset->mean[1], b->dataset->mean[2], "std", b->dataset->std[0],
+                  (json_int_t)splits[1]->n, "shape", b->dataset->height, b->dataset->width, b->dataset->channels,
+                  "mean", b->dataset->mean[0], b->dataset->mean[1], b->dataset->mean[2], "std", b->dataset->std[0],
                   b->dataset->std[1], b->dataset->std[2]));
     return 0;
 }
@@ -390,12 +390,13 @@ static int table(struct error *err)
     for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0] && !rc; i++) {
         struct bench b = {0};
         struct took took = {0}, best = {.seconds = 1};
-        rc = set_up(&b,
-                    json_pack("{s:{s:{s:s, s:{s:i}, s:{s:i, s:b}}, s:{s:s}, s:{s:f, s:f, s:i}}, s:i, s:[i]}", "sections",
-                              "data", "source", "synthetic", "synthetic", "samples", 4000, "augment", "random_crop", 4,
-                              "horizontal_flip", 1, "model", "preset", ROWS[i].preset, "training", "learning_rate", 0.01,
-                              "momentum", 0.9, "batch_size", ROWS[i].batch, "batch", ROWS[i].batch, "cores", -1),
-                    err);
+        rc =
+            set_up(&b,
+                   json_pack("{s:{s:{s:s, s:{s:i}, s:{s:i, s:b}}, s:{s:s}, s:{s:f, s:f, s:i}}, s:i, s:[i]}", "sections",
+                             "data", "source", "synthetic", "synthetic", "samples", 4000, "augment", "random_crop", 4,
+                             "horizontal_flip", 1, "model", "preset", ROWS[i].preset, "training", "learning_rate", 0.01,
+                             "momentum", 0.9, "batch_size", ROWS[i].batch, "batch", ROWS[i].batch, "cores", -1),
+                   err);
         if (!rc && !(rc = compile(&b, err)))
             rc = warm_up(&b, err);
         for (int k = 0; k < 8 && !rc; k++)

@@ -183,7 +183,8 @@ def curve(request, memory_format, off):
     net = net.to(memory_format=memory_format)
     images, labels = read_data(request["data"], shape)
     x = torch.from_numpy(images.astype("float32") / 255)
-    x = ((x - torch.tensor(shape["mean"])) / torch.tensor(shape["std"])).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+    x = ((x - torch.tensor(shape["mean"])) / torch.tensor(shape["std"])).permute(0, 3, 1, 2)
+    x = x.contiguous(memory_format=memory_format)
     y = torch.from_numpy(labels)
     optimizer = optimizer_of(net, request["training"])
     batch, found = request["batch"], []
