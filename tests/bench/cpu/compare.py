@@ -19,8 +19,8 @@ takes what the last full run found, else eager alone, and says so. Rounds are pa
 same core; figures are medians, and a ratio is the median of the rounds' ratios, with their quartiles. The peak is a loop of
 fused multiply-adds on that core in the same round; FLOPs are counted as if all convolutions were direct.
 
-On a machine that others use meanwhile, --cpu-time counts processor time in core, direct and clients, so that what others take
-is no part of it (but their traffic in the caches is). On a quiet machine it changes nothing.
+On a machine that others use meanwhile, --cpu-time counts processor time in core, direct, clients and first, so that what others
+take is no part of it (but their traffic in the caches is). On a quiet machine it changes nothing.
 
 Writes build/bench/cpu.json. PyTorch: what this Python imports, else build/bench/venv:
     python3 -m venv build/bench/venv && build/bench/venv/bin/pip install torch numpy
@@ -68,6 +68,7 @@ KINDS = ("losses", "core", "direct", "clients", "model", "busy", "first")
 QUICK = ("bench_cnn-32@losses", "bench_cnn-32@core", "bench_cnn-32@direct", "lenet-64@core", "pfl_cnn-10@core",
          "bench_cnn-32@clients", "bench_cnn-32@model", "bench_cnn-32@busy", "bench_cnn-32@first")
 LOSS_STEPS = 100
+LOSS_TRAINING = {"learning_rate": 0.002, "momentum": 0.9}  # with .01 some of them first jump, and rounding grows with it
 APART = 6  # as Winograd's rms error may be beside the direct kernel's
 
 
@@ -200,14 +201,15 @@ class Bench:
     def layers(net, dropout=True):
         return nets.LAYERS[net[0]] if dropout else nets.without_dropout(nets.LAYERS[net[0]])
 
-    def request(self, net, mode, cores, dropout=True, batch=None):
+    def request(self, net, mode, cores, dropout=True, batch=None, training=None):
         data = {"source": "synthetic", "synthetic": {"samples": IMAGES}}
         if net[2]:
             data["augment"] = {"random_crop": 4, "horizontal_flip": True}
         batch = batch or net[1]
         return self.write({"sections": {"data": data, "model": {"layers": self.layers(net, dropout)},
-                                        "training": dict(net[3], batch_size=batch)},
-                           "batch": batch, "mode": mode, "cores": cores, "cache": os.path.join(FOLDER, "cache")})
+                                        "training": dict(training or net[3], batch_size=batch)},
+                           "batch": batch, "mode": mode, "cores": cores, "cache": os.path.join(FOLDER, "cache"),
+                           "clock": "cpu_seconds" if self.options.cpu_time else "seconds"})
 
     def peer_request(self, net, cores, dropout=True, **more):
         return self.write(dict({"layers": self.layers(net, dropout), "data": self.data_file, "data_shape": self.data_shape,
@@ -375,12 +377,12 @@ class Bench:
         held against how far PyTorch parts from itself (torch_step.py, losses)."""
         batch = 8 if net[0] == "resnet18" else net[1]
         core, weights = idlest(self.cores), os.path.join(self.scratch, "weights")
-        ours = self.request(net, "model", [core], False, batch)
+        ours = self.request(net, "model", [core], False, batch, LOSS_TRAINING)
         params = json.loads(self.step("weights", ours, weights))["params"]
         own = json.loads(self.step("losses", ours, weights, str(LOSS_STEPS)))["losses"]
         with Served([self.python, os.path.join(HERE, "torch_step.py"), "losses",
                      self.peer_request(net, [core], False, weights=weights, params=params, batch=batch,
-                                       steps=LOSS_STEPS)], PEER_ENV) as peer:
+                                       training=LOSS_TRAINING, steps=LOSS_STEPS)], PEER_ENV) as peer:
             heard = peer.hear()
         theirs = heard["losses"]
         early = max(abs(a - b) / b for a, b in zip(own[:10], theirs))
@@ -462,9 +464,10 @@ def main():
                 print(f"compare.py: {name}: {why}", file=sys.stderr)
     missed = sum(1 for got in results if not got.get("met", True))
     spread = [(got["quartiles"][1] - got["quartiles"][0]) / got["ratio"] for got in results if "quartiles" in got]
-    print(f"\n{len(results)} rows, {missed} missed, {failed} failed, {time.monotonic() - began:.0f} s. Noise: between quartiles "
-          f"{statistics.median(spread) if spread else 0:.1%} of a ratio (median of the rows), {max(spread, default=0):.1%} at "
-          f"worst; load after {os.getloadavg()[0]:.1f}")
+    print(f"\n{len(results)} rows, {missed} missed, {failed} failed, {time.monotonic() - began:.0f} s. Noise: between the "
+          f"quartiles {statistics.median(spread) if spread else 0:.1%} of a ratio (median of the rows), "
+          f"{max(spread, default=0):.1%} at worst; load after {os.getloadavg()[0]:.1f}"
+          f"{'; processor time' if options.cpu_time else ''}")
     for note in sorted(bench.notes):
         print(f"note: {note}")
     with open(os.path.join(FOLDER, "cpu.json"), "w", encoding="utf-8") as file:

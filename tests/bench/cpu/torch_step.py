@@ -7,8 +7,8 @@
 
 REQUEST is a file of JSON: {"layers", "data" (file of `step data`), "data_shape" (what that printed), "batch", "cores",
 "threads", "augment", "training": {learning_rate, momentum}, "candidates": [[eager or compile, contiguous or channels_last],
-...], "seconds", "clock" (seconds or cpu_seconds), and for losses "weights", "params", "steps"}. serve tries every candidate and goes on with the fastest; a
-candidate that does not work here (torch.compile wants a C++ compiler) is told of and left out.
+...], "seconds", "clock" (seconds or cpu_seconds), and for losses "weights", "params", "steps"}. serve tries every candidate
+and goes on with the fastest; one that does not work here (torch.compile wants a C++ compiler) is told of and left out.
 
 What is done for PyTorch's speed: denormals flushed, malloc told to keep its memory (compare.py sets the environment), as
 many threads as cores, no DataLoader, ReLU in place, gradients set to None, the fused form of the optimizer, no .item() in the
