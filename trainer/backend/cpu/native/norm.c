@@ -1,8 +1,8 @@
 /* norm.c - group normalisation of rows of (pixels, channels), with what follows it: a sum with another tensor, ReLU.
  * Wu, He 2018 (arXiv:1803.08494). Batch normalisation is this with one row of all pixels and a group for each channel.
- * Values are summed in float over SPAN pixels at most, and these sums in double; differences are taken from the mean as
- * it is kept, in float. Few channels are seen as more of them, with fewer pixels, so that vectors are full.
- * SPDX-License-Identifier: Apache-2.0 */
+ * Statistics take one pass, of differences from a value near the mean, with a second one where it was not near.
+ * Values are summed in float over SPAN pixels at most, and these sums in double. Few channels are seen as more of them,
+ * with fewer pixels, so that vectors are full. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/kernels.h"
 
 #include <math.h>
@@ -38,7 +38,7 @@ struct job {
     double *sum, *product;
 };
 
-enum pass { SUMS, SQUARES, APPLY, GRADIENTS, COMBINE };
+enum pass { STATISTICS, APPLY, GRADIENTS, COMBINE };
 
 VEC_INLINE vec load(const float *p, size_t n)
 {
@@ -60,66 +60,62 @@ VEC_INLINE vec masked(vec y, vec dy)
 }
 
 /* Pixels [p, end) of `vecs` vectors of channels from c on; n: values of each vector, VEC_N if there are several. */
-VEC_INLINE void pass_block(const struct job *j, enum pass pass, size_t p, size_t end, size_t c, int vecs, size_t n)
+VEC_INLINE void pass_block(const struct job *job, enum pass pass, size_t p, size_t end, size_t c, int vecs, size_t n)
 {
+    const struct job j = *job; /* which stores cannot change */
     vec sum[VECS], product[VECS], mean[VECS], a[VECS], b[VECS], d[VECS];
 
     VEC_UNROLL for (int i = 0; i < vecs; i++)
     {
         size_t at = c + (size_t)i * VEC_N;
         sum[i] = product[i] = vec_zero();
-        if (pass != SUMS)
-            mean[i] = vec_load(j->mean + at);
+        mean[i] = vec_load(j.mean + at);
         if (pass == APPLY || pass == COMBINE) {
-            a[i] = vec_load(j->a + at);
-            b[i] = vec_load(j->b + at);
+            a[i] = vec_load(j.a + at);
+            b[i] = vec_load(j.b + at);
         }
         if (pass == COMBINE)
-            d[i] = vec_load(j->d + at);
+            d[i] = vec_load(j.d + at);
     }
     for (; p < end; p++)
         VEC_UNROLL for (int i = 0; i < vecs; i++)
         {
-            size_t at = p * j->wide + c + (size_t)i * VEC_N;
-            vec x = load(j->x + at, n), dy;
-            if (pass == SUMS) {
+            size_t at = p * j.wide + c + (size_t)i * VEC_N;
+            vec x = load(j.x + at, n) - mean[i], dy;
+            if (pass == STATISTICS) {
                 sum[i] = sum[i] + x;
-                continue;
-            }
-            x = x - mean[i];
-            if (pass == SQUARES) {
-                sum[i] = vec_fma(x, x, sum[i]);
+                product[i] = vec_fma(x, x, product[i]);
                 continue;
             }
             if (pass == APPLY) {
                 x = vec_fma(x, a[i], b[i]);
-                if (j->skip)
-                    x = x + load(j->skip + at, n);
-                store(j->out + at, j->relu ? vec_max(vec_zero(), x) : x, n);
+                if (j.skip)
+                    x = x + load(j.skip + at, n);
+                store(j.out + at, j.relu ? vec_max(vec_zero(), x) : x, n);
                 continue;
             }
-            if (pass == COMBINE && j->masked) {
-                dy = load(j->masked + at, n);
+            if (pass == COMBINE && j.masked) {
+                dy = load(j.masked + at, n);
             } else {
-                dy = load(j->dy + at, n);
-                if (j->relu)
-                    dy = masked(load(j->y + at, n), dy);
+                dy = load(j.dy + at, n);
+                if (j.relu)
+                    dy = masked(load(j.y + at, n), dy);
             }
             if (pass == COMBINE) {
-                store(j->out + at, vec_fma(a[i], dy, vec_fma(b[i], x, d[i])), n);
+                store(j.out + at, vec_fma(a[i], dy, vec_fma(b[i], x, d[i])), n);
                 continue;
             }
-            if (j->masked)
-                store(j->masked + at, dy, n);
+            if (j.masked)
+                store(j.masked + at, dy, n);
             sum[i] = sum[i] + dy;
             product[i] = vec_fma(dy, x, product[i]);
         }
     VEC_UNROLL for (int i = 0; i < vecs; i++)
     {
-        if (pass == SUMS || pass == SQUARES || pass == GRADIENTS)
-            add_double(j->sum + c + (size_t)i * VEC_N, sum[i]);
-        if (pass == GRADIENTS)
-            add_double(j->product + c + (size_t)i * VEC_N, product[i]);
+        if (pass == STATISTICS || pass == GRADIENTS) {
+            add_double(j.sum + c + (size_t)i * VEC_N, sum[i]);
+            add_double(j.product + c + (size_t)i * VEC_N, product[i]);
+        }
     }
 }
 
@@ -136,16 +132,11 @@ VEC_INLINE void run(const struct job *j, enum pass pass)
     }
 }
 
-static void run_sums(const struct job *j)
+static void run_statistics(const struct job *j)
 {
     memset(j->sum, 0, j->wide * sizeof *j->sum);
-    run(j, SUMS);
-}
-
-static void run_squares(const struct job *j)
-{
-    memset(j->sum, 0, j->wide * sizeof *j->sum);
-    run(j, SQUARES);
+    memset(j->product, 0, j->wide * sizeof *j->product);
+    run(j, STATISTICS);
 }
 
 static void run_apply(const struct job *j)
@@ -217,53 +208,66 @@ static void spread(float *values, size_t wide, size_t channels)
         values[i] = values[i - channels];
 }
 
-static double group_sum(const double *sum, size_t first, size_t width)
+/* Mean and variance of each group; mean: at first a value near each channel's. */
+static void statistics(const struct native_norm *n, const struct job *j, float *mean, float *rstd, double *ret_var)
 {
-    double all = 0;
+    const size_t c = n->channels, width = c / n->groups;
+    const double count = (double)(n->pixels * width);
 
-    for (size_t k = first; k < first + width; k++)
-        all += sum[k];
-    return all;
+    for (int again = 0; again < 2; again++) {
+        bool far = false;
+        spread(j->mean, j->wide, c);
+        run_statistics(j);
+        fold(j->sum, j->wide, c);
+        fold(j->product, j->wide, c);
+        for (size_t g = 0, k = 0; g < n->groups; g++, k += width) {
+            double sum = 0, product = 0, from = (double)j->mean[k], var;
+            for (size_t i = k; i < k + width; i++) {
+                sum += j->sum[i];
+                product += j->product[i];
+            }
+            sum /= count;
+            var = product / count - sum * sum;
+            var = var < 0 ? 0 : var; /* NaN stays */
+            far |= sum * sum > 16 * var;
+            mean[g] = (float)(from + sum);
+            rstd[g] = (float)(1 / sqrt(var + n->eps));
+            if (ret_var)
+                ret_var[g] = var;
+            for (size_t i = k; i < k + width; i++)
+                j->mean[i] = mean[g];
+        }
+        if (!far)
+            break;
+    }
+    spread(j->mean, j->wide, c);
 }
 
 void NATIVE(norm_forward)(const struct native_norm *n, const float *x, const float *skip, float *y, const float *gamma,
                           const float *beta, float *stats, double *ret_var, void *scratch, size_t lo, size_t hi)
 {
     const size_t c = n->channels, row = n->pixels * c, width = c / n->groups;
-    const double count = (double)(n->pixels * width);
     struct job j = job_of(n, scratch);
 
+    memcpy(j.b, beta, c * sizeof *beta);
+    spread(j.b, j.wide, c);
     for (size_t r = lo; r < hi; r++) {
         float *mean = stats + r * 2 * n->groups, *rstd = mean + n->groups;
         j.x = x + r * row;
         j.skip = skip ? skip + r * row : NULL;
         j.out = y + r * row;
-        run_sums(&j);
-        fold(j.sum, j.wide, c);
-        for (size_t g = 0; g < n->groups; g++) {
-            double exact = group_sum(j.sum, g * width, width) / count;
-            mean[g] = (float)exact;
-            j.product[g] = exact - (double)mean[g];
-            for (size_t k = g * width; k < (g + 1) * width; k++)
-                j.mean[k] = mean[g];
+        for (size_t k = 0; k < c; k += width) {
+            float sum = 0; /* of the first pixel */
+            for (size_t i = k; i < k + width; i++)
+                sum += j.x[i];
+            for (size_t i = k; i < k + width; i++)
+                j.mean[i] = sum / (float)width;
         }
-        spread(j.mean, j.wide, c);
-        run_squares(&j);
-        fold(j.sum, j.wide, c);
-        for (size_t g = 0; g < n->groups; g++) {
-            /* the squares are of differences from the rounded mean */
-            double var = group_sum(j.sum, g * width, width) / count - j.product[g] * j.product[g], inverse;
-            if (ret_var)
-                ret_var[g] = var;
-            inverse = 1 / sqrt(var + n->eps);
-            rstd[g] = (float)inverse;
-            for (size_t k = g * width; k < (g + 1) * width; k++) {
-                j.a[k] = (float)(inverse * (double)gamma[k]);
-                j.b[k] = beta[k];
-            }
-        }
+        statistics(n, &j, mean, rstd, ret_var);
+        for (size_t g = 0, k = 0; g < n->groups; g++)
+            for (size_t i = 0; i < width; i++, k++)
+                j.a[k] = (float)((double)rstd[g] * (double)gamma[k]);
         spread(j.a, j.wide, c);
-        spread(j.b, j.wide, c);
         run_apply(&j);
     }
 }
@@ -306,25 +310,30 @@ void NATIVE(norm_backward)(const struct native_norm *n, const float *x, const fl
         j.y = y + r * row;
         j.dy = dy + r * row;
         j.masked = dmasked ? dmasked + r * row : NULL;
-        for (size_t k = 0; k < c; k++)
-            j.mean[k] = mean[k / width];
+        for (size_t g = 0, k = 0; g < n->groups; g++)
+            for (size_t i = 0; i < width; i++, k++)
+                j.mean[k] = mean[g];
         spread(j.mean, j.wide, c);
         run_gradients(&j);
         fold(j.sum, j.wide, c);
         fold(j.product, j.wide, c);
         for (size_t g = 0; g < n->groups; g++) {
+            const size_t first = g * width, end = first + width;
             double inverse = (double)rstd[g], sum = 0, product = 0;
-            for (size_t k = g * width; k < (g + 1) * width; k++) {
+            float b, d;
+            for (size_t k = first; k < end; k++) {
                 dgamma[k] += (float)(j.product[k] * inverse);
                 dbeta[k] += (float)j.sum[k];
                 sum += (double)gamma[k] * j.sum[k];
                 product += (double)gamma[k] * j.product[k];
             }
             /* dx = rstd (gamma dy - mean(gamma dy) - xhat mean(gamma dy xhat)) */
-            for (size_t k = g * width; k < (g + 1) * width; k++) {
+            b = (float)(-inverse * inverse * inverse * product / count);
+            d = (float)(-inverse * sum / count);
+            for (size_t k = first; k < end; k++) {
                 j.a[k] = (float)((double)gamma[k] * inverse);
-                j.b[k] = (float)(-inverse * inverse * inverse * product / count);
-                j.d[k] = (float)(-inverse * sum / count);
+                j.b[k] = b;
+                j.d[k] = d;
             }
         }
         if (!dx)
