@@ -2,8 +2,8 @@
  * The value of each of the 256 levels of a channel is worked out once per call, by the formula itself. Channels-last
  * rows are computed anew, many values at a time, with products in double where the formula divides; that gives the same
  * bits, which the table of levels is asked for each call. Otherwise the inner loops are loads from that table, which
- * stays in the first-level cache. Rows inside the image need no test for the border. SPDX-License-Identifier:
- * Apache-2.0 */
+ * stays in the first-level cache. Rows inside the image need no test for the border.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/data/augment.h"
 
 #include <string.h>

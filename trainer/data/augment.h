@@ -1,7 +1,6 @@
 /* augment.h - batch assembly: uint8 NHWC samples to normalised float, with random crop and flip, in one pass.
  * Random decisions come from the stream handed over: per sample, in order, first the crop's dy and dx (rng_below(2 *
- * padding
- * + 1) each), then the flip (rng_below(2)); nothing is drawn for what is off. Threads: any. Allocates nothing.
+ * padding + 1) each), then the flip (rng_below(2)); nothing is drawn for what is off. Threads: any. Allocates nothing.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_AUGMENT_H
 #define FLEXP_TRAINER_AUGMENT_H
@@ -10,8 +9,8 @@
 #include "trainer/data/dataset.h"
 
 struct augment {
-    int crop_padding; /* 0: off; zero padding after normalisation's mean (the padded pixel is black, as in torchvision)
-                       */
+    int crop_padding; /* 0: off; zero padding after normalisation's mean (the padded pixel is black, as in
+                         torchvision) */
     bool horizontal_flip;
 };
 

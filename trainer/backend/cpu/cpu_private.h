@@ -83,6 +83,7 @@ struct node {          /* of one layer */
     struct conv conv;
     bool own_dense;
     struct dense dense;
+    struct native_norm norm; /* batch norm: pixels of one row of the batch */
     int in, in2, out;  /* tensors: 0 is the image, i + 1 the output of layer i; in2: add only, else -1 */
     bool relu;         /* convolution, dense: the ReLU behind it is computed with it */
     bool skip_forward; /* nothing to do: see relu above, or a flatten that moves nothing */
@@ -288,6 +289,10 @@ void own_update(struct worker *w, float *g, size_t from, size_t to);
 /* What is left after a backward pass. */
 void own_update_rest(struct worker *w);
 size_t own_dense_scratch(const struct plan *plan, size_t layer);
+/* The part of n things that is rank's, in whole grains. */
+void own_share(const struct team *team, size_t rank, size_t n, size_t grain, size_t *ret_lo, size_t *ret_hi);
+/* Adds the sums of chunks to the first, in order. floats of each, which stand plan->partial_floats apart. */
+void own_add_chunks(struct worker *w, size_t chunks, size_t floats);
 void own_forward(struct worker *w, size_t layer, size_t rows, bool training);
 void own_backward(struct worker *w, size_t layer, size_t rows, float *dx);
 
@@ -312,10 +317,6 @@ void kernel_global_avg_pool(const struct layer *l, const float *x, float *y, siz
 void kernel_global_avg_pool_backward(const struct layer *l, const float *dy, float *dx, size_t n);
 void kernel_relu(const float *x, float *y, size_t n);
 void kernel_relu_backward(const float *y, const float *dy, float *dx, size_t n);
-/* Draws ceil(n / 2) numbers: the low 16 bits are for the first of two values, the high for the second; a value below
- * rate * 65536 is dropped. Elements go in channels-last order; flatten does not change it. */
-void kernel_dropout(double rate, struct pcg32 *rng, const float *x, float *y, uint8_t *kept, size_t n);
-void kernel_dropout_backward(double rate, const float *dy, const uint8_t *kept, float *dx, size_t n);
 void kernel_add(const float *a, const float *b, float *y, size_t n);
 void kernel_accumulate(const float *x, float *y, size_t n);
 /* H, W, C to C, H, W and back. */
@@ -326,17 +327,19 @@ void kernel_proximal(float mu, const float *w, const float *start, float *g, siz
 bool kernel_finite(const float *x, size_t n);
 double kernel_distance(const float *a, const float *b, size_t n); /* squared */
 
-/* norm.c. sums: 4 x channels doubles of scratch */
+/* norm.c */
 
-void norm_batch(const struct layer *l, const float *x, float *y, const float *gamma, const float *beta,
-                float *running_mean, float *running_var, float *stats, size_t n, bool training, bool update,
-                double *sums);
-void norm_batch_backward(const struct layer *l, const float *x, const float *dy, float *dx, const float *gamma,
-                         float *dgamma, float *dbeta, const float *stats, size_t n, double *sums);
-void norm_group(const struct layer *l, const float *x, float *y, const float *gamma, const float *beta, float *stats,
-                size_t n, double *sums);
-void norm_group_backward(const struct layer *l, const float *x, const float *dy, float *dx, const float *gamma,
-                         float *dgamma, float *dbeta, const float *stats, size_t n, double *sums);
+#define NORM_CHUNK 8 /* rows whose gradients of gamma and beta are one sum */
+
+size_t norm_scratch(const struct native *native, const struct native_norm *norm);
+/* Ioffe, Szegedy 2015 (arXiv:1502.03167). The running variance takes the unbiased one, as PyTorch does (the biased one
+ * where a channel has a single value). stats: 2 x channels; running statistics change with `update` only, and are used
+ * where `training` is not set. */
+void norm_batch(const struct native *native, const struct native_norm *norm, double momentum, const float *x, float *y,
+                const float *gamma, const float *beta, float *running_mean, float *running_var, float *stats, size_t n,
+                bool training, bool update, void *scratch);
+void norm_forward(struct worker *w, size_t layer, size_t n, bool training, bool update);
+void norm_backward(struct worker *w, size_t layer, size_t n, float *dx);
 
 /* loss.c */
 

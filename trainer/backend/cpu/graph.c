@@ -161,8 +161,7 @@ static void plan_layer(struct graph *g, size_t i)
         break;
     }
     case LAYER_RELU:
-        if (before != LAYER_CONV2D && before != LAYER_DENSE && before != LAYER_BATCH_NORM &&
-            before != LAYER_GROUP_NORM && before != LAYER_ADD)
+        if (before != LAYER_CONV2D && before != LAYER_DENSE && before != LAYER_ADD)
             break;
         if (sole_reader(m, n->in) != (int)i)
             break;
@@ -177,15 +176,25 @@ static void plan_layer(struct graph *g, size_t i)
         if (before == LAYER_RELU && sole_reader(m, n->in) == (int)i && g->tensors[n->in].root != n->in)
             n->relu_mask = g->nodes[producer].skip_backward = true;
         break;
-    case LAYER_DROPOUT:
-        n->aux = out->values;
+    case LAYER_DROPOUT: /* in place: ReLU's mask, where one is read from the values, is 0 where they are dropped */
+        n->aux = (out->values + 7) / 8;
+        n->aux_fixed = sizeof(uint64_t);
+        if (l->input >= 0 && sole_reader(m, n->in) == (int)i)
+            out->root = g->tensors[n->in].root;
         break;
     case LAYER_BATCH_NORM:
-        n->aux_fixed = 2 * sizeof(float) * (size_t)l->in.c;
+    case LAYER_GROUP_NORM: {
+        bool batch = l->type == LAYER_BATCH_NORM;
+        int relu = relu_behind(m, n->out);
+        n->aux_fixed = batch ? 2 * sizeof(float) * (size_t)l->in.c : 0;
+        n->aux = batch ? 0 : 2 * sizeof(float) * (size_t)l->norm_groups;
+        n->norm = (struct native_norm){.pixels = (size_t)l->in.h * (size_t)l->in.w, .channels = (size_t)l->in.c,
+                                       .groups = (size_t)(batch ? l->in.c : l->norm_groups), .eps = l->eps,
+                                       .relu = relu >= 0};
+        if (relu >= 0)
+            absorb(g, i, relu);
         break;
-    case LAYER_GROUP_NORM:
-        n->aux = 2 * sizeof(float) * (size_t)l->norm_groups;
-        break;
+    }
     case LAYER_FLATTEN:
         if (l->in.h * l->in.w == 1 || l->in.c == 1 || order_is_hidden(g, n->out, &l->in, false)) {
             /* A flatten behind a flatten has h = w = 1 and must not overwrite what the first has marked. */

@@ -43,8 +43,7 @@ static void *scratch_of(const struct worker *w, size_t rank)
     return w->plan->scratch[w->team->first + rank];
 }
 
-/* The part of n rows that is rank's, in whole grains. */
-static void share(const struct team *team, size_t rank, size_t n, size_t grain, size_t *ret_lo, size_t *ret_hi)
+void own_share(const struct team *team, size_t rank, size_t n, size_t grain, size_t *ret_lo, size_t *ret_hi)
 {
     size_t grains = (n + grain - 1) / grain, hi = grains * (rank + 1) / team->n * grain;
 
@@ -76,7 +75,7 @@ static void conv_forward(void *arg, size_t rank)
     struct conv_args a = args_of(s, rank);
     size_t lo, hi;
 
-    share(s->w->team, rank, s->rows, choose_is_batched(s->node->kernel) ? NATIVE_LANES : 1, &lo, &hi);
+    own_share(s->w->team, rank, s->rows, choose_is_batched(s->node->kernel) ? NATIVE_LANES : 1, &lo, &hi);
     if (lo < hi)
         s->node->kernel->forward(&s->node->conv, &a, lo, hi, s->training);
 }
@@ -102,14 +101,28 @@ static void conv_backward_chunks(void *arg, size_t rank)
     }
 }
 
-static void add_chunks(void *arg, size_t rank)
+struct adding {
+    struct worker *w;
+    size_t chunks, floats;
+};
+
+static void add_share(void *arg, size_t rank)
 {
-    struct pass *s = arg;
+    struct adding *a = arg;
+    const struct plan *p = a->w->plan;
+    float *first = a->w->partials;
     size_t lo, hi;
 
-    share(s->w->team, rank, s->node->kernel->partial_floats(&s->node->conv), 64, &lo, &hi);
-    for (size_t k = 1; k < s->chunks && lo < hi; k++)
-        s->native->add(partial_of(s, k) + lo, partial_of(s, 0) + lo, hi - lo);
+    own_share(a->w->team, rank, a->floats, 64, &lo, &hi);
+    for (size_t k = 1; k < a->chunks && lo < hi; k++)
+        p->backend->native->add(first + k * p->partial_floats + lo, first + lo, hi - lo);
+}
+
+void own_add_chunks(struct worker *w, size_t chunks, size_t floats)
+{
+    struct adding a = {w, chunks, floats};
+
+    team_run(w->team, add_share, &a);
 }
 
 static void conv_backward_alone(struct pass *s)
@@ -138,7 +151,7 @@ static void conv_backward(struct pass *s)
         conv_backward_alone(s);
     } else {
         team_run(w->team, conv_backward_chunks, s);
-        team_run(w->team, add_chunks, s);
+        own_add_chunks(w, s->chunks, s->node->kernel->partial_floats(&s->node->conv));
     }
     s->node->kernel->finish(&s->node->conv, partial_of(s, 0), grads_of(w, s->layer->weight),
                             grads_of(w, s->layer->bias_param), scratch_of(w, 0));
@@ -173,7 +186,7 @@ static void dense_forward(void *arg, size_t rank)
     struct worker *w = s->w;
     size_t lo, hi;
 
-    share(w->team, rank, s->rows, 1, &lo, &hi);
+    own_share(w->team, rank, s->rows, 1, &lo, &hi);
     if (lo < hi)
         s->native->dense_forward(&s->node->dense, weights_of(w, s->layer->weight), weights_of(w, s->layer->bias_param),
                                  w->act[s->node->in], w->act[s->node->out], lo, hi);
@@ -286,7 +299,7 @@ static void update_share(void *arg, size_t rank)
     struct rest *r = arg;
     size_t lo, hi;
 
-    share(r->w->team, rank, r->to - r->from, 1024, &lo, &hi);
+    own_share(r->w->team, rank, r->to - r->from, 1024, &lo, &hi);
     if (lo < hi)
         own_update(r->w, r->w->grads + r->from + lo, r->from + lo, r->from + hi);
 }

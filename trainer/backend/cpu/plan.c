@@ -110,6 +110,11 @@ static int size_own(struct plan *p)
             p->scratch_bytes = largest(p->scratch_bytes, n->kernel->scratch_bytes(&n->conv));
         } else if (n->own_dense) {
             p->scratch_bytes = largest(p->scratch_bytes, own_dense_scratch(p, i));
+        } else if (n->norm.channels) {
+            p->chunks[i] = NORM_CHUNK;
+            p->chunks_max = largest(p->chunks_max, (p->batch + NORM_CHUNK - 1) / NORM_CHUNK);
+            p->partial_floats = largest(p->partial_floats, plan_aligned(2 * n->norm.channels * 4) / 4);
+            p->scratch_bytes = largest(p->scratch_bytes, norm_scratch(p->backend->native, &n->norm));
         }
     }
     return 0;

@@ -9,21 +9,36 @@ static size_t values(const struct plan *p, int tensor)
     return p->graph.tensors[tensor].values;
 }
 
-static float *weights_of(const struct worker *w, int param)
-{
-    return param < 0 ? NULL : w->weights + w->plan->places[param].offset;
-}
-
-static float *grads_of(const struct worker *w, int param)
-{
-    return param < 0 ? NULL : w->grads + w->plan->places[param].offset;
-}
-
 /* Rows past the real ones, where a kernel has not written them. */
 static void zero_rows(float *x, size_t from, size_t to, size_t row)
 {
     if (to > from)
         memset(x + from * row, 0, (to - from) * row * sizeof *x);
+}
+
+struct dropping {
+    struct worker *w;
+    const struct layer *layer;
+    const struct pcg32 *rng; /* NULL: backward */
+    const float *from;
+    float *to;
+    uint64_t *kept;
+    size_t values;
+};
+
+static void drop_share(void *arg, size_t rank)
+{
+    const struct dropping *d = arg;
+    const struct native *native = d->w->plan->backend->native;
+    size_t lo, hi;
+
+    own_share(d->w->team, rank, d->values, 64, &lo, &hi);
+    if (lo >= hi)
+        return;
+    if (d->rng)
+        native->dropout(d->layer->rate, d->rng, d->from, d->to, d->kept, lo, hi);
+    else
+        native->dropout_backward(d->layer->rate, d->kept, d->from, d->to, lo, hi);
 }
 
 static void note_time(double *quickest, double began)
@@ -71,22 +86,18 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
             kernel_global_avg_pool(l, x, y, rows, w->channel);
             break;
         case LAYER_BATCH_NORM:
-            norm_batch(l, x, y, weights_of(w, l->weight), weights_of(w, l->bias_param), weights_of(w, l->running_mean),
-                       weights_of(w, l->running_var), w->aux[i], n, mode != MODE_EVALUATE, mode == MODE_TRAIN,
-                       w->channel);
-            zero_rows(y, n, rows, row);
-            break;
         case LAYER_GROUP_NORM:
-            norm_group(l, x, y, weights_of(w, l->weight), weights_of(w, l->bias_param), w->aux[i], n, w->channel);
+            norm_forward(w, i, n, mode != MODE_EVALUATE, mode == MODE_TRAIN);
             zero_rows(y, n, rows, row);
             break;
         case LAYER_DROPOUT:
             if (mode == MODE_TRAIN && l->rate > 0) {
-                kernel_dropout(l->rate, dropout, x, y, w->aux[i], n * row);
+                struct dropping d = {w, l, dropout, x, y, w->aux[i], n * row};
+                team_run(w->team, drop_share, &d);
+                pcg32_advance(dropout, (n * row + 1) / 2);
                 zero_rows(y, n, rows, row);
-            } else {
+            } else if (y != x) {
                 memcpy(y, x, rows * row * sizeof *y);
-                memset(w->aux[i], 1, rows * row);
             }
             break;
         case LAYER_RELU:
@@ -114,7 +125,7 @@ static int layer_backward(struct worker *w, size_t variant, size_t n, size_t i, 
     const struct layer *l = &p->model->layers[i];
     const struct node *node = &p->graph.nodes[i];
     const struct variant *v = p->variants[variant];
-    const float *x = w->act[node->in], *y = w->act[node->out], *dy = w->grad[node->out];
+    const float *y = w->act[node->out], *dy = w->grad[node->out];
     size_t rows = v->rows, row = values(p, node->in);
 
     switch (l->type) {
@@ -126,14 +137,8 @@ static int layer_backward(struct worker *w, size_t variant, size_t n, size_t i, 
         }
         return linear_backward(w, &v->linear[i], &w->bindings[variant]->bound[i]);
     case LAYER_BATCH_NORM:
-        norm_batch_backward(l, x, dy, dx, weights_of(w, l->weight), grads_of(w, l->weight), grads_of(w, l->bias_param),
-                            w->aux[i], n, w->channel);
-        if (dx)
-            zero_rows(dx, n, rows, row);
-        return 0;
     case LAYER_GROUP_NORM:
-        norm_group_backward(l, x, dy, dx, weights_of(w, l->weight), grads_of(w, l->weight), grads_of(w, l->bias_param),
-                            w->aux[i], n, w->channel);
+        norm_backward(w, i, n, dx);
         if (dx)
             zero_rows(dx, n, rows, row);
         return 0;
@@ -153,8 +158,13 @@ static int layer_backward(struct worker *w, size_t variant, size_t n, size_t i, 
         kernel_global_avg_pool_backward(l, dy, dx, rows);
         break;
     case LAYER_DROPOUT:
-        kernel_dropout_backward(w->dropping ? l->rate : 0, dy, w->aux[i], dx, n * row);
-        zero_rows(dx, n, rows, row);
+        if (w->dropping && l->rate > 0) {
+            struct dropping d = {w, l, NULL, dy, dx, w->aux[i], n * row};
+            team_run(w->team, drop_share, &d);
+            zero_rows(dx, n, rows, row);
+        } else if (dx != dy) {
+            memcpy(dx, dy, rows * row * sizeof *dx);
+        }
         break;
     case LAYER_RELU:
         kernel_relu_backward(y, dy, dx, rows * row);

@@ -1,7 +1,7 @@
 /* Normalisation by the native kernels of every instruction set against its definition in double precision.
  * Errors are relative to the root mean square of the true values. What is kept as a float, and the few operations on
- * each value, round by 2^-25 in the mean; gradients are sums of terms that cancel in part. SPDX-License-Identifier:
- * Apache-2.0 */
+ * each value, round by 2^-25 in the mean; gradients are sums of terms that cancel in part.
+ * SPDX-License-Identifier: Apache-2.0 */
 #pragma GCC diagnostic ignored "-Wunused-function" /* of what conv_check.h has, only the buffers are wanted */
 #include "tests/trainer/backend/native/conv_check.h"
 #define NATIVE_ISA portable

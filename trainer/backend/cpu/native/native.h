@@ -15,6 +15,8 @@
 #ifndef FLEXP_TRAINER_CPU_NATIVE_H
 #define FLEXP_TRAINER_CPU_NATIVE_H
 
+#include "common/rng.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -75,6 +77,14 @@ struct dense {
     bool bias, relu;
 };
 
+/* y = relu(gamma (x - mean) / sqrt(var + eps) + beta + skip); skip: NULL or as y. stats: for each row, groups means and
+ * groups times 1 / sqrt(var + eps). Batch normalisation: one row of all pixels, groups = channels. */
+struct native_norm {
+    size_t pixels, channels, groups; /* of a row; groups divides channels */
+    double eps;
+    bool relu;
+};
+
 /* As in optim.h. */
 struct native_sgd {
     float lr, decay, momentum;
@@ -102,6 +112,26 @@ struct native {
                                float *state, const float *x, const float *dy, float *dx, size_t rows, size_t i0,
                                size_t i1, void *scratch);
     size_t (*dense_scratch_bytes)(const struct dense *d, size_t rows);
+
+    /* Values [lo, hi) of a tensor, lo a multiple of 64; rng stands at value 0 and is not moved: behind the whole tensor the
+     * caller advances it by ceil(n / 2). Each number drawn decides two values, its low 16 bits the first: below rate *
+     * 65536 a value is dropped. kept: a bit for each value, value i at bit i % 64 of word i / 64. y may be x, dx dy. */
+    void (*dropout)(double rate, const struct pcg32 *rng, const float *x, float *y, uint64_t *kept, size_t lo, size_t hi);
+    void (*dropout_backward)(double rate, const uint64_t *kept, const float *dy, float *dx, size_t lo, size_t hi);
+
+    /* Rows [lo, hi). ret_var: NULL, or the biased variances of the last row's groups. y may be x or skip. */
+    size_t (*norm_scratch_bytes)(const struct native_norm *n);
+    void (*norm_forward)(const struct native_norm *n, const float *x, const float *skip, float *y, const float *gamma,
+                         const float *beta, float *stats, double *ret_var, void *scratch, size_t lo, size_t hi);
+    /* With statistics that are given, the same for all rows (groups values each): batch normalisation when evaluating. */
+    void (*norm_apply)(const struct native_norm *n, const float *x, const float *skip, float *y, const float *gamma,
+                       const float *beta, const float *mean, const float *rstd, void *scratch, size_t lo, size_t hi);
+    /* dx (NULL: not wanted) is overwritten and may be dy or dmasked, but not x. y is read with relu alone. dmasked: NULL,
+     * or where dy behind ReLU's mask goes, which is the gradient of skip; may be dy. partial: 2 x channels, dgamma and
+     * dbeta, added to, a row at a time. */
+    void (*norm_backward)(const struct native_norm *n, const float *x, const float *y, const float *dy, float *dx,
+                          float *dmasked, const float *gamma, const float *stats, float *partial, void *scratch, size_t lo,
+                          size_t hi);
 
     void (*add)(const float *x, float *y, size_t n); /* y += x */
     /* What this core does of fused multiply-adds (of multiplications and additions on portable), 2 FLOPs each, when

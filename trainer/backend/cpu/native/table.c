@@ -63,6 +63,12 @@ const struct native NATIVE(native) = {
     .dense_backward = NATIVE(dense_backward),
     .dense_backward_sgd = NATIVE(dense_backward_sgd),
     .dense_scratch_bytes = NATIVE(dense_scratch_bytes),
+    .dropout = NATIVE(dropout),
+    .dropout_backward = NATIVE(dropout_backward),
+    .norm_scratch_bytes = NATIVE(norm_scratch_bytes),
+    .norm_forward = NATIVE(norm_forward),
+    .norm_apply = NATIVE(norm_apply),
+    .norm_backward = NATIVE(norm_backward),
     .add = add,
     .peak_flops = peak_flops,
 };
