@@ -450,6 +450,9 @@ def main():
                  "load_before": os.getloadavg()[0], "rounds": options.rounds, "seconds": options.seconds}
         print(f"{about['date']}, {about['cores']} cores of {about['processor']}, {about['system']}; flexp {about['flexp']}, "
               f"{about['compiler']}; PyTorch {about['torch']}; load before {about['load_before']:.1f}\n")
+        if about["load_before"] > 0.25 * len(bench.cores):
+            bench.notes.add(f"others used this machine (load {about['load_before']:.1f}): model and busy, whose threads wait for "
+                            "each other, say nothing then, and first only with --cpu-time")
         print_row(["what", "goal", "measured [quartiles]", "flexp images/s", "PyTorch images/s", "of peak", "augmented", ""])
         print_row(["---"] * 8)
         for name, kind, net in rows:
