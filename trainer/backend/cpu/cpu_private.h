@@ -199,6 +199,7 @@ struct worker { /* what one replica in training needs */
     float *spare;
     void **aux; /* by layer */
     uint16_t *labels;
+    struct augment_choice *choices; /* of a batch's samples */
     bool dropping;             /* the last forward pass had dropout on */
     double *channel;           /* 4 x graph.channels */
     struct binding **bindings; /* as plan->variants */

@@ -34,6 +34,23 @@ struct round {
 
 /* one replica */
 
+struct filling {
+    struct worker *w;
+    const uint32_t *samples;
+    size_t n;
+};
+
+static void fill_share(void *arg, size_t rank)
+{
+    const struct filling *f = arg;
+    const struct dataset *data = f->w->plan->backend->dataset;
+    size_t lo, hi;
+
+    own_share(f->w->team, rank, f->n, 1, &lo, &hi);
+    if (lo < hi)
+        batch_fill(data, &data->train, f->samples, f->w->choices, lo, hi, LAYOUT_NHWC, f->w->act[0], f->w->labels);
+}
+
 static int train_batch(struct round *round, struct worker *w, struct replica *r, const uint32_t *samples, size_t n,
                        struct pcg32 *augment, struct pcg32 *dropout, const float *start, const float *correction)
 {
@@ -51,8 +68,8 @@ static int train_batch(struct round *round, struct worker *w, struct replica *r,
                                  .t = r->optimizer_steps + 1,
                                  .start = start,
                                  .early = !correction};
-    batch_assemble(p->backend->dataset, &p->backend->dataset->train, samples, n, round->augment, augment, LAYOUT_NHWC,
-                   w->act[0], w->labels);
+    batch_choose(round->augment, augment, n, w->choices);
+    team_run(w->team, fill_share, &(struct filling){w, samples, n});
     if ((rc = step_forward(w, variant, n, MODE_TRAIN, dropout)))
         return rc;
     r->loss_sum +=
