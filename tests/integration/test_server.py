@@ -333,7 +333,7 @@ def a_time_limit_ends_the_experiment_with_its_best(home):
 @test
 def status_and_slots_say_who_does_what(home):
     home.create(trials=2, script={"gate": home.file("gate")})
-    wait_for("two to run", lambda: home.describe()["trials"]["running"] == 2)
+    wait_for("two to run", lambda: sum("assigned" in line for line in home.events()) == 2)
     answer = home.ask("status")
     assert answer["pid"] == home.pid() and answer["home"] == home.path and answer["slots"] == 2, answer
     pids = sorted({line["pid"] for line in home.events() if "assigned" in line})
