@@ -53,16 +53,30 @@ def check_refused(home, what, contains):
     assert not home.pid()
 
 
+def empty_pages(raw):
+    """Numbers (from 0) of pages that hold nothing: leaves of the list of free pages (the file format, 1.5)."""
+    def number(at):
+        return int.from_bytes(raw[at:at + 4], "big")
+
+    trunk, empty = number(32), set()
+    while trunk:
+        at = (trunk - 1) * PAGE
+        empty |= {number(at + 8 + 4 * i) - 1 for i in range(number(at + 4))}
+        trunk = number(at)
+    return empty
+
+
 def damages(raw):
     """(what, the file then, what is said)"""
-    pages, some = len(raw) // PAGE, random.Random(7)
+    pages, some, empty = len(raw) // PAGE, random.Random(7), empty_pages(raw)
     yield "cut in the middle", raw[:len(raw) // 2], "is cut short: .* bytes are left of"
     yield "its last page gone", raw[:-PAGE], "is cut short"
     yield "50 bytes left", raw[:50], "is cut short: 50 bytes are left"
     yield "empty", b"", "is empty, which a database never is"
     yield "text", b"hello world\n" * 100, "is not a database"
     yield "zeros", bytes(len(raw)), "is not a database"
-    for page in [0, 1, 2, 3, *some.sample(range(4, pages), 6), pages - 1]:
+    used = [page for page in range(4, pages) if page not in empty]
+    for page in [0, 1, 2, 3, *some.sample(used, 6), used[-1]]:
         at = page * PAGE + (100 if page == 0 else 0)
         end = (page + 1) * PAGE
         yield f"page {page} garbage", raw[:at] + some.randbytes(end - at) + raw[end:], "is damaged: .* It is left as it is"
