@@ -24,15 +24,15 @@ static void batch_norm_keeps_running_statistics_as_pytorch_does(void **state)
     static const float EXPECTED[8] = {-1.3416408f, -1, -0.4472136f, -1, 0.4472136f, 3, 1.3416408f, 3};
 
     (void)state;
-    norm_batch(native, &norm, 0.1, x, y, gamma, beta, mean, var, stats, 2, true, true, scratch);
+    norm_batch(native, &norm, 0.1, x, NULL, y, gamma, beta, mean, var, stats, 2, true, true, scratch);
     for (size_t i = 0; i < 8; i++)
         assert_true(fabsf(y[i] - EXPECTED[i]) < 1e-6f);
     assert_true(fabs((double)mean[0] - 0.25) < 1e-7 && fabs((double)mean[1] - 9.4) < 1e-6);
     assert_true(fabs((double)var[0] - (0.9 + 0.1 * 5 / 3)) < 1e-7 && fabs((double)var[1] - (0.9 + 6.4 / 3)) < 1e-6);
     /* gradients() leaves them alone; evaluation uses them */
-    norm_batch(native, &norm, 0.1, x, y, gamma, beta, mean, var, stats, 2, true, false, scratch);
+    norm_batch(native, &norm, 0.1, x, NULL, y, gamma, beta, mean, var, stats, 2, true, false, scratch);
     assert_true(fabs((double)mean[0] - 0.25) < 1e-7);
-    norm_batch(native, &norm, 0.1, x, y, gamma, beta, mean, var, stats, 2, false, false, scratch);
+    norm_batch(native, &norm, 0.1, x, NULL, y, gamma, beta, mean, var, stats, 2, false, false, scratch);
     assert_true(fabs((double)y[0] - 0.75 / sqrt(0.9 + 0.5 / 3)) < 1e-6);
     buffer_free(scratch);
 }
@@ -45,7 +45,7 @@ static void a_single_value_has_no_unbiased_variance(void **state)
     void *scratch = buffer_new(norm_scratch(native, &norm));
 
     (void)state;
-    norm_batch(native, &norm, 0.5, &x, &y, &gamma, &beta, &mean, &var, stats, 1, true, true, scratch);
+    norm_batch(native, &norm, 0.5, &x, NULL, &y, &gamma, &beta, &mean, &var, stats, 1, true, true, scratch);
     assert_true(y == 0 && mean == 1.5f && var == 0.5f);
     buffer_free(scratch);
 }

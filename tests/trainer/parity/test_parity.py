@@ -23,6 +23,12 @@ MIXED = [conv(16, 3, padding="same", bias=False), "batch_norm", "relu",
                        "shortcut": [conv(24, 1, stride=2)], "activation": "relu"}},
          conv(24, 3, padding="same", groups=24), "relu", {"avg_pool2d": 2}, conv(32, 3, padding="same", groups=2),
          {"max_pool2d": {"size": 3, "stride": 2, "padding": 1}}, "global_avg_pool2d", {"dense": "classes"}]
+# few values: a ReLU that rounding opens or shuts changes a gradient by a hundredth
+SUMS = [conv(24, 3, stride=4, padding=1, bias=False), "batch_norm", "relu",
+        {"residual": {"layers": [conv(24, 3, stride=2, padding=1), {"group_norm": 4}, "relu", conv(24, 3, padding="same"),
+                                 {"group_norm": 3}], "shortcut": [conv(24, 1, stride=2), {"group_norm": 2}], "activation": "relu"}},
+        {"residual": {"layers": [conv(24, 3, padding="same"), "batch_norm"], "activation": "relu"}},
+        {"residual": {"layers": [conv(24, 3, padding="same"), {"group_norm": 6}]}}, "global_avg_pool2d", {"dense": "classes"}]
 SGD = {"learning_rate": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
 # name, model section, colour, training, steps
 CASES = [
@@ -35,6 +41,7 @@ CASES = [
     ("mcmahan_2nn", {"preset": "mcmahan_2nn"}, False, {"learning_rate": 1e-3, "optimizer": "adam", "weight_decay": 1e-3}, 20),
     ("mcmahan_cnn", {"preset": "mcmahan_cnn"}, False, {"learning_rate": 1e-3, "optimizer": "adamw", "weight_decay": 1e-2}, 5),
     ("norms_residual_pools_groups", {"layers": MIXED}, True, SGD, 20),
+    ("norms_with_sums", {"layers": SUMS}, True, dict(SGD, precision="fp32_strict"), 3),
 ]
 
 
@@ -59,6 +66,25 @@ def torch_model(torch, name, colour):
     if name == "mcmahan_cnn":
         return nn.Sequential(nn.Conv2d(1, 32, 5, padding=2), relu(), pool(), nn.Conv2d(32, 64, 5, padding=2), relu(), pool(),
                              flat(), nn.Linear(3136, 512), relu(), nn.Linear(512, 10))
+
+    class Sum(nn.Module):
+        def __init__(self, branch, shortcut, last):
+            super().__init__()
+            self.branch, self.shortcut, self.last = branch, shortcut, last
+
+        def forward(self, x):
+            return self.last(self.branch(x) + self.shortcut(x))
+
+    if name == "norms_with_sums":
+        stem = [nn.Conv2d(3, 24, 3, 4, 1, bias=False), nn.BatchNorm2d(24), relu()]
+        branch = nn.Sequential(nn.Conv2d(24, 24, 3, 2, 1), nn.GroupNorm(4, 24), relu(), nn.Conv2d(24, 24, 3, 1, 1),
+                               nn.GroupNorm(3, 24))
+        shortcut = nn.Sequential(nn.Conv2d(24, 24, 1, 2), nn.GroupNorm(2, 24))
+        batch = nn.Sequential(nn.Conv2d(24, 24, 3, 1, 1), nn.BatchNorm2d(24))
+        group = nn.Sequential(nn.Conv2d(24, 24, 3, 1, 1), nn.GroupNorm(6, 24))
+        same = nn.Identity
+        return nn.Sequential(*stem, Sum(branch, shortcut, relu()), Sum(batch, same(), relu()), Sum(group, same(), same()),
+                             nn.AdaptiveAvgPool2d(1), flat(), nn.Linear(24, 10))
 
     class Residual(nn.Module):
         def __init__(self):

@@ -336,8 +336,8 @@ size_t norm_scratch(const struct native *native, const struct native_norm *norm)
 /* Ioffe, Szegedy 2015 (arXiv:1502.03167). The running variance takes the unbiased one, as PyTorch does (the biased one
  * where a channel has a single value). stats: 2 x channels; running statistics change with `update` only, and are used
  * where `training` is not set. */
-void norm_batch(const struct native *native, const struct native_norm *norm, double momentum, const float *x, float *y,
-                const float *gamma, const float *beta, float *running_mean, float *running_var, float *stats, size_t n,
+void norm_batch(const struct native *native, const struct native_norm *norm, double momentum, const float *x,
+                const float *skip, float *y, const float *gamma, const float *beta, float *running_mean, float *running_var, float *stats, size_t n,
                 bool training, bool update, void *scratch);
 void norm_forward(struct worker *w, size_t layer, size_t n, bool training, bool update);
 void norm_backward(struct worker *w, size_t layer, size_t n, float *dx);

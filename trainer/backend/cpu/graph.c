@@ -54,7 +54,8 @@ static bool order_is_hidden(struct graph *g, int t, const struct shape *image, b
     return true;
 }
 
-/* Our own kernels: ReLU and a 2x2 max pool behind a convolution are computed with it, ReLU behind a dense layer too. */
+/* Our own kernels: ReLU and a 2x2 max pool behind a convolution are computed with it, ReLU behind a dense layer, a sum and
+ * ReLU behind a norm. */
 
 static void absorb(struct graph *g, size_t i, int layer)
 {
@@ -82,6 +83,14 @@ static int pool_behind(const struct model *m, int tensor)
         l->pad_left || l->out.h != l->in.h / 2 || l->out.w != l->in.w / 2)
         return -1;
     return reader;
+}
+
+/* The sum right behind layer i that alone reads it. What it is added to is there by then. */
+static int add_behind(const struct model *m, size_t i)
+{
+    int reader = sole_reader(m, (int)i + 1);
+
+    return reader == (int)i + 1 && m->layers[reader].type == LAYER_ADD ? reader : -1;
 }
 
 static void plan_conv(struct graph *g, size_t i)
@@ -185,12 +194,16 @@ static void plan_layer(struct graph *g, size_t i)
     case LAYER_BATCH_NORM:
     case LAYER_GROUP_NORM: {
         bool batch = l->type == LAYER_BATCH_NORM;
-        int relu = relu_behind(m, n->out);
+        int add = add_behind(m, i), relu = relu_behind(m, add >= 0 ? add + 1 : n->out);
         n->aux_fixed = batch ? 2 * sizeof(float) * (size_t)l->in.c : 0;
         n->aux = batch ? 0 : 2 * sizeof(float) * (size_t)l->norm_groups;
         n->norm = (struct native_norm){.pixels = (size_t)l->in.h * (size_t)l->in.w, .channels = (size_t)l->in.c,
                                        .groups = (size_t)(batch ? l->in.c : l->norm_groups), .eps = l->eps,
                                        .relu = relu >= 0};
+        if (add >= 0) {
+            n->in2 = m->layers[add].input == (int)i ? m->layers[add].from + 1 : m->layers[add].input + 1;
+            absorb(g, i, add);
+        }
         if (relu >= 0)
             absorb(g, i, relu);
         break;

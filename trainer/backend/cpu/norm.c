@@ -17,8 +17,8 @@ size_t norm_scratch(const struct native *native, const struct native_norm *norm)
     return variance_bytes(norm) + native->norm_scratch_bytes(norm);
 }
 
-void norm_batch(const struct native *native, const struct native_norm *norm, double momentum, const float *x, float *y,
-                const float *gamma, const float *beta, float *running_mean, float *running_var, float *stats, size_t n,
+void norm_batch(const struct native *native, const struct native_norm *norm, double momentum, const float *x,
+                const float *skip, float *y, const float *gamma, const float *beta, float *running_mean, float *running_var, float *stats, size_t n,
                 bool training, bool update, void *scratch)
 {
     struct native_norm whole = *norm;
@@ -34,10 +34,10 @@ void norm_batch(const struct native *native, const struct native_norm *norm, dou
             stats[k] = running_mean[k];
             stats[c + k] = (float)(1 / sqrt((double)running_var[k] + norm->eps));
         }
-        native->norm_apply(&whole, x, NULL, y, gamma, beta, stats, stats + c, rest, 0, 1);
+        native->norm_apply(&whole, x, skip, y, gamma, beta, stats, stats + c, rest, 0, 1);
         return;
     }
-    native->norm_forward(&whole, x, NULL, y, gamma, beta, stats, var, rest, 0, 1);
+    native->norm_forward(&whole, x, skip, y, gamma, beta, stats, var, rest, 0, 1);
     for (size_t k = 0; k < c && update; k++) {
         double unbiased = whole.pixels > 1 ? var[k] * count / (count - 1) : var[k];
         running_mean[k] = (float)((1 - momentum) * (double)running_mean[k] + momentum * (double)stats[k]);
@@ -67,6 +67,12 @@ static struct pass pass_of(struct worker *w, size_t i, size_t n)
     return (struct pass){w, p->backend->native, &p->graph.nodes[i], &p->model->layers[i], i, n, NULL, 0};
 }
 
+/* What is added before ReLU. */
+static const float *skip_of(const struct pass *s)
+{
+    return s->node->in2 >= 0 ? s->w->act[s->node->in2] : NULL;
+}
+
 static void forward_share(void *arg, size_t rank)
 {
     struct pass *s = arg;
@@ -75,7 +81,7 @@ static void forward_share(void *arg, size_t rank)
 
     own_share(w->team, rank, s->rows, 1, &lo, &hi);
     if (lo < hi)
-        s->native->norm_forward(&s->node->norm, w->act[s->node->in], NULL, w->act[s->node->out],
+        s->native->norm_forward(&s->node->norm, w->act[s->node->in], skip_of(s), w->act[s->node->out],
                                 at(w->weights, w, s->layer->weight), at(w->weights, w, s->layer->bias_param),
                                 w->aux[s->index], NULL, w->plan->scratch[w->team->first + rank], lo, hi);
 }
@@ -88,7 +94,7 @@ void norm_forward(struct worker *w, size_t i, size_t n, bool training, bool upda
     if (l->type == LAYER_GROUP_NORM)
         team_run(w->team, forward_share, &s);
     else
-        norm_batch(s.native, &s.node->norm, l->momentum, w->act[s.node->in], w->act[s.node->out],
+        norm_batch(s.native, &s.node->norm, l->momentum, w->act[s.node->in], skip_of(&s), w->act[s.node->out],
                    at(w->weights, w, l->weight), at(w->weights, w, l->bias_param), at(w->weights, w, l->running_mean),
                    at(w->weights, w, l->running_var), w->aux[i], n, training, update, w->plan->scratch[w->team->first]);
 }
@@ -96,8 +102,9 @@ void norm_forward(struct worker *w, size_t i, size_t n, bool training, bool upda
 static void backward_rows(struct pass *s, const struct native_norm *norm, size_t rank, float *partial, size_t lo, size_t hi)
 {
     struct worker *w = s->w;
+    float *dy = w->grad[s->node->out]; /* behind ReLU's mask it is the gradient of what was added */
 
-    s->native->norm_backward(norm, w->act[s->node->in], w->act[s->node->out], w->grad[s->node->out], s->dx, NULL,
+    s->native->norm_backward(norm, w->act[s->node->in], w->act[s->node->out], dy, s->dx, s->node->in2 >= 0 ? dy : NULL,
                              at(w->weights, w, s->layer->weight), w->aux[s->index], partial,
                              w->plan->scratch[w->team->first + rank], lo, hi);
 }
