@@ -15,18 +15,6 @@ static size_t weights_floats(const struct plan *p, size_t i)
     return dnnl_memory_desc_get_size(&p->working[i]) / sizeof(float);
 }
 
-/* index: (O, I, R, S) of a convolution, (out, in) of a dense layer. */
-static size_t weight_at(const struct plan *p, size_t i, const int64_t *index)
-{
-    const struct node *n = &p->graph.nodes[i];
-
-    if (n->kernel)
-        return n->kernel->weight_at(&n->conv, (int)index[0], (int)index[1], (int)index[2], (int)index[3]);
-    if (n->own_dense)
-        return (size_t)index[1] * n->dense.stride + (size_t)index[0];
-    return linear_offset(&p->working[i], &p->model->layers[i], index);
-}
-
 static int place_params(struct plan *p)
 {
     const struct model *m = p->model;
@@ -46,7 +34,8 @@ static int place_params(struct plan *p)
     return offset > UINT32_MAX ? -ENOMEM : 0;
 }
 
-static void map_weights(struct plan *p, size_t i)
+/* oneDNN's layouts are asked value by value. */
+static void map_onednn(struct plan *p, size_t i)
 {
     const struct layer *l = &p->model->layers[i];
     const struct node *node = &p->graph.nodes[i];
@@ -66,8 +55,26 @@ static void map_weights(struct plan *p, size_t i)
             int64_t pixels = (int64_t)node->image.h * node->image.w;
             index[1] = index[1] % pixels * node->image.c + index[1] / pixels;
         }
-        p->where[param->offset + k] = (uint32_t)(base + weight_at(p, i, index));
+        p->where[param->offset + k] = (uint32_t)(base + linear_offset(&p->working[i], l, index));
     }
+}
+
+/* Ours are, for each filter, sums of two parts (native.h). */
+static void map_conv(struct plan *p, size_t i)
+{
+    const struct node *n = &p->graph.nodes[i];
+    const struct conv *c = &n->conv;
+    const struct param *param = &p->model->params[p->model->layers[i].weight];
+    size_t taps = (size_t)(c->r * c->s), base = p->places[p->model->layers[i].weight].offset;
+    uint32_t *where = p->where + param->offset, *first = where; /* of the filter's first channel */
+
+    for (int k = 0; k < c->k; k++, first = where)
+        for (int ci = 0; ci < c->c / c->groups; ci++) {
+            uint32_t at = (uint32_t)(base + n->kernel->weight_at(c, k, ci, 0, 0));
+            for (size_t t = 0; t < taps; t++)
+                *where++ = ci ? at + (first[t] - first[0])
+                              : (uint32_t)(base + n->kernel->weight_at(c, k, 0, (int)t / c->s, (int)t % c->s));
+        }
 }
 
 int layout_make(struct plan *p)
@@ -83,8 +90,10 @@ int layout_make(struct plan *p)
     for (size_t i = 0; i < m->layers_n; i++) {
         if (p->graph.nodes[i].own_dense)
             p->dense_of[m->layers[i].weight] = &p->graph.nodes[i];
+        else if (p->graph.nodes[i].kernel)
+            map_conv(p, i);
         else if (plan_is_linear(&m->layers[i]))
-            map_weights(p, i);
+            map_onednn(p, i);
     }
     return 0;
 }

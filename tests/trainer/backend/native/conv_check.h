@@ -142,6 +142,8 @@ static void case_new(struct conv_case *k, const struct conv_kernel *kernel, cons
                 for (int s = 0; s < c->s; s++) {
                     size_t at = kernel->weight_at(c, f, ci, r, s);
                     assert_true(at < k->weights_size);
+                    assert_true(at + kernel->weight_at(c, f, 0, 0, 0) ==
+                                kernel->weight_at(c, f, ci, 0, 0) + kernel->weight_at(c, f, 0, r, s));
                     assert_true(k->weights[at] == 0);
                     k->weights[at] = check_random(&rng) / sqrtf((float)(c->r * c->s * per));
                 }

@@ -55,7 +55,7 @@ struct conv_kernel {
     const char *name; /* "winograd_f4", "winograd_f2", "direct", "depthwise", "batched" */
     bool (*covers)(const struct conv *c);
     size_t (*weights_floats)(const struct conv *c); /* of the working layout, padding included (kept 0 by all) */
-    /* Where weight [k][c of its group][r][s] stands in it. */
+    /* Where weight [k][c of its group][r][s] stands in it: for each k, a part for c plus one for (r, s). */
     size_t (*weight_at)(const struct conv *c, int k, int ci, int r, int s);
     size_t (*prepared_bytes)(const struct conv *c);
     size_t (*scratch_bytes)(const struct conv *c);
