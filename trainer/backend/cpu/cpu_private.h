@@ -259,6 +259,7 @@ int layout_make(struct plan *plan);
 void plan_gather(const struct plan *plan, const float *canonical, float *working);
 void plan_scatter(const struct plan *plan, const float *working, float *canonical);
 void plan_scatter_sum(const struct plan *plan, const double *working, double *canonical);
+void plan_scatter_scaled(const struct plan *plan, const float *working, double weight, double *canonical);
 void plan_gather_trainable(const struct plan *plan, const float *canonical, float *working);
 void plan_scatter_trainable(const struct plan *plan, const float *working, float *canonical);
 void plan_add_trainable(const struct plan *plan, const float *canonical, float *working);

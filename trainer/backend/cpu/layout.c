@@ -113,9 +113,10 @@ static struct tile_range tile(size_t at, size_t n)
 }
 
 #define WALK(name, work_type, can_type, ACT)                                                                           \
-    static void name##_dense(const struct node *n, work_type *work, can_type *can)                                     \
+    static void name##_dense(const struct node *n, work_type *work, can_type *can, double weight)                      \
     {                                                                                                                  \
         size_t pixels = n->permuted ? (size_t)n->image.h * (size_t)n->image.w : 1, channels = n->dense.in / pixels;    \
+        (void)weight;                                                                                                  \
         for (size_t ot = 0; ot < n->dense.out; ot += TILE)                                                             \
             for (size_t ct = 0; ct < channels; ct += TILE)                                                             \
                 for (size_t pt = 0; pt < pixels; pt += TILE) {                                                         \
@@ -129,14 +130,14 @@ static struct tile_range tile(size_t at, size_t n)
                             }                                                                                          \
                 }                                                                                                      \
     }                                                                                                                  \
-    static void name(const struct plan *p, work_type *work, can_type *can, bool trainable)                             \
+    static void name(const struct plan *p, work_type *work, can_type *can, bool trainable, double weight)              \
     {                                                                                                                  \
         for (size_t k = 0; k < p->model->params_n; k++) {                                                              \
             const struct param *param = &p->model->params[k];                                                          \
             if (trainable && !param->trainable)                                                                        \
                 continue;                                                                                              \
             if (p->dense_of[k]) {                                                                                      \
-                name##_dense(p->dense_of[k], work + p->places[k].offset, can + param->offset);                         \
+                name##_dense(p->dense_of[k], work + p->places[k].offset, can + param->offset, weight);                 \
                 continue;                                                                                              \
             }                                                                                                          \
             for (size_t i = param->offset; i < param->offset + param->size; i++) {                                     \
@@ -151,34 +152,40 @@ WALK(walk_in, float, const float, *W = *C)
 WALK(walk_out, const float, float, *C = *W)
 WALK(walk_add, float, const float, *W += *C)
 WALK(walk_sum_out, const double, double, *C = *W)
+WALK(walk_scaled_out, const float, double, *C = weight * (double)*W)
 
 void plan_gather(const struct plan *p, const float *canonical, float *working)
 {
     memset(working, 0, p->weights_n * sizeof *working);
-    walk_in(p, working, canonical, false);
+    walk_in(p, working, canonical, false, 1);
 }
 
 void plan_scatter(const struct plan *p, const float *working, float *canonical)
 {
-    walk_out(p, working, canonical, false);
+    walk_out(p, working, canonical, false, 1);
 }
 
 void plan_gather_trainable(const struct plan *p, const float *canonical, float *working)
 {
-    walk_in(p, working, canonical, true);
+    walk_in(p, working, canonical, true, 1);
 }
 
 void plan_scatter_trainable(const struct plan *p, const float *working, float *canonical)
 {
-    walk_out(p, working, canonical, true);
+    walk_out(p, working, canonical, true, 1);
 }
 
 void plan_add_trainable(const struct plan *p, const float *canonical, float *working)
 {
-    walk_add(p, working, canonical, true);
+    walk_add(p, working, canonical, true, 1);
 }
 
 void plan_scatter_sum(const struct plan *p, const double *working, double *canonical)
 {
-    walk_sum_out(p, working, canonical, false);
+    walk_sum_out(p, working, canonical, false, 1);
+}
+
+void plan_scatter_scaled(const struct plan *p, const float *working, double weight, double *canonical)
+{
+    walk_scaled_out(p, working, canonical, false, weight);
 }

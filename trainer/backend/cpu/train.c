@@ -225,7 +225,9 @@ static void train_replicas(struct round *round, struct worker *w)
             pthread_mutex_unlock(&round->lock);
             return;
         }
-        if (round->reduction->type == REDUCE_WEIGHTED_SUM)
+        if (round->reduction->type == REDUCE_WEIGHTED_SUM && round->n == 1)
+            plan_scatter_scaled(round->plan, w->weights, round->replicas[i].weight, round->reduction->sum);
+        else if (round->reduction->type == REDUCE_WEIGHTED_SUM)
             deliver_sum(round, w, i);
         else
             plan_scatter(round->plan, w->weights, round->reduction->each[i]);
@@ -385,7 +387,7 @@ int cpu_train(struct plan *p, struct replica *replicas, size_t n, const struct a
     for (size_t i = 0; i < round.threads; i += round.team_size) /* the error that stopped the others, not their being stopped */
         if (p->workers[i]->rc && (!rc || rc == -ECANCELED))
             rc = fail(err, p->workers[i]->rc, "%s", p->workers[i]->err.text);
-    if (!rc && reduction->type == REDUCE_WEIGHTED_SUM)
+    if (!rc && reduction->type == REDUCE_WEIGHTED_SUM && n > 1)
         plan_scatter_sum(p, p->sum, reduction->sum);
 out:
     pthread_cond_destroy(&round.moved);
