@@ -23,7 +23,7 @@ LIBS_common := -ljansson -lxxhash -lm
 LIBS_orchestrator := -lyaml -lsqlite3 -luv -lhwloc -lmd -ldl
 # The trainer's loops are written to be vectorised.
 EXTRA_trainer := -O3
-LIBS_trainer := -ldnnl -lgomp -larchive -ljpeg -lpng -lz -lhwloc
+LIBS_trainer := -ldnnl -lgomp -larchive -ljpeg -lpng -lz -lhwloc -ldl
 
 rwildcard = $(foreach d,$(wildcard $1*),$(call rwildcard,$d/,$2) $(filter $(subst *,%,$2),$d))
 src = $(sort $(call rwildcard,$1/,*.c))
@@ -33,7 +33,9 @@ MAINS := orchestrator/cli/main.c trainer/main.c
 SRC_common := $(call src,common)
 SRC_searchers := $(call src,searchers)
 SRC_orchestrator := $(filter-out $(MAINS),$(call src,orchestrator))
-SRC_trainer := $(filter-out $(MAINS),$(call src,trainer))
+# What needs the CUDA toolkit is a shared object of its own.
+CUDA_DIR := trainer/backend/cuda/device
+SRC_trainer := $(filter-out $(MAINS) $(CUDA_DIR)/%,$(call src,trainer))
 ARCHIVES := $O/libcommon.a $O/libsearchers.a $O/liborchestrator.a $O/libtrainer.a
 
 # tests/X/**/test_*.c links the rooms that X may use.
@@ -49,7 +51,17 @@ BIN := build
 else
 BIN := $O
 endif
-programs: $(BIN)/flexp $(BIN)/flexp-trainer
+
+# nvcc of CUDA_HOME, or of PATH, or none; a sanitizer's build goes without.
+NVCC := $(if $(CUDA_HOME),$(wildcard $(CUDA_HOME)/bin/nvcc),$(shell command -v nvcc 2>/dev/null))
+CUDA_SO := $(if $(and $(NVCC),$(filter release,$(VARIANT))),$(BIN)/flexp-cuda.so)
+CUDA_INCLUDE = $(dir $(NVCC))../include
+# Machine code for each kind of GPU, and what later ones compile from.
+CUDA_ARCHS ?= 80 86 89 90
+CUDA_GENCODE = $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$a,code=sm_$a) \
+  -gencode=arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+CUDA_OBJECTS := $(patsubst %.c,$O/%.o,$(wildcard $(CUDA_DIR)/*.c)) $O/$(CUDA_DIR)/kernels.o $O/common/error.o
+programs: $(BIN)/flexp $(BIN)/flexp-trainer $(CUDA_SO)
 
 $(BIN)/flexp: $(call obj,orchestrator/cli/main.c) $O/liborchestrator.a $O/libsearchers.a $O/libcommon.a
 	$(SAY) $@
@@ -57,6 +69,20 @@ $(BIN)/flexp: $(call obj,orchestrator/cli/main.c) $O/liborchestrator.a $O/libsea
 $(BIN)/flexp-trainer: $(call obj,trainer/main.c) $O/libtrainer.a $O/libsearchers.a $O/libcommon.a
 	$(SAY) $@
 	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_trainer) $(LIBS_common) $(LDFLAGS)
+
+$(BIN)/flexp-cuda.so: $(CUDA_OBJECTS)
+	$(SAY) $@
+	$(Q)$(NVCC) -ccbin gcc -shared -cudart static -o $@ $^ -Xlinker -Bsymbolic -ldl
+$O/$(CUDA_DIR)/%.o: $(CUDA_DIR)/%.c
+	@mkdir -p $(@D)
+	$(SAY) $<
+	$(Q)$(CC) $(CFLAGS_ALL) -fPIC -isystem $(CUDA_INCLUDE) -c -o $@ $<
+# No contraction: the host's compilation of the same bodies gives the same bits.
+$O/$(CUDA_DIR)/kernels.o: $(CUDA_DIR)/kernels.cu
+	@mkdir -p $(@D)
+	$(SAY) $<
+	$(Q)$(NVCC) -ccbin gcc -std=c++17 -O3 -fmad=false $(CUDA_GENCODE) -I. -Xcompiler -fPIC -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+$O/common/error.o: EXTRA_common := -fPIC
 
 define archive
 $O/lib$1.a: $(call obj,$(SRC_$1))
@@ -143,6 +169,7 @@ soak: build/.packages ## At length: 600 s of fuzzing for each reader, and 1,000 
 install: programs ## Install to $(PREFIX), under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/flexp/configs
 	install -m 755 build/flexp build/flexp-trainer $(DESTDIR)$(PREFIX)/bin/
+	$(if $(CUDA_SO),install -D -m 755 $(CUDA_SO) $(DESTDIR)$(PREFIX)/lib/flexp/flexp-cuda.so)
 	install -m 644 configs/*.yaml $(DESTDIR)$(PREFIX)/share/flexp/configs/
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	build/flexp help man >$(DESTDIR)$(PREFIX)/share/man/man1/flexp.1

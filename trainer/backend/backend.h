@@ -25,6 +25,10 @@
 struct backend;
 struct plan;
 
+/* training.precision. fp32_strict: equal bits from run to run and packed or not; tf32 and bf16: operands of matrix products
+ * are rounded, sums and weights are not. */
+enum precision { PRECISION_FP32, PRECISION_FP32_STRICT, PRECISION_TF32, PRECISION_BF16 };
+
 struct backend_options {
     const int *cores; /* one thread for each, pinned to it; cores[i] < 0: not pinned */
     size_t cores_n;
@@ -75,6 +79,8 @@ struct backend_ops {
     struct backend_info (*info)(const struct backend *backend);
     /* Borrowed until the next call or close. */
     int (*load_dataset)(struct backend *backend, const struct dataset *dataset, struct error *err);
+    /* Optional: of plans compiled from now on. Absent: fp32 and fp32_strict alone. */
+    int (*precision)(struct backend *backend, enum precision precision, struct error *err);
     /* batch: the largest a replica will use; bits may depend on it (a trial's own batch gives its bits). mem_bytes of the
      * plan is asked first with ret NULL. model is borrowed. */
     int (*compile)(struct backend *backend, const struct model *model, size_t batch, struct plan **ret,
