@@ -84,6 +84,9 @@ $O/$(CUDA_DIR)/kernels.o: $(CUDA_DIR)/kernels.cu
 	$(Q)$(NVCC) -ccbin gcc -std=c++17 -O3 -fmad=false $(CUDA_GENCODE) -I. -Xcompiler -fPIC -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 $O/common/error.o: EXTRA_common := -fPIC
 
+# The commit that a selftest's figures belong to.
+$O/trainer/backend/cuda/selftest_main.o: EXTRA_trainer += -DFLEXP_COMMIT='"$(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)"'
+
 define archive
 $O/lib$1.a: $(call obj,$(SRC_$1))
 	@rm -f $$@

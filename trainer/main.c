@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/log.h"
 #include "common/version.h"
+#include "trainer/backend/cuda/cuda.h"
 #include "trainer/worker/run.h"
 
 #include <signal.h>
@@ -13,6 +14,7 @@ static const char HELP[] =
     "flexp-trainer: the worker that flexp starts to train trials.\n"
     "\n"
     "usage: flexp-trainer [--version] [--help]\n"
+    "       flexp-trainer selftest --backend cuda [--help]\n"
     "\n"
     "It speaks the trial protocol (docs/protocol.md) on the socket whose descriptor is in FLEXP_FD and ends when that\n"
     "socket does. To run an experiment, type `flexp create -f FILE`.\n";
@@ -62,6 +64,8 @@ int main(int argc, char **argv)
         puts("flexp-trainer " FLEXP_VERSION);
         return 0;
     }
+    if (argc > 1 && !strcmp(argv[1], "selftest"))
+        return cuda_selftest(argc - 1, argv + 1);
     if (argc > 1) {
         bool help = !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h");
         if (!help)
