@@ -101,4 +101,8 @@ struct backend_ops {
 
 extern const struct backend_ops BACKEND_CPU;
 
+extern const char *const PRECISION_NAMES[]; /* NULL-terminated */
+/* What a `training` section asks for, of plans compiled from now on. backend NULL: only whether it can be had. */
+int precision_set(const struct backend_ops *ops, struct backend *backend, const json_t *training, struct error *err);
+
 #endif

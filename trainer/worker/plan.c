@@ -3,6 +3,7 @@
 #include "trainer/worker/run.h"
 
 #include "common/keys.h"
+#include "trainer/backend/cuda/cuda.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -95,6 +96,22 @@ static void describe_data(const json_t *sections, uint64_t data_seed, const char
     dataset_close(dataset);
 }
 
+/* tf32 and bf16 are a GPU's; it is opened to see that there is one. */
+static void check_precision(const json_t *training, json_t *problems)
+{
+    struct backend *gpu = NULL;
+    struct error err = {0}, why = {0};
+
+    if (!precision_set(&BACKEND_CPU, NULL, training, &err))
+        return;
+    if (!BACKEND_CUDA.open(&(struct backend_options){.cores_n = 0}, &gpu, &why)) {
+        BACKEND_CUDA.close(gpu);
+        return;
+    }
+    fail(&err, -EINVAL, "training.precision: %s needs a GPU: %s", json_string_or(training, "precision", ""), why.text);
+    add_error(problems, "training", &err);
+}
+
 void plan_answer(struct connection *connection, const struct message *message)
 {
     const char *cache_dir = json_string_or(message->body, "cache_dir", "/tmp");
@@ -114,6 +131,7 @@ void plan_answer(struct connection *connection, const struct message *message)
             add_error(problems, "data", &err);
         } else {
             check_federation(sections, &shape, problems);
+            check_precision(json_object_get(sections, "training"), problems);
             if (model_new(json_object_get(sections, "model"), &shape, &model, &err))
                 add_error(problems, "model", &err);
             else if (BACKEND_CPU.compile(NULL, model, batch, NULL, &mem_bytes, &err))

@@ -13,9 +13,12 @@
 #include <cmocka.h>
 
 static const struct driver *real;
+static char why[1000];
 
 #define NEED_GPU                                                                                                       \
     if (!real) {                                                                                                       \
+        printf("# because: %s\n", why);                                                                                \
+        fflush(stdout);                                                                                                \
         skip();                                                                                                        \
         return;                                                                                                        \
     }
@@ -265,11 +268,10 @@ int main(void)
 
     setenv("FLEXP_CUDA", "build/flexp-cuda.so", 0);
     if (cuda_driver(&real, &err) || real->open(-1, NULL, &device, &err)) {
-        printf("# because: %s\n", err.text);
+        snprintf(why, sizeof why, "%s", err.text);
         real = NULL;
     } else {
         real->close(device);
     }
-    fflush(stdout);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
