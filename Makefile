@@ -56,8 +56,8 @@ endif
 NVCC := $(if $(CUDA_HOME),$(wildcard $(CUDA_HOME)/bin/nvcc),$(shell command -v nvcc 2>/dev/null))
 CUDA_SO := $(if $(and $(NVCC),$(filter release,$(VARIANT))),$(BIN)/flexp-cuda.so)
 CUDA_INCLUDE = $(dir $(NVCC))../include
-# Machine code for each kind of GPU, and what later ones compile from.
-CUDA_ARCHS ?= 80 86 89 90
+# Machine code for Ampere and Ada, and for Hopper; what later ones compile from.
+CUDA_ARCHS ?= 80 90
 CUDA_GENCODE = $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$a,code=sm_$a) \
   -gencode=arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
 CUDA_OBJECTS := $(patsubst %.c,$O/%.o,$(wildcard $(CUDA_DIR)/*.c)) $O/$(CUDA_DIR)/kernels.o $O/common/error.o
@@ -81,7 +81,7 @@ $O/$(CUDA_DIR)/%.o: $(CUDA_DIR)/%.c
 $O/$(CUDA_DIR)/kernels.o: $(CUDA_DIR)/kernels.cu
 	@mkdir -p $(@D)
 	$(SAY) $<
-	$(Q)$(NVCC) -ccbin gcc -std=c++17 -O3 -fmad=false $(CUDA_GENCODE) -I. -Xcompiler -fPIC -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+	$(Q)$(NVCC) -ccbin gcc -std=c++17 -t 3 -O3 -fmad=false $(CUDA_GENCODE) -I. -Xcompiler -fPIC -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 $O/common/error.o: EXTRA_common := -fPIC
 
 # The commit that a selftest's figures belong to.

@@ -40,6 +40,19 @@ DEVICE uint32_t divide(uint32_t n, struct divisor d)
     return (high + n) >> d.shift;
 }
 
+/* n / by, n - n / by * by. A GPU divides 64 bits five times slower than 32, and most counts fit. */
+DEVICE uint64_t quotient(uint64_t n, uint64_t by)
+{
+    if ((n | by) >> 32)
+        return n / by;
+    return (uint32_t)n / (uint32_t)by;
+}
+
+DEVICE uint64_t remainder_of(uint64_t n, uint64_t by)
+{
+    return n - quotient(n, by) * by;
+}
+
 /* PCG32 */
 
 #define D_PCG_MULTIPLIER 6364136223846793005ULL

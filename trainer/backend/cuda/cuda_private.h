@@ -170,6 +170,8 @@ int lanes_own_starts(struct lanes *lanes, struct error *err);
 int lanes_corrections(struct lanes *lanes, struct error *err);
 /* Canonical weights (host) to the working layout of lane i. */
 int lanes_put_weights(struct lanes *lanes, const float *canonical, float *working, size_t n, struct error *err);
+/* The optimizer's arguments, without a range. */
+struct optimize_args lanes_update(const struct lanes *lanes);
 /* What a library computes of the program; NULL: the own kernel does. */
 int libraries_new(struct lanes *lanes, struct error *err);
 void libraries_free(struct lanes *lanes);

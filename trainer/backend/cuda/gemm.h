@@ -20,6 +20,7 @@
 #define FLEXP_TRAINER_CUDA_GEMM_H
 
 #include "trainer/backend/cuda/kernels_layers.h"
+#include "trainer/backend/cuda/kernels_train.h"
 
 enum { GEMM_FORWARD, GEMM_DATA, GEMM_WEIGHTS };
 enum { GEMM_FP32, GEMM_TF32, GEMM_BF16 };
@@ -29,7 +30,11 @@ struct gemm_args {
     const struct lane_step *steps;
     const float *x, *w, *dy, *bias;
     float *out;              /* y, dx or the gradients of weights; parts where splits > 1 or mode is WEIGHTS */
-    float *parts, *bias_out; /* gemm_finish */
+    float *parts, *bias_out;
+    /* WEIGHTS: the optimizer's step is taken at once, and no gradient is stored; where the weights and biases stand */
+    struct optimize_args update;
+    uint64_t weight_first, bias_first;
+    uint32_t updates;
     const float *mask;
     uint32_t mode, precision, relu, add, lanes, rows;
     uint32_t in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride, groups;
@@ -190,7 +195,10 @@ DEVICE void gemm_put(const struct gemm_args *a, struct gemm_block b, uint32_t m,
         put_gradient(&a->out[at], sum, a->mask ? &a->mask[at] : NULL, a->add);
     } else {
         uint32_t columns = a->kernel_h * a->kernel_w * a->in_cg, o = b.group * a->out_cg + m;
-        if (n < columns)
+        if (a->updates)
+            optimize_one(&a->update, b.lane, n < columns ? a->weight_first + (uint64_t)o * columns + n : a->bias_first + o,
+                         sum);
+        else if (n < columns)
             a->out[b.lane * a->out_stride + (uint64_t)o * columns + n] = sum;
         else if (a->bias_out)
             a->bias_out[b.lane * a->out_stride + o] = sum;
@@ -208,13 +216,13 @@ DEVICE void gemm_store(const struct gemm_args *a, struct gemm_block b, uint32_t 
 /* count: lanes x groups x m x n. Adds the parts in order. */
 DEVICE void gemm_finish_body(const struct gemm_args *a, uint64_t i)
 {
-    uint32_t n = (uint32_t)(i % a->n), m = (uint32_t)(i / a->n % a->m), k, used;
-    uint64_t which = i / a->n / a->m;
+    uint64_t line = quotient(i, a->n), which = quotient(line, a->m);
+    uint32_t n = (uint32_t)(i - line * a->n), m = (uint32_t)(line - which * a->m), k, used;
     struct gemm_block b;
     float sum = 0;
 
-    b.lane = (uint32_t)(which / a->groups);
-    b.group = (uint32_t)(which % a->groups);
+    b.lane = (uint32_t)which / a->groups;
+    b.group = (uint32_t)which % a->groups;
     k = gemm_k(a, b.lane);
     used = (k + a->split_k - 1) / a->split_k;
     if (m >= gemm_m(a, b.lane) || !a->steps[b.lane].rows)
@@ -230,7 +238,24 @@ DEVICE void gemm_finish_body(const struct gemm_args *a, uint64_t i)
 #define TILE_THREADS 256
 #define TILE_PAD 4
 #define TILE_M_MAX 128
-#define TILE_N_MAX 64
+#define TILE_N_MAX 128
+
+/* The tile for a product; bits do not depend on it. Small ones where large ones would be mostly empty or too few. */
+DEVICE void tile_size(const struct gemm_args *a, uint32_t *ret_bm, uint32_t *ret_bn)
+{
+    uint64_t large = (uint64_t)((a->m + 127) / 128) * ((a->n + 63) / 64) * a->lanes * a->groups * a->splits;
+
+    if (a->m <= 32 && a->n > 32) {
+        *ret_bm = 16;
+        *ret_bn = 128;
+    } else if (a->n <= 32 || a->m <= 64 || large < 132) {
+        *ret_bm = a->m > 64 && a->n <= 32 && large >= 132 ? 128 : 64;
+        *ret_bn = 32;
+    } else {
+        *ret_bm = 128;
+        *ret_bn = 64;
+    }
+}
 
 struct tile_shared {
     float a[2][TILE_K][TILE_M_MAX + TILE_PAD];
@@ -241,7 +266,7 @@ struct tile_thread {
     struct gemm_block block;
     uint32_t m0, n0, m_end, k_begin, k_end;
     struct gemm_pixel pixel; /* of its row of a, where that is fixed */
-    float a[8], b[4];        /* fetched */
+    float a[8], b[8];        /* fetched */
     float sum[32];
 };
 
@@ -296,7 +321,7 @@ DEVICE void fetch_pixel_run(const struct gemm_args *a, uint32_t mode, const stru
     struct gemm_tap tap = tap_of(a, k, mode == GEMM_FORWARD ? a->by_in_c : a->by_out_c);
 
     UNROLL for (uint32_t i = 0; i < run; i++) to[i] = 0;
-    if (mode == GEMM_FORWARD ? a->vector_in : a->vector_out) {
+    if (run % 4 == 0 && (mode == GEMM_FORWARD ? a->vector_in : a->vector_out)) {
         UNROLL for (uint32_t i = 0; i < run; i += 4)
         {
             const float *from = k + i < t->k_end ? mode == GEMM_FORWARD ? x_at(a, t->pixel, tap) : dy_at(a, t->pixel, tap) : NULL;
@@ -332,7 +357,7 @@ DEVICE void fetch_a(const struct gemm_args *a, uint32_t mode, uint32_t bm, uint3
         const float *from = a->dy + ((uint64_t)t->block.lane * a->rows * a->out_h * a->out_w + k) * a->out_c +
                             t->block.group * a->out_cg + m;
         UNROLL for (uint32_t i = 0; i < run; i++) t->a[i] = 0;
-        if (k < t->k_end && a->vector_out) {
+        if (run % 4 == 0 && k < t->k_end && a->vector_out) {
             UNROLL for (uint32_t i = 0; i < run; i += 4) if (m + i < t->m_end) load_4(from + i, t->a + i);
         } else if (k < t->k_end) {
             UNROLL for (uint32_t i = 0; i < run; i++) if (m + i < t->m_end) t->a[i] = from[i];
@@ -348,19 +373,41 @@ DEVICE void fetch_b(const struct gemm_args *a, uint32_t mode, uint32_t bn, uint3
     UNROLL for (uint32_t i = 0; i < run; i++) t->b[i] = 0;
     if (mode == GEMM_FORWARD) {
         uint32_t per_row = TILE_K / run, n = t->n0 + thread / per_row, k = k0 + thread % per_row * run;
-        UNROLL for (uint32_t i = 0; i < run; i++) if (n < a->n && k + i < t->k_end) t->b[i] = w[(uint64_t)n * a->k + k + i];
+        const float *from = w + (uint64_t)n * a->k + k;
+        if (run % 4 == 0 && a->vector_in) {
+            UNROLL for (uint32_t i = 0; i < run; i += 4) if (n < a->n && k + i < t->k_end) load_4(from + i, t->b + i);
+        } else {
+            UNROLL for (uint32_t i = 0; i < run; i++) if (n < a->n && k + i < t->k_end) t->b[i] = from[i];
+        }
     } else if (mode == GEMM_DATA) {
         uint32_t per_row = bn / run, k = k0 + thread / per_row, n = t->n0 + thread % per_row * run;
         if (k < t->k_end) {
             struct gemm_tap tap = tap_of(a, k, a->by_out_c);
             const float *from = w + ((uint64_t)tap.c * taps + tap.r * a->kernel_w + tap.s) * a->in_cg + n;
-            UNROLL for (uint32_t i = 0; i < run; i++) if (n + i < a->n) t->b[i] = from[i];
+            if (run % 4 == 0 && a->vector_in) {
+                UNROLL for (uint32_t i = 0; i < run; i += 4) if (n + i < a->n) load_4(from + i, t->b + i);
+            } else {
+                UNROLL for (uint32_t i = 0; i < run; i++) if (n + i < a->n) t->b[i] = from[i];
+            }
         }
     } else {
         uint32_t per_row = bn / run, k = k0 + thread / per_row, n = t->n0 + thread % per_row * run, columns = taps * a->in_cg;
         if (k < t->k_end) {
             struct gemm_pixel pixel = pixel_in_x(a, t->block, k);
             struct gemm_tap tap = tap_of(a, n, a->by_in_c);
+            if (run % 4 == 0 && a->vector_in) {
+                UNROLL for (uint32_t i = 0; i < run; i += 4)
+                {
+                    const float *from = n + i < columns ? x_at(a, pixel, tap) : NULL;
+                    if (from)
+                        load_4(from, t->b + i);
+                    if (n + i == columns)
+                        t->b[i] = 1;
+                    tap.c += 3;
+                    next_tap(a, &tap, a->in_cg);
+                }
+                return;
+            }
             UNROLL for (uint32_t i = 0; i < run; i++)
             {
                 const float *from = n + i < columns ? x_at(a, pixel, tap) : NULL;
@@ -406,7 +453,7 @@ DEVICE void tile_multiply(uint32_t bm, uint32_t bn, uint32_t thread, uint32_t bu
 
     UNROLL for (uint32_t k = 0; k < TILE_K; k++)
     {
-        float a[8], b[4];
+        float a[8], b[8];
         UNROLL for (uint32_t i = 0; i < mi; i++) a[i] = shared->a[buffer][k][m + i];
         UNROLL for (uint32_t j = 0; j < ni; j++) b[j] = shared->b[buffer][k][n + j];
         UNROLL for (uint32_t i = 0; i < mi; i++)
@@ -414,8 +461,11 @@ DEVICE void tile_multiply(uint32_t bm, uint32_t bn, uint32_t thread, uint32_t bu
     }
 }
 
-/* Which value of the tile a thread's sum i is. mma.sync: 8 warps, 4 along m and 2 along n, each of 16 x 8 pieces, whose
- * values lie as the PTX manual has it for m16n8. */
+/* mma.sync: 8 warps, 4 along m and 2 along n, or all along n where m is short. */
+#define TILE_WARPS_M(bm) ((bm) >= 64 ? 4u : 1u)
+
+/* Which value of the tile a thread's sum i is; with mma.sync a warp has pieces of 16 x 8, whose values lie as the PTX manual
+ * has it for m16n8. */
 DEVICE void tile_place(uint32_t precision, uint32_t bm, uint32_t bn, uint32_t thread, uint32_t i, uint32_t *ret_m,
                        uint32_t *ret_n)
 {
@@ -424,9 +474,10 @@ DEVICE void tile_place(uint32_t precision, uint32_t bm, uint32_t bn, uint32_t th
         *ret_m = thread / 16 * mi + i / ni;
         *ret_n = thread % 16 * ni + i % ni;
     } else {
-        uint32_t warp = thread / 32, lane = thread % 32, pieces_n = bn / 2 / 8, piece = i / 4;
-        *ret_m = warp / 2 * (bm / 4) + piece / pieces_n * 16 + lane / 4 + i % 4 / 2 * 8;
-        *ret_n = warp % 2 * (bn / 2) + piece % pieces_n * 8 + lane % 4 * 2 + i % 2;
+        uint32_t along_m = TILE_WARPS_M(bm), along_n = 8 / along_m, pieces_n = bn / along_n / 8, piece = i / 4;
+        uint32_t warp = thread / 32, lane = thread % 32;
+        *ret_m = warp / along_n * (bm / along_m) + piece / pieces_n * 16 + lane / 4 + i % 4 / 2 * 8;
+        *ret_n = warp % along_n * (bn / along_n) + piece % pieces_n * 8 + lane % 4 * 2 + i % 2;
     }
 }
 

@@ -165,9 +165,10 @@ struct assemble_args {
 
 DEVICE void assemble_body(const struct assemble_args *a, uint64_t i)
 {
-    uint32_t pixels = a->height * a->width, pixel = (uint32_t)(i % pixels);
-    uint64_t row = i / pixels, lane = row / a->rows, at;
-    uint32_t y = pixel / a->width, x = pixel % a->width, r = (uint32_t)(row % a->rows);
+    uint32_t pixels = a->height * a->width;
+    uint64_t row = quotient(i, pixels), lane = quotient(row, a->rows), at;
+    uint32_t pixel = (uint32_t)(i - row * pixels), r = (uint32_t)(row - lane * a->rows);
+    uint32_t y = pixel / a->width, x = pixel % a->width;
     int sy, sx;
     bool inside;
     const uint8_t *from;
@@ -204,7 +205,7 @@ struct gather_args {
 
 DEVICE void gather_body(const struct gather_args *a, uint64_t i)
 {
-    uint64_t lane = i / a->n, k = i % a->n;
+    uint64_t lane = quotient(i, a->n), k = i - lane * a->n;
 
     a->working[lane * a->working_stride + a->where[k]] = a->canonical[lane * a->canonical_stride + k];
 }
@@ -231,7 +232,9 @@ struct spread_args {
 
 DEVICE void spread_body(const struct spread_args *a, uint64_t i)
 {
-    a->to[i] = a->from[i / a->n * a->from_stride + i % a->n];
+    uint64_t lane = quotient(i, a->n);
+
+    a->to[i] = a->from[lane * a->from_stride + (i - lane * a->n)];
 }
 
 #endif

@@ -15,9 +15,9 @@ struct live { /* is element i of lanes x rows x values to be computed? */
 
 DEVICE bool is_live(const struct live *l, uint64_t i)
 {
-    uint64_t row = i / l->values;
+    uint64_t row = quotient(i, l->values), lane = quotient(row, l->rows);
 
-    return row % l->rows < l->steps[row / l->rows].rows;
+    return row - lane * l->rows < l->steps[lane].rows;
 }
 
 struct window_shape {
@@ -57,8 +57,8 @@ struct pool_args {
 DEVICE void max_pool_body(const struct pool_args *a, uint64_t i)
 {
     const struct window_shape *s = &a->shape;
-    uint32_t c = (uint32_t)(i % s->c), at = (uint32_t)(i / s->c % (s->out_h * s->out_w));
-    uint64_t row = i / s->c / (s->out_h * s->out_w);
+    uint64_t pixel = quotient(i, s->c), row = quotient(pixel, s->out_h * s->out_w);
+    uint32_t c = (uint32_t)(i - pixel * s->c), at = (uint32_t)(pixel - row * s->out_h * s->out_w);
     struct window_at w;
     const float *x;
     float top = 0;
@@ -105,9 +105,10 @@ DEVICE void put_gradient(float *dx, float value, const float *mask, uint32_t add
 DEVICE void max_pool_backward_body(const struct pool_args *a, uint64_t i)
 {
     const struct window_shape *s = &a->shape;
-    uint32_t c = (uint32_t)(i % s->c), at = (uint32_t)(i / s->c % (s->in_h * s->in_w));
+    uint64_t pixel = quotient(i, s->c), row = quotient(pixel, s->in_h * s->in_w);
+    uint32_t c = (uint32_t)(i - pixel * s->c), at = (uint32_t)(pixel - row * s->in_h * s->in_w);
     uint32_t h = at / s->in_w, v = at % s->in_w;
-    uint64_t row = i / s->c / (s->in_h * s->in_w), base = row * s->out_h * s->out_w * s->c + c;
+    uint64_t base = row * s->out_h * s->out_w * s->c + c;
     float sum = 0;
 
     if (!is_live(&a->live, i))
@@ -128,8 +129,8 @@ DEVICE void max_pool_backward_body(const struct pool_args *a, uint64_t i)
 DEVICE void avg_pool_body(const struct pool_args *a, uint64_t i)
 {
     const struct window_shape *s = &a->shape;
-    uint32_t c = (uint32_t)(i % s->c), at = (uint32_t)(i / s->c % (s->out_h * s->out_w));
-    uint64_t row = i / s->c / (s->out_h * s->out_w);
+    uint64_t pixel = quotient(i, s->c), row = quotient(pixel, s->out_h * s->out_w);
+    uint32_t c = (uint32_t)(i - pixel * s->c), at = (uint32_t)(pixel - row * s->out_h * s->out_w);
     struct window_at w;
     const float *x;
     float sum = 0;
@@ -148,9 +149,10 @@ DEVICE void avg_pool_body(const struct pool_args *a, uint64_t i)
 DEVICE void avg_pool_backward_body(const struct pool_args *a, uint64_t i)
 {
     const struct window_shape *s = &a->shape;
-    uint32_t c = (uint32_t)(i % s->c), at = (uint32_t)(i / s->c % (s->in_h * s->in_w));
+    uint64_t pixel = quotient(i, s->c), row = quotient(pixel, s->in_h * s->in_w);
+    uint32_t c = (uint32_t)(i - pixel * s->c), at = (uint32_t)(pixel - row * s->in_h * s->in_w);
     uint32_t h = at / s->in_w, v = at % s->in_w;
-    uint64_t row = i / s->c / (s->in_h * s->in_w), base = row * s->out_h * s->out_w * s->c + c;
+    uint64_t base = row * s->out_h * s->out_w * s->c + c;
     float sum = 0;
 
     if (!is_live(&a->live, i))
@@ -169,7 +171,8 @@ DEVICE void avg_pool_backward_body(const struct pool_args *a, uint64_t i)
 DEVICE void global_pool_body(const struct pool_args *a, uint64_t i)
 {
     uint32_t c = a->shape.c, pixels = a->shape.in_h * a->shape.in_w;
-    const float *x = a->x + i / c * pixels * c + i % c;
+    uint64_t row = quotient(i, c);
+    const float *x = a->x + row * pixels * c + (i - row * c);
     double sum = 0;
     float mean;
 
@@ -184,9 +187,10 @@ DEVICE void global_pool_body(const struct pool_args *a, uint64_t i)
 DEVICE void global_pool_backward_body(const struct pool_args *a, uint64_t i)
 {
     uint32_t c = a->shape.c, pixels = a->shape.in_h * a->shape.in_w;
+    uint64_t pixel = quotient(i, c);
 
     if (is_live(&a->live, i))
-        put_gradient(&a->out[i], a->dy[i / c / pixels * c + i % c] * (1.0f / (float)pixels),
+        put_gradient(&a->out[i], a->dy[quotient(pixel, pixels) * c + (i - pixel * c)] * (1.0f / (float)pixels),
                      a->mask_x ? &a->mask_x[i] : NULL, a->add);
 }
 
@@ -255,7 +259,7 @@ DEVICE void bias_body(const struct bias_args *a, uint64_t i)
         return;
     value = a->y[i];
     if (a->bias)
-        value += a->bias[i / a->live.values / a->live.rows * a->weights_stride + i % a->c];
+        value += a->bias[quotient(quotient(i, a->live.values), a->live.rows) * a->weights_stride + remainder_of(i, a->c)];
     a->y[i] = a->relu && value < 0 ? 0 : value;
 }
 
@@ -305,8 +309,9 @@ struct transpose_args {
 
 DEVICE void transpose_body(const struct transpose_args *a, uint64_t i)
 {
-    uint64_t values = (uint64_t)a->c * a->pixels, row = i / values, k = i % values;
-    uint64_t from = a->back ? (k % a->c) * a->pixels + k / a->c : (k % a->pixels) * a->c + k / a->pixels;
+    uint64_t values = (uint64_t)a->c * a->pixels, row = quotient(i, values), k = i - row * values;
+    uint64_t from = a->back ? remainder_of(k, a->c) * a->pixels + quotient(k, a->c)
+                            : remainder_of(k, a->pixels) * a->c + quotient(k, a->pixels);
 
     if (is_live(&a->live, i))
         put_gradient(&a->y[i], a->x[row * values + from], a->mask ? &a->mask[i] : NULL, a->add);
@@ -330,7 +335,7 @@ struct dropout_args {
 
 DEVICE void dropout_body(const struct dropout_args *a, uint64_t i)
 {
-    uint64_t lane = i / a->runs, run = i % a->runs, n = (uint64_t)a->steps[lane].rows * a->values;
+    uint64_t lane = quotient(i, a->runs), run = i - lane * a->runs, n = (uint64_t)a->steps[lane].rows * a->values;
     uint64_t first = run * 2 * DROP_RUN, base = lane * a->rows * a->values;
     struct pcg32 rng = a->steps[lane].dropout;
 

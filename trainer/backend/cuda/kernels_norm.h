@@ -32,7 +32,7 @@ struct norm_args {
 
 DEVICE uint64_t norm_lane_rows(const struct norm_args *a, uint64_t row)
 {
-    return a->steps[row / a->rows].rows;
+    return a->steps[quotient(row, a->rows)].rows;
 }
 
 /* the mean that belongs to channel c of a row */
@@ -46,12 +46,12 @@ DEVICE double norm_mean(const struct norm_args *a, uint64_t row, uint32_t c)
 /* count: lanes x rows x c. The means of squares are exact doubles, kept in coefs. */
 DEVICE void norm_sums_body(const struct norm_args *a, uint64_t i)
 {
-    uint64_t row = i / a->c, half = a->count;
-    uint32_t c = (uint32_t)(i % a->c);
+    uint64_t row = quotient(i, a->c), half = a->count;
+    uint32_t c = (uint32_t)(i - row * a->c);
     const float *x = a->x + row * a->pixels * a->c + c;
     double sum = 0, product = 0, mean = 0;
 
-    if (row % a->rows >= norm_lane_rows(a, row))
+    if (remainder_of(row, a->rows) >= norm_lane_rows(a, row))
         return;
     if (a->what == NORM_SQUARES)
         mean = a->coefs[a->groups ? i : row / a->rows * a->c + c];
@@ -123,7 +123,7 @@ DEVICE void norm_group_mean_body(const struct norm_args *a, uint64_t i)
     uint64_t row = i / a->groups, width = a->c / a->groups, first = row * a->c + i % a->groups * width;
     double sum = 0;
 
-    if (row % a->rows >= norm_lane_rows(a, row))
+    if (remainder_of(row, a->rows) >= norm_lane_rows(a, row))
         return;
     for (uint64_t k = 0; k < width; k++)
         sum += a->sums[first + k];
@@ -137,7 +137,7 @@ DEVICE void norm_group_stats_body(const struct norm_args *a, uint64_t i)
     uint64_t w = row / a->rows * a->weights_stride + g * width, all = a->count / a->groups * a->c;
     double sum = 0, mean, rstd;
 
-    if (row % a->rows >= norm_lane_rows(a, row))
+    if (remainder_of(row, a->rows) >= norm_lane_rows(a, row))
         return;
     mean = a->coefs[first];
     for (uint64_t k = 0; k < width; k++)
@@ -155,12 +155,14 @@ DEVICE void norm_group_stats_body(const struct norm_args *a, uint64_t i)
 /* count: lanes x rows x pixels x c. */
 DEVICE void norm_apply_body(const struct norm_args *a, uint64_t i)
 {
-    uint64_t row = i / a->c / a->pixels, c = i % a->c;
-    uint64_t all = a->count / a->pixels / (a->groups ? 1 : a->rows), k = (a->groups ? row : row / a->rows) * a->c + c;
+    uint64_t pixel = quotient(i, a->c), row = quotient(pixel, a->pixels), lane = quotient(row, a->rows), c = i - pixel * a->c;
+    uint64_t all = quotient(a->count, a->pixels), k = (a->groups ? row : lane) * a->c + c;
     float y;
 
-    if (row % a->rows >= norm_lane_rows(a, row))
+    if (row - lane * a->rows >= a->steps[lane].rows)
         return;
+    if (!a->groups)
+        all = quotient(all, a->rows);
     y = (float)((double)a->x[i] * a->coefs[k] + a->coefs[all + k]);
     a->y[i] = a->relu && y < 0 ? 0 : y;
 }
@@ -196,7 +198,7 @@ DEVICE void norm_group_backward_body(const struct norm_args *a, uint64_t i)
     uint64_t w = row / a->rows * a->weights_stride + g * width, all = a->count / a->groups * a->c;
     double count = (double)(a->pixels * width), sum = 0, product = 0, mean, rstd, b, d;
 
-    if (row % a->rows >= norm_lane_rows(a, row))
+    if (remainder_of(row, a->rows) >= norm_lane_rows(a, row))
         return;
     mean = (double)a->stats[row * 2 * a->groups + g];
     rstd = (double)a->stats[row * 2 * a->groups + a->groups + g];
@@ -233,10 +235,12 @@ DEVICE void norm_group_params_body(const struct norm_args *a, uint64_t i)
 /* count: lanes x rows x pixels x c. */
 DEVICE void norm_gradient_body(const struct norm_args *a, uint64_t i)
 {
-    uint64_t row = i / a->c / a->pixels, c = i % a->c;
-    uint64_t all = a->count / a->pixels / (a->groups ? 1 : a->rows), k = (a->groups ? row : row / a->rows) * a->c + c;
+    uint64_t pixel = quotient(i, a->c), row = quotient(pixel, a->pixels), lane = quotient(row, a->rows), c = i - pixel * a->c;
+    uint64_t all = quotient(a->count, a->pixels), k = (a->groups ? row : lane) * a->c + c;
 
-    if (row % a->rows < norm_lane_rows(a, row))
+    if (!a->groups)
+        all = quotient(all, a->rows);
+    if (row - lane * a->rows < a->steps[lane].rows)
         put_gradient(&a->y[i],
                      (float)(a->coefs[k] * (double)a->dy[i] + a->coefs[all + k] * (double)a->x[i] + a->coefs[2 * all + k]),
                      a->mask ? &a->mask[i] : NULL, a->add);

@@ -90,26 +90,24 @@ DEVICE void totals_body(const struct totals_args *a, uint64_t i)
 
 /* Each lane by its own rule and rate; as optim.c. */
 struct optimize_args {
-    uint64_t count; /* lanes x n */
+    uint64_t count; /* lanes x count_n: weights first .. first + count_n - 1 of the n of each lane */
     const struct lane *lanes;
     const struct lane_step *steps;
     float *weights;
     const float *grads, *start, *correction;
     float *state; /* two arrays of n for each lane, or one where no lane is Adam's */
-    uint64_t n, weights_stride, grads_stride, start_stride, state_stride;
+    uint64_t first, count_n, n, weights_stride, grads_stride, start_stride, state_stride;
 };
 
-DEVICE void optimize_body(const struct optimize_args *a, uint64_t i)
+/* Weight k of a lane, whose gradient is g. */
+DEVICE void optimize_one(const struct optimize_args *a, uint64_t lane, uint64_t k, float g)
 {
-    uint64_t lane = i / a->n, k = i % a->n;
     const struct lane *l = &a->lanes[lane];
     const struct lane_step *s = &a->steps[lane];
-    float *w = &a->weights[lane * a->weights_stride + k], *v, *second, d, weight, g, m;
+    float *w = &a->weights[lane * a->weights_stride + k], *v, *second, d, weight = *w, m;
 
     if (!s->rows)
         return;
-    weight = *w;
-    g = a->grads[lane * a->grads_stride + k];
     if (l->mu > 0)
         g += l->mu * (weight - a->start[lane * a->start_stride + k]);
     if (a->correction)
@@ -133,6 +131,13 @@ DEVICE void optimize_body(const struct optimize_args *a, uint64_t i)
     d = l->beta2 * *second + (1 - l->beta2) * (d * d);
     *second = d;
     *w = s->shrink * weight - s->rate * (m / (sqrtf(d) / s->root + l->eps));
+}
+
+DEVICE void optimize_body(const struct optimize_args *a, uint64_t i)
+{
+    uint64_t lane = quotient(i, a->count_n), k = a->first + (i - lane * a->count_n);
+
+    optimize_one(a, lane, k, a->grads[lane * a->grads_stride + k]);
 }
 
 /* sum += weight of lane 0 x its value, then lane 1 ...; canonical order. */

@@ -57,35 +57,6 @@ size_t lanes_bytes(const struct program *program, size_t weights_n, size_t train
     return c.used;
 }
 
-int lanes_new(struct plan *plan, const struct program *program, size_t n, struct lanes **ret, struct error *err)
-{
-    struct lanes *l = calloc(1, sizeof *l);
-    size_t bytes = lanes_bytes(program, plan->weights_n, plan->trainable_n, n);
-    struct carver c = {0};
-    void *memory;
-    int rc;
-
-    if (!l)
-        return fail(err, -ENOMEM, "out of memory");
-    l->plan = plan;
-    l->program = program;
-    l->n = n;
-    l->training = program->training;
-    l->bytes = bytes;
-    if ((rc = DRIVER(l)->alloc(DEVICE_OF(l), bytes, &memory, err))) {
-        free(l);
-        return rc;
-    }
-    c.base = l->memory = memory;
-    carve_lanes(l, &c, plan->weights_n, plan->trainable_n);
-    if ((rc = DRIVER(l)->clear(DEVICE_OF(l), memory, bytes, err)) || (rc = libraries_new(l, err))) {
-        lanes_free(l);
-        return rc;
-    }
-    *ret = l;
-    return 0;
-}
-
 void lanes_forget_graphs(struct lanes *l)
 {
     for (size_t i = 0; i < GRAPHS; i++)
@@ -198,17 +169,53 @@ static int queue_begin(struct lanes *l, struct error *err)
     return LAUNCH(l, begin_chunk, &a, err);
 }
 
+struct optimize_args lanes_update(const struct lanes *l)
+{
+    const struct plan *p = l->plan;
+
+    return (struct optimize_args){
+        .lanes = l->lanes, .steps = l->steps, .weights = l->weights, .grads = l->grads, .start = l->start,
+        .correction = l->correction, .state = l->state, .n = p->trainable_n, .weights_stride = p->weights_n,
+        .grads_stride = p->trainable_n, .start_stride = l->start_stride, .state_stride = l->state_parts * p->trainable_n,
+    };
+}
+
+/* Whether the product that makes the gradient of a parameter steps it as well. */
+static bool is_stepped(const struct lanes *l, int param)
+{
+    const struct program *p = l->program;
+
+    for (size_t i = 0; i < p->ops_n; i++) {
+        const struct op *op = &p->ops[i];
+        const struct layer *layer = op->layer >= 0 ? &p->model->layers[op->layer] : NULL;
+        if (op->type == OP_BACKWARD && (layer->type == LAYER_CONV2D || layer->type == LAYER_DENSE) &&
+            (layer->weight == param || layer->bias_param == param))
+            return !library_of(l, op, GEMM_WEIGHTS);
+    }
+    return false;
+}
+
+/* The parameters that are left, neighbours together. */
 static int queue_update(struct lanes *l, struct error *err)
 {
     const struct plan *p = l->plan;
-    struct optimize_args a = {
-        .count = l->n * p->trainable_n, .lanes = l->lanes, .steps = l->steps, .weights = l->weights, .grads = l->grads,
-        .start = l->start, .correction = l->correction, .state = l->state, .n = p->trainable_n,
-        .weights_stride = p->weights_n, .grads_stride = p->trainable_n, .start_stride = l->start_stride,
-        .state_stride = l->state_parts * p->trainable_n,
-    };
+    const struct model *m = p->model;
+    struct optimize_args a = lanes_update(l);
+    int rc = 0;
 
-    return LAUNCH(l, optimize, &a, err);
+    for (size_t k = 0; k < m->params_n && m->params[k].trainable && !rc; k++) {
+        size_t end = k;
+        while (end < m->params_n && m->params[end].trainable && !is_stepped(l, (int)end))
+            end++;
+        if (end == k)
+            continue;
+        a.first = p->places[k].offset;
+        a.count_n = (end < m->params_n && m->params[end].trainable ? p->places[end].offset : p->trainable_n) - a.first;
+        a.count = l->n * a.count_n;
+        rc = LAUNCH(l, optimize, &a, err);
+        k = end;
+    }
+    return rc;
 }
 
 int lanes_step(struct lanes *l, struct error *err)
@@ -218,6 +225,19 @@ int lanes_step(struct lanes *l, struct error *err)
     for (size_t i = 0; i < l->program->ops_n && !rc; i++)
         rc = layer_queue(l, &l->program->ops[i], err);
     return rc || !l->update ? rc : queue_update(l, err);
+}
+
+/* A step in which no lane has rows: what the first use of a kernel or engine loads is loaded before a capture, which may
+ * not wait for it. */
+static int warm_up(struct lanes *l, struct error *err)
+{
+    int rc;
+
+    l->update = l->drop = l->training;
+    if (!l->plan->backend->dataset)
+        return 0;
+    rc = lanes_step(l, err);
+    return rc ? rc : DRIVER(l)->wait(DEVICE_OF(l), err);
 }
 
 static int capture(struct lanes *l, size_t k, struct error *err)
@@ -230,6 +250,36 @@ static int capture(struct lanes *l, size_t k, struct error *err)
         rc = lanes_step(l, err);
     ended = DRIVER(l)->capture_end(DEVICE_OF(l), rc ? NULL : &l->graphs[k], rc ? NULL : err);
     return rc ? rc : ended;
+}
+
+int lanes_new(struct plan *plan, const struct program *program, size_t n, struct lanes **ret, struct error *err)
+{
+    struct lanes *l = calloc(1, sizeof *l);
+    size_t bytes = lanes_bytes(program, plan->weights_n, plan->trainable_n, n);
+    struct carver c = {0};
+    void *memory;
+    int rc;
+
+    if (!l)
+        return fail(err, -ENOMEM, "out of memory");
+    l->plan = plan;
+    l->program = program;
+    l->n = n;
+    l->training = program->training;
+    l->bytes = bytes;
+    if ((rc = DRIVER(l)->alloc(DEVICE_OF(l), bytes, &memory, err))) {
+        free(l);
+        return rc;
+    }
+    c.base = l->memory = memory;
+    carve_lanes(l, &c, plan->weights_n, plan->trainable_n);
+    if ((rc = DRIVER(l)->clear(DEVICE_OF(l), memory, bytes, err)) || (rc = libraries_new(l, err)) ||
+        (rc = warm_up(l, err))) {
+        lanes_free(l);
+        return rc;
+    }
+    *ret = l;
+    return 0;
 }
 
 int lanes_run(struct lanes *l, uint64_t steps, const volatile int *cancel, struct error *err)

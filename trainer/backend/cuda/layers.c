@@ -114,6 +114,10 @@ bool layer_product(const struct lanes *l, const struct op *op, uint32_t mode, st
         ret->out = grads_of(l, layer->weight);
         ret->bias_out = grads_of(l, layer->bias_param);
         ret->out_stride = l->plan->trainable_n;
+        ret->updates = l->update;
+        ret->update = lanes_update(l);
+        ret->weight_first = l->plan->places[layer->weight].offset;
+        ret->bias_first = layer->bias_param >= 0 ? l->plan->places[layer->bias_param].offset : 0;
     }
     return true;
 }
@@ -306,8 +310,8 @@ static int queue_backward(struct lanes *l, const struct op *op, struct error *er
     int rc;
 
     if (layer->type == LAYER_CONV2D || layer->type == LAYER_DENSE) {
-        rc = queue_product(l, op, GEMM_WEIGHTS, err);
-        return rc ? rc : queue_product(l, op, GEMM_DATA, err);
+        rc = queue_product(l, op, GEMM_DATA, err); /* first: the other steps the weights */
+        return rc ? rc : queue_product(l, op, GEMM_WEIGHTS, err);
     }
     if (layer->type == LAYER_BATCH_NORM || layer->type == LAYER_GROUP_NORM)
         return queue_norm_backward(l, op, err);

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <time.h>
 
-static const char *const NAMES[] = {"fp32", "fp32_strict", "tf32", "bf16"};
+static const char *label = "";
 
 static double now(void)
 {
@@ -71,7 +71,7 @@ static void bench_images(struct selftest *t, const char *preset, enum precision 
     double seconds;
     char key[100];
 
-    snprintf(key, sizeof key, "%s %s batch 64 replicas %zu, images/s", preset, NAMES[precision], replicas);
+    snprintf(key, sizeof key, "%s %s%s batch 64 replicas %zu, images/s", preset, PRECISION_NAMES[precision], label, replicas);
     if (bed_init(&b, preset, 3, 32, 32, 10, 4096, batch, precision, &err)) {
         selftest_error(t, key, err.text);
         return;
@@ -99,7 +99,7 @@ static void bench_pfl(struct selftest *t, enum precision precision, int rounds)
     char key[100];
     int rc;
 
-    snprintf(key, sizeof key, "pfl-research's benchmark %s, %d rounds", NAMES[precision], rounds);
+    snprintf(key, sizeof key, "pfl-research's benchmark %s%s, %d rounds", PRECISION_NAMES[precision], label, rounds);
     if ((rc = bed_init(&b, "pfl_cnn", 3, 32, 32, 10, 50000, 10, precision, &err))) {
         selftest_error(t, key, err.text);
         free(samples);
@@ -144,17 +144,26 @@ static void bench_pfl(struct selftest *t, enum precision precision, int rounds)
     bed_done(&b);
 }
 
+/* own: without the libraries. */
+static void bench_all(struct selftest *t, enum precision precision, bool own, bool quick)
+{
+    setenv("FLEXP_CUDA_LIBRARIES", own ? "none" : "", 1);
+    label = own ? " own kernels" : "";
+    for (size_t replicas = 1; replicas <= 16; replicas *= quick ? 16 : 2)
+        bench_images(t, "bench_cnn", precision, replicas, quick);
+    bench_images(t, "seed_cnn", precision, 1, quick);
+    if (!quick)
+        bench_images(t, "seed_cnn", precision, 16, quick);
+    bench_pfl(t, precision, quick ? 30 : 1500);
+    label = "";
+    unsetenv("FLEXP_CUDA_LIBRARIES");
+}
+
 void selftest_bench(struct selftest *t, bool quick)
 {
-    static const enum precision ALL[] = {PRECISION_FP32_STRICT, PRECISION_FP32, PRECISION_TF32, PRECISION_BF16};
-
-    for (size_t k = 0; k < 4; k++) {
-        for (size_t replicas = 1; replicas <= 16; replicas *= quick ? 16 : 2)
-            bench_images(t, "bench_cnn", ALL[k], replicas, quick);
-        bench_images(t, "seed_cnn", ALL[k], 1, quick);
-        if (!quick)
-            bench_images(t, "seed_cnn", ALL[k], 16, quick);
-    }
-    for (size_t k = 0; k < 4; k++)
-        bench_pfl(t, ALL[k], quick ? 30 : 1500);
+    bench_all(t, PRECISION_BF16, false, quick);
+    bench_all(t, PRECISION_TF32, false, quick);
+    bench_all(t, PRECISION_TF32, true, quick);
+    bench_all(t, PRECISION_FP32, false, quick);
+    bench_all(t, PRECISION_FP32_STRICT, false, quick);
 }

@@ -106,9 +106,14 @@ static void fake_do(const struct fake_work *w)
         memset(w->memory, 0, w->size);
     else if (w->kernel < KERNELS_N)
         FAKE_TABLE[w->kernel].run(w->args);
-    else if (fake.tiles)
-        fake_tiles(w->args, ((const struct gemm_args *)w->args)->m > 100 ? 128 : 64,
-                   ((const struct gemm_args *)w->args)->m > 100 ? 64 : 32);
+    else if (fake.tiles) {
+        static const uint32_t SIZES[][2] = {{128, 64}, {64, 32}, {16, 128}, {128, 32}};
+        static uint32_t turn;
+        uint32_t bm = SIZES[turn % 4][0], bn = SIZES[turn % 4][1];
+        if (turn++ % 8 > 3) /* now each in turn, now what the device takes */
+            tile_size(w->args, &bm, &bn);
+        fake_tiles(w->args, bm, bn);
+    }
     else
         fake_product(w->args);
 }

@@ -167,7 +167,8 @@ static void optimizers_step_as_the_cpus(void **state)
                             .nesterov = o->nesterov, .lr = 0.05f, .momentum = o->momentum, .decay = o->weight_decay,
                             .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .t = 3};
         struct lane_step step = {0};
-        struct optimize_args a = {.count = N, .lanes = &lane, .steps = &step, .weights = other, .grads = g, .state = t, .n = N};
+        struct optimize_args a = {.count = N, .lanes = &lane, .steps = &step, .weights = other, .grads = g, .state = t,
+                                  .count_n = N, .n = N};
         for (int i = 0; i < N; i++)
             w[i] = other[i] = (float)(i - 18) / 7;
         for (int i = 0; i < 5; i++) {
@@ -229,11 +230,11 @@ static void roundings_are_those_of_the_formats(void **state)
 /* What a thread of a warp holds after mma.sync covers each value of a tile once. */
 static void places_of_sums_cover_a_tile(void **state)
 {
-    static const uint32_t TILES[][2] = {{128, 64}, {64, 32}};
+    static const uint32_t TILES[][2] = {{128, 64}, {64, 32}, {16, 128}, {128, 32}};
 
     (void)state;
     for (uint32_t precision = GEMM_FP32; precision <= GEMM_BF16; precision++)
-        for (size_t k = 0; k < 2; k++) {
+        for (size_t k = 0; k < 4; k++) {
             uint32_t bm = TILES[k][0], bn = TILES[k][1];
             uint8_t seen[128 * 64] = {0};
             for (uint32_t thread = 0; thread < TILE_THREADS; thread++)

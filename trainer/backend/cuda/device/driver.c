@@ -324,7 +324,10 @@ static int library_new(struct device *d, const struct gemm_args *a, struct libra
                        struct error *err)
 {
     bool dense = a->in_h * a->in_w * a->kernel_h * a->kernel_w == 1;
+    const char *wanted = getenv("FLEXP_CUDA_LIBRARIES");
 
+    if (wanted && !strcmp(wanted, "none"))
+        return fail(err, -ENOTSUP, "FLEXP_CUDA_LIBRARIES is none");
     if (dense && d->cublas)
         return cublas_library(d, a, ret, ret_workspace, err);
     if (!dense && d->cudnn && a->lanes == 1)

@@ -60,14 +60,16 @@ template <uint32_t PRECISION, uint32_t BM, uint32_t BN>
 __device__ static __forceinline__ void warp_multiply(uint32_t thread, uint32_t buffer, struct tile_thread *t,
                                                      const struct tile_shared *shared)
 {
+    const uint32_t WARPS_M = TILE_WARPS_M(BM), WARPS_N = 8 / WARPS_M, PIECES_M = BM / WARPS_M / 16, PIECES_N = BN / WARPS_N / 8;
     const uint32_t warp = thread / 32, group = thread % 32 / 4, in_group = thread % 4;
-    const uint32_t m0 = warp / 2 * (BM / 4), n0 = warp % 2 * (BN / 2), step = PRECISION == GEMM_TF32 ? 8 : 16;
+    const uint32_t m0 = warp / WARPS_N * (BM / WARPS_M), n0 = warp % WARPS_N * (BN / WARPS_N);
+    const uint32_t step = PRECISION == GEMM_TF32 ? 8 : 16;
 
 #pragma unroll
     for (uint32_t k0 = 0; k0 < TILE_K; k0 += step) {
-        uint32_t b[BN / 16][2];
+        uint32_t b[PIECES_N][2];
 #pragma unroll
-        for (uint32_t j = 0; j < BN / 16; j++) {
+        for (uint32_t j = 0; j < PIECES_N; j++) {
             const uint32_t n = n0 + j * 8 + group;
             if (PRECISION == GEMM_TF32) {
                 b[j][0] = __float_as_uint(shared->b[buffer][k0 + in_group][n]);
@@ -79,7 +81,7 @@ __device__ static __forceinline__ void warp_multiply(uint32_t thread, uint32_t b
             }
         }
 #pragma unroll
-        for (uint32_t i = 0; i < BM / 64; i++) {
+        for (uint32_t i = 0; i < PIECES_M; i++) {
             const uint32_t m = m0 + i * 16 + group;
             uint32_t a[4];
             if (PRECISION == GEMM_TF32) {
@@ -95,11 +97,11 @@ __device__ static __forceinline__ void warp_multiply(uint32_t thread, uint32_t b
                 a[3] = pair(shared->a[buffer][k + 8][m + 8], shared->a[buffer][k + 9][m + 8]);
             }
 #pragma unroll
-            for (uint32_t j = 0; j < BN / 16; j++) {
+            for (uint32_t j = 0; j < PIECES_N; j++) {
                 if (PRECISION == GEMM_TF32)
-                    mma_tf32(t->sum + (i * (BN / 16) + j) * 4, a, b[j]);
+                    mma_tf32(t->sum + (i * PIECES_N + j) * 4, a, b[j]);
                 else
-                    mma_bf16(t->sum + (i * (BN / 16) + j) * 4, a, b[j]);
+                    mma_bf16(t->sum + (i * PIECES_N + j) * 4, a, b[j]);
             }
         }
     }
@@ -150,11 +152,15 @@ static cudaError_t launch_tiles(cudaStream_t stream, const struct gemm_args *a)
 template <uint32_t MODE, uint32_t PRECISION>
 static cudaError_t launch_mode(cudaStream_t stream, const struct gemm_args *a)
 {
-    /* Bits do not depend on this choice. Small tiles where large ones would be mostly empty or too few. */
-    uint64_t large = (uint64_t)((a->m + 127) / 128) * ((a->n + 63) / 64) * a->lanes * a->groups * a->splits;
+    uint32_t bm, bn;
 
-    if (a->n <= 32 || a->m <= 64 || large < 132)
+    tile_size(a, &bm, &bn);
+    if (bm == 16)
+        return launch_tiles<MODE, PRECISION, 16, 128>(stream, a);
+    if (bm == 64)
         return launch_tiles<MODE, PRECISION, 64, 32>(stream, a);
+    if (bn == 32)
+        return launch_tiles<MODE, PRECISION, 128, 32>(stream, a);
     return launch_tiles<MODE, PRECISION, 128, 64>(stream, a);
 }
 
