@@ -64,12 +64,15 @@ struct replica {
     double seconds;
 };
 
-enum reduction_type { REDUCE_WEIGHTED_SUM, REDUCE_EACH };
+/* REDUCE_MODEL: the backend keeps the global model (put_model) and no weights cross in a round: replicas' start is NULL, and
+ * the model becomes model + rate x (weighted sum - model) for parameters, the weighted sum for buffers. */
+enum reduction_type { REDUCE_WEIGHTED_SUM, REDUCE_EACH, REDUCE_MODEL };
 
 struct reduction {
     enum reduction_type type;
     double *sum;  /* WEIGHTED_SUM: weights_n, added to (the caller zeroes it) */
     float **each; /* EACH: trained weights of each replica, weights_n floats each */
+    double rate;  /* MODEL */
 };
 
 struct backend_ops {
@@ -90,6 +93,9 @@ struct backend_ops {
      * batches: when it becomes non-zero, -ECANCELED. */
     int (*train)(struct plan *plan, struct replica *replicas, size_t n, const struct augment *augment,
                  struct reduction *reduction, const volatile int *cancel, struct error *err);
+    /* Optional: the model of REDUCE_MODEL; evaluate takes it where weights is NULL. */
+    int (*put_model)(struct plan *plan, const float *weights, struct error *err);
+    int (*get_model)(struct plan *plan, float *weights, struct error *err);
     /* Sums over these samples of a split, in fixed chunks: equal bits for any number of threads. predictions (may be NULL):
      * n x classes softmax scores. */
     int (*evaluate)(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,

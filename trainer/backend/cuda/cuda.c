@@ -129,6 +129,8 @@ const struct backend_ops BACKEND_CUDA = {
     .compile = cuda_compile,
     .release_plan = cuda_plan_free,
     .train = cuda_train,
+    .put_model = cuda_put_model,
+    .get_model = cuda_get_model,
     .evaluate = cuda_evaluate,
     .gradients = cuda_gradients,
 };

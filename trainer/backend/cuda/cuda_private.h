@@ -101,6 +101,7 @@ struct plan {
     uint32_t *d_where, *d_draws;
     float *d_canonical; /* one model */
     double *d_sum;
+    float *d_model; /* the resident model, canonical; NULL until it is put */
     struct lanes *training, *evaluation; /* NULL until used */
     uint64_t data_seen;
     void *host; /* staging */
@@ -168,7 +169,7 @@ int lanes_grow(struct lanes *lanes, void **buffer, size_t *room, size_t wanted, 
 int lanes_state(struct lanes *lanes, size_t parts, struct error *err);
 int lanes_own_starts(struct lanes *lanes, struct error *err);
 int lanes_corrections(struct lanes *lanes, struct error *err);
-/* Canonical weights (host) to the working layout of lane i. */
+/* Canonical weights (host; NULL: the resident model) to the working layout. */
 int lanes_put_weights(struct lanes *lanes, const float *canonical, float *working, size_t n, struct error *err);
 /* The optimizer's arguments, without a range. */
 struct optimize_args lanes_update(const struct lanes *lanes);
@@ -192,6 +193,8 @@ int cuda_gradients(struct plan *plan, const float *weights, const struct data_sp
                    size_t n, float *ret_gradients, double *ret_loss, struct error *err);
 int cuda_evaluate(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
                   size_t n, struct evaluation *ret, float *predictions, struct error *err);
+int cuda_put_model(struct plan *plan, const float *weights, struct error *err);
+int cuda_get_model(struct plan *plan, float *weights, struct error *err);
 /* How many lanes go at once for n replicas: all, or as few turns as memory allows. */
 int lanes_for(struct plan *plan, size_t n, size_t *ret_lanes, struct error *err);
 int cuda_plan_training(struct plan *plan, size_t n, struct error *err);

@@ -71,6 +71,8 @@ int cuda_evaluate(struct plan *p, const float *weights, const struct data_split 
         return rc;
     if (ret->classes != p->model->classes)
         return fail(err, -EINVAL, "an evaluation of %d classes for a model of %d", ret->classes, p->model->classes);
+    if (!weights && !p->d_model)
+        return fail(err, -EINVAL, "no model has been put");
     if (!n)
         return 0;
     if (!p->evaluation && (rc = lanes_new(p, &p->evaluate, 1, &p->evaluation, err)))

@@ -161,7 +161,7 @@ DEVICE void aggregate_body(const struct aggregate_args *a, uint64_t i)
     a->sum[i] = sum;
 }
 
-/* The next global model, in place: start + rate x (sum - start) for parameters, sum for buffers; as the strategy has it. */
+/* The next global model, in place: start + rate x (sum - start) for parameters, sum for buffers; as federation/strategy.c. */
 struct apply_args {
     uint64_t count; /* n */
     const double *sum;
@@ -174,7 +174,8 @@ DEVICE void apply_body(const struct apply_args *a, uint64_t i)
 {
     double start = (double)a->start[i];
 
-    a->start[i] = (float)(i < a->trainable ? start + a->rate * (a->sum[i] - start) : a->sum[i]);
+    /* rate 1 apart: start + (sum - start) rounds differently from sum. */
+    a->start[i] = (float)(i < a->trainable && a->rate != 1 ? start + a->rate * (a->sum[i] - start) : a->sum[i]);
 }
 
 /* Squared distance from the start and whether all is finite: of runs of DISTANCE_RUN, then of all. */

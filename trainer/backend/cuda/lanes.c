@@ -149,9 +149,9 @@ int lanes_corrections(struct lanes *l, struct error *err)
 /* n: weights_n, or trainable_n for what is laid out as these. */
 int lanes_put_weights(struct lanes *l, const float *canonical, float *working, size_t n, struct error *err)
 {
-    struct gather_args a = {.count = n, .canonical = l->plan->d_canonical, .working = working, .where = l->plan->d_where,
-                            .n = n};
-    int rc = DRIVER(l)->upload(DEVICE_OF(l), l->plan->d_canonical, canonical, n * sizeof *canonical, err);
+    struct gather_args a = {.count = n, .canonical = canonical ? l->plan->d_canonical : l->plan->d_model,
+                            .working = working, .where = l->plan->d_where, .n = n};
+    int rc = !canonical ? 0 : DRIVER(l)->upload(DEVICE_OF(l), l->plan->d_canonical, canonical, n * sizeof *canonical, err);
 
     return rc ? rc : LAUNCH(l, gather, &a, err);
 }

@@ -95,8 +95,8 @@ int cuda_plan_bytes(const struct model *m, size_t batch, enum precision precisio
     if (!rc)
         rc = program_new(m, EVALUATE_ROWS, false, gemm_precision(precision), &evaluate, err);
     if (!rc) {
-        /* where, canonical weights, sums; an evaluation; the libraries' workspace is in CONTEXT_BYTES */
-        *ret_shared = CONTEXT_BYTES + weights * (4 + 4 + 8) + lanes_bytes(&evaluate, weights, trainable, 1) +
+        /* where, canonical weights, sums, the resident model; an evaluation; the libraries' workspace is in CONTEXT_BYTES */
+        *ret_shared = CONTEXT_BYTES + weights * (4 + 4 + 8 + 4) + lanes_bytes(&evaluate, weights, trainable, 1) +
                       data_bytes(dataset) + (dataset ? (dataset->train.n + dataset->test.n) * 32 : 0);
         *ret_lane = lanes_bytes(&train, weights, trainable, 1) + (2 * trainable + weights) * sizeof(float);
     }
@@ -159,6 +159,7 @@ void cuda_plan_free(struct plan *p)
     d->release(p->backend->device, p->d_draws);
     d->release(p->backend->device, p->d_canonical);
     d->release(p->backend->device, p->d_sum);
+    d->release(p->backend->device, p->d_model);
     program_done(&p->train);
     program_done(&p->evaluate);
     free(p->where);

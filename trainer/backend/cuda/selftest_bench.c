@@ -92,7 +92,7 @@ static void bench_pfl(struct selftest *t, enum precision precision, int rounds)
     struct evaluation e = {0};
     struct replica r[50];
     uint32_t *samples = calloc(50000, sizeof *samples);
-    struct reduction reduction = {.type = REDUCE_WEIGHTED_SUM};
+    struct reduction reduction = {.type = REDUCE_MODEL, .rate = 1};
     struct pcg32 rng = rng_key(1, RNG_COHORT, 0, 0, 0);
     uint64_t steps = 0, evaluations = 0;
     double began = 0;
@@ -105,8 +105,8 @@ static void bench_pfl(struct selftest *t, enum precision precision, int rounds)
         free(samples);
         return;
     }
-    reduction.sum = calloc(b.model->weights_n, sizeof(double));
     rc = evaluation_init(&e, 10);
+    rc = rc ? rc : BACKEND_CUDA.put_model(b.gpu_plan, b.weights, &err);
     for (uint32_t i = 0; i < 50000; i++)
         samples[i] = i;
     for (int round = 0; round <= rounds && !rc; round++) { /* round 0 warms up */
@@ -114,19 +114,16 @@ static void bench_pfl(struct selftest *t, enum precision precision, int rounds)
             began = now();
         for (size_t i = 0; i < 50; i++) {
             uint32_t client = rng_below(&rng, 1000);
-            r[i] = (struct replica){.start = b.weights, .samples = samples + 50 * client, .samples_n = 50, .epochs = 1,
+            r[i] = (struct replica){.samples = samples + 50 * client, .samples_n = 50, .epochs = 1,
                                     .batch = 10, .lr = 0.1f, .seed = 1, .trial = 1, .round = (uint64_t)round,
                                     .client = client, .weight = 1.0 / 50};
         }
-        memset(reduction.sum, 0, b.model->weights_n * sizeof *reduction.sum);
         rc = BACKEND_CUDA.train(b.gpu_plan, r, 50, NULL, &reduction, NULL, &err);
-        for (size_t i = 0; i < b.model->weights_n; i++)
-            b.weights[i] = (float)reduction.sum[i];
         for (size_t i = 0; i < 50 && round; i++)
             steps += (uint64_t)r[i].batches;
         if (!rc && round % 10 == 0) {
             evaluation_clear(&e);
-            rc = BACKEND_CUDA.evaluate(b.gpu_plan, b.weights, &b.data.test, samples, 10000, &e, NULL, &err);
+            rc = BACKEND_CUDA.evaluate(b.gpu_plan, NULL, &b.data.test, samples, 10000, &e, NULL, &err);
             evaluations += round > 0;
         }
     }
@@ -134,12 +131,12 @@ static void bench_pfl(struct selftest *t, enum precision precision, int rounds)
         selftest_error(t, key, err.text);
     } else {
         double seconds = now() - began;
+        rc = BACKEND_CUDA.get_model(b.gpu_plan, b.weights, &err);
         printf("%llu client steps, %llu evaluations\n", (unsigned long long)steps, (unsigned long long)evaluations);
         strcat(key, ", s");
         put(t, key, seconds);
     }
     evaluation_done(&e);
-    free(reduction.sum);
     free(samples);
     bed_done(&b);
 }

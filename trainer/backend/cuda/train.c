@@ -250,7 +250,7 @@ static int reduce(struct turn *t, struct reduction *reduction, size_t first, str
 
     d.count = l->n;
     rc = rc ? rc : LAUNCH(l, distance_sum, &d, err);
-    if (!rc && reduction->type == REDUCE_WEIGHTED_SUM)
+    if (!rc && reduction->type != REDUCE_EACH)
         rc = LAUNCH(l, aggregate, &a, err);
     for (size_t i = 0; i < t->n && !rc && reduction->type == REDUCE_EACH; i++)
         rc = get_canonical(p, l->weights + i * p->weights_n, reduction->each[first + i], p->model->weights_n, err);
@@ -317,6 +317,19 @@ static int check_replicas(const struct plan *p, const struct replica *replicas, 
     return rc;
 }
 
+static int check_starts(const struct plan *p, const struct replica *replicas, size_t n, const struct reduction *reduction,
+                        struct error *err)
+{
+    bool resident = reduction->type == REDUCE_MODEL;
+
+    if (resident && !p->d_model)
+        return fail(err, -EINVAL, "no model has been put");
+    for (size_t i = 0; i < n; i++)
+        if (!replicas[i].start != resident)
+            return fail(err, -EINVAL, "replica %zu: %s", i, resident ? "starts from the resident model alone" : "has no start");
+    return 0;
+}
+
 int cuda_train(struct plan *p, struct replica *replicas, size_t n, const struct augment *augment,
                struct reduction *reduction, const volatile int *cancel, struct error *err)
 {
@@ -326,7 +339,10 @@ int cuda_train(struct plan *p, struct replica *replicas, size_t n, const struct 
 
     if (!n)
         return 0;
-    if ((rc = check_replicas(p, replicas, n, err)) || (rc = cuda_plan_training(p, n, err)))
+    if ((rc = check_replicas(p, replicas, n, err)) || (rc = check_starts(p, replicas, n, reduction, err)) ||
+        (rc = cuda_plan_training(p, n, err)))
+        return rc;
+    if (reduction->type == REDUCE_MODEL && (rc = DRIVER(p)->clear(DEVICE_OF(p), p->d_sum, sum_bytes, err)))
         return rc;
     if (sums && (rc = DRIVER(p)->upload(DEVICE_OF(p), p->d_sum, reduction->sum, sum_bytes, err)))
         return rc;
@@ -337,7 +353,29 @@ int cuda_train(struct plan *p, struct replica *replicas, size_t n, const struct 
             turn.n = p->training->n;
         rc = run_turn(&turn, reduction, first, cancel, err);
     }
+    if (!rc && reduction->type == REDUCE_MODEL) {
+        struct apply_args a = {.count = p->model->weights_n, .sum = p->d_sum, .start = p->d_model,
+                               .trainable = p->model->trainable_n, .rate = reduction->rate};
+        rc = LAUNCH(p->training, apply, &a, err);
+    }
     return rc || !sums ? rc : DRIVER(p)->download(DEVICE_OF(p), reduction->sum, p->d_sum, sum_bytes, err);
+}
+
+/* the resident model */
+
+int cuda_put_model(struct plan *p, const float *weights, struct error *err)
+{
+    size_t bytes = p->model->weights_n * sizeof *weights;
+    int rc = p->d_model ? 0 : DRIVER(p)->alloc(DEVICE_OF(p), bytes + 1, (void **)&p->d_model, err);
+
+    return rc ? rc : DRIVER(p)->upload(DEVICE_OF(p), p->d_model, weights, bytes, err);
+}
+
+int cuda_get_model(struct plan *p, float *weights, struct error *err)
+{
+    if (!p->d_model)
+        return fail(err, -EINVAL, "no model has been put");
+    return DRIVER(p)->download(DEVICE_OF(p), weights, p->d_model, p->model->weights_n * sizeof *weights, err);
 }
 
 int cuda_gradients(struct plan *p, const float *weights, const struct data_split *split, const uint32_t *samples,

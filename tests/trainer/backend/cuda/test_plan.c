@@ -251,6 +251,52 @@ static void sums_are_the_cpus_but_for_the_weights_rounding(void **state)
     must_close(&b);
 }
 
+/* Rounds with the model on the device, against rounds whose sums come and go. */
+static void a_resident_model_is_trained_to_the_same_bits(void **state)
+{
+    struct bed b;
+    struct error err = {0};
+    struct reduction resident = {.type = REDUCE_MODEL, .rate = 0.5};
+    struct replica r[4];
+    struct evaluation e[2];
+    uint32_t samples[SAMPLES];
+    double *sum;
+    float *got;
+    size_t n;
+
+    (void)state;
+    must_open(&b, RESIDUAL);
+    n = b.model->weights_n;
+    sum = calloc(n, sizeof *sum);
+    got = calloc(n, sizeof *got);
+    for (uint32_t i = 0; i < SAMPLES; i++)
+        samples[i] = i;
+    make(r, 4, NULL, samples);
+    assert_int_equal(BACKEND_CUDA.train(b.gpu_plan, r, 4, NULL, &resident, NULL, &err), -EINVAL);
+    assert_string_equal(err.text, "no model has been put");
+    assert_int_equal(BACKEND_CUDA.put_model(b.gpu_plan, b.weights, &err), 0);
+    for (int round = 0; round < 3; round++) {
+        make(r, 4, NULL, samples);
+        assert_int_equal(BACKEND_CUDA.train(b.gpu_plan, r, 4, NULL, &resident, NULL, &err), 0);
+        assert_int_equal(round_of(&b, 4, sum, NULL, &err), 0);
+        for (size_t i = 0; i < n; i++)
+            b.weights[i] = (float)(i < b.model->trainable_n
+                                       ? (double)b.weights[i] + 0.5 * (sum[i] - (double)b.weights[i]) : sum[i]);
+    }
+    assert_int_equal(BACKEND_CUDA.get_model(b.gpu_plan, got, &err), 0);
+    assert_memory_equal(got, b.weights, n * sizeof *got);
+    for (int k = 0; k < 2; k++) {
+        assert_int_equal(evaluation_init(&e[k], 4), 0);
+        assert_int_equal(BACKEND_CUDA.evaluate(b.gpu_plan, k ? NULL : got, &b.data.test, samples, 33, &e[k], NULL, &err), 0);
+    }
+    assert_true(e[0].loss_sum == e[1].loss_sum && e[1].n == 33);
+    evaluation_done(&e[0]);
+    evaluation_done(&e[1]);
+    free(sum);
+    free(got);
+    must_close(&b);
+}
+
 static void another_data_set_is_seen(void **state)
 {
     struct bed b;
@@ -307,6 +353,7 @@ int main(void)
         cmocka_unit_test(a_failure_leaks_nothing_and_is_told),
         cmocka_unit_test(a_cancellation_ends_the_round),
         cmocka_unit_test(sums_are_the_cpus_but_for_the_weights_rounding),
+        cmocka_unit_test(a_resident_model_is_trained_to_the_same_bits),
         cmocka_unit_test(another_data_set_is_seen),
         cmocka_unit_test(without_the_shared_object_the_reason_is_told),
     };
