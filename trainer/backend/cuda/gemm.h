@@ -44,6 +44,7 @@ struct gemm_args {
     struct divisor by_in_c, by_out_c, by_kernel_w, by_in_w, by_in_pixels, by_out_w, by_out_pixels, by_stride;
     uint32_t in_cg, out_cg; /* of a group */
     uint32_t vector_in, vector_out; /* groups' channels are multiples of 4 */
+    uint32_t tile;                  /* 0: by rule; else, for tests, the number of a size */
 };
 
 struct gemm_block { /* which part of the whole */
@@ -245,7 +246,10 @@ DEVICE void tile_size(const struct gemm_args *a, uint32_t *ret_bm, uint32_t *ret
 {
     uint64_t large = (uint64_t)((a->m + 127) / 128) * ((a->n + 63) / 64) * a->lanes * a->groups * a->splits;
 
-    if (a->m <= 32 && a->n > 32) {
+    if (a->tile) {
+        *ret_bm = a->tile == 1 ? 16 : a->tile == 2 ? 64 : 128;
+        *ret_bn = a->tile == 1 ? 128 : a->tile == 4 ? 64 : 32;
+    } else if (a->m <= 32 && a->n > 32) {
         *ret_bm = 16;
         *ret_bn = 128;
     } else if (a->n <= 32 || a->m <= 64 || large < 132) {
@@ -256,6 +260,8 @@ DEVICE void tile_size(const struct gemm_args *a, uint32_t *ret_bm, uint32_t *ret
         *ret_bn = 64;
     }
 }
+
+#define TILE_SIZES 4
 
 struct tile_shared {
     float a[2][TILE_K][TILE_M_MAX + TILE_PAD];

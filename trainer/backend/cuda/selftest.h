@@ -49,7 +49,7 @@ void selftest_training(struct selftest *t, enum precision precision);
 void selftest_bits(struct selftest *t);
 /* Memory over rounds. */
 void selftest_memory(struct selftest *t, int rounds);
-/* selftest_bench.c */
-void selftest_bench(struct selftest *t, bool quick);
+/* selftest_bench.c. wanted: by precision; NULL: all */
+void selftest_bench(struct selftest *t, bool quick, const bool *wanted);
 
 #endif

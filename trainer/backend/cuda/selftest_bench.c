@@ -156,11 +156,15 @@ static void bench_all(struct selftest *t, enum precision precision, bool own, bo
     unsetenv("FLEXP_CUDA_LIBRARIES");
 }
 
-void selftest_bench(struct selftest *t, bool quick)
+void selftest_bench(struct selftest *t, bool quick, const bool *wanted)
 {
-    bench_all(t, PRECISION_BF16, false, quick);
-    bench_all(t, PRECISION_TF32, false, quick);
-    bench_all(t, PRECISION_TF32, true, quick);
-    bench_all(t, PRECISION_FP32, false, quick);
-    bench_all(t, PRECISION_FP32_STRICT, false, quick);
+    static const struct {
+        enum precision precision;
+        bool own;
+    } ROWS[] = {{PRECISION_BF16, false}, {PRECISION_TF32, false}, {PRECISION_TF32, true},
+                {PRECISION_FP32, false}, {PRECISION_FP32_STRICT, false}};
+
+    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++)
+        if (!wanted || wanted[ROWS[i].precision])
+            bench_all(t, ROWS[i].precision, ROWS[i].own, quick);
 }

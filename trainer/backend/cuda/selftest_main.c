@@ -12,6 +12,7 @@
 
 static const char HELP[] =
     "usage: flexp-trainer selftest --backend cuda [--json FILE] [--no-checks] [--bench | --quick-bench] [--rounds N]\n"
+    "                              [--precision fp32|fp32_strict|tf32|bf16 ...]\n"
     "\n"
     "Holds every operation, gradient and 20 steps of training on the GPU against the CPU backend, checks that bits are\n"
     "equal from run to run and packed or not, and that memory is flat over N rounds (1000); then, with --bench, times.\n"
@@ -21,7 +22,17 @@ struct options {
     const char *json;
     bool checks, bench, quick;
     int rounds;
+    bool wanted[4]; /* by precision */
+    bool chosen;
 };
+
+static int precision_of(const char *name)
+{
+    for (int i = 0; PRECISION_NAMES[i]; i++)
+        if (!strcmp(PRECISION_NAMES[i], name))
+            return i;
+    return -1;
+}
 
 /* 0, or the exit code plus 1. */
 static int parse(int argc, char **argv, struct options *o)
@@ -44,6 +55,8 @@ static int parse(int argc, char **argv, struct options *o)
             cuda = ++i > 0;
         else if (!strcmp(argv[i], "--json") && value)
             o->json = argv[++i];
+        else if (!strcmp(argv[i], "--precision") && value && precision_of(value) >= 0)
+            o->chosen = o->wanted[precision_of(argv[++i])] = true;
         else if (!strcmp(argv[i], "--rounds") && value && atoi(value) > 3)
             o->rounds = atoi(argv[++i]);
         else {
@@ -70,18 +83,34 @@ static json_t *describe(const struct device_info *info)
                      (json_int_t)info->total_bytes, "commit", FLEXP_COMMIT, "date", date);
 }
 
-static void run_checks(struct selftest *t, int rounds)
+static bool wants(const struct options *o, enum precision precision)
 {
-    selftest_operations(t, PRECISION_FP32_STRICT);
-    selftest_operations(t, PRECISION_FP32);
-    selftest_operations(t, PRECISION_TF32);
-    selftest_operations(t, PRECISION_BF16);
-    selftest_training(t, PRECISION_FP32_STRICT);
-    selftest_training(t, PRECISION_FP32);
-    selftest_training(t, PRECISION_TF32);
-    selftest_training(t, PRECISION_BF16);
-    selftest_bits(t);
-    selftest_memory(t, rounds);
+    return !o->chosen || o->wanted[precision];
+}
+
+static void phase(struct selftest *t, const char *name, time_t began)
+{
+    printf("%s: %d passed, %d failed so far, %lld s\n", name, t->passed, t->failed, (long long)(time(NULL) - began));
+    fflush(stdout);
+}
+
+/* The own kernels first; what libraries compute takes longer to make ready. */
+static void run_checks(struct selftest *t, const struct options *o)
+{
+    static const enum precision ORDER[] = {PRECISION_FP32_STRICT, PRECISION_BF16, PRECISION_FP32, PRECISION_TF32};
+    time_t began = time(NULL);
+
+    for (size_t i = 0; i < 4; i++) {
+        if (!wants(o, ORDER[i]))
+            continue;
+        selftest_operations(t, ORDER[i]);
+        selftest_training(t, ORDER[i]);
+        phase(t, PRECISION_NAMES[ORDER[i]], began);
+    }
+    if (wants(o, PRECISION_FP32_STRICT))
+        selftest_bits(t);
+    selftest_memory(t, o->rounds);
+    phase(t, "bits and memory", began);
 }
 
 int cuda_selftest(int argc, char **argv)
@@ -107,9 +136,9 @@ int cuda_selftest(int argc, char **argv)
            info.driver_version % 1000 / 10, FLEXP_COMMIT);
     selftest_init(&t);
     if (o.checks)
-        run_checks(&t, o.rounds);
+        run_checks(&t, &o);
     if (o.bench)
-        selftest_bench(&t, o.quick);
+        selftest_bench(&t, o.quick, o.chosen ? o.wanted : NULL);
     printf("%d passed, %d failed\n", t.passed, t.failed);
     rc = t.failed != 0;
     if (o.json) {

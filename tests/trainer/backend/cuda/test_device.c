@@ -28,11 +28,11 @@ static const struct {
     int in_c, in_h, in_w, out_c, kernel, stride, pad, groups;
     size_t rows;
 } SHAPES[] = {
-    {LAYER_CONV2D, 3, 32, 32, 32, 3, 1, 1, 1, 64},  {LAYER_CONV2D, 32, 16, 16, 64, 3, 1, 1, 1, 64},
-    {LAYER_CONV2D, 32, 30, 30, 64, 3, 1, 0, 1, 10}, {LAYER_CONV2D, 5, 9, 7, 6, 3, 2, 1, 1, 7},
+    {LAYER_CONV2D, 3, 32, 32, 32, 3, 1, 1, 1, 8},   {LAYER_CONV2D, 32, 16, 16, 64, 3, 1, 1, 1, 7},
+    {LAYER_CONV2D, 32, 30, 30, 64, 3, 1, 0, 1, 2},  {LAYER_CONV2D, 5, 9, 7, 6, 3, 2, 1, 1, 7},
     {LAYER_CONV2D, 6, 8, 8, 16, 5, 1, 0, 1, 50},    {LAYER_CONV2D, 16, 8, 8, 32, 3, 1, 1, 4, 33},
-    {LAYER_CONV2D, 64, 8, 8, 128, 1, 2, 0, 1, 16},  {LAYER_DENSE, 4096, 1, 1, 128, 1, 1, 0, 1, 64},
-    {LAYER_DENSE, 128, 1, 1, 10, 1, 1, 0, 1, 64},   {LAYER_DENSE, 12544, 1, 1, 128, 1, 1, 0, 1, 10},
+    {LAYER_CONV2D, 64, 8, 8, 128, 1, 2, 0, 1, 16},  {LAYER_DENSE, 2048, 1, 1, 128, 1, 1, 0, 1, 64},
+    {LAYER_DENSE, 128, 1, 1, 10, 1, 1, 0, 1, 64},   {LAYER_DENSE, 6272, 1, 1, 128, 1, 1, 0, 1, 10},
     {LAYER_DENSE, 84, 1, 1, 10, 1, 1, 0, 1, 13},
 };
 #define SHAPES_N (sizeof SHAPES / sizeof *SHAPES)
@@ -178,45 +178,66 @@ static bool on_device(struct device *device, const struct product *p, bool by_li
     return !rc;
 }
 
+static size_t bad, libraries;
+
+static void compare(const struct product *p, const float *expected, const float *got, const char *by, size_t k, double limit)
+{
+    double off = difference(p, expected, got);
+
+    if (off <= limit)
+        return;
+    print_message("# shape %zu, mode %u, precision %u, %u lanes, tile %u, %s: off by %.3g\n", k, p->args.mode,
+                  p->args.precision, p->args.lanes, p->args.tile, by, off);
+    bad++;
+}
+
+/* One product in all precisions, by every tile and by the library. */
+static void check_product(struct device *device, size_t k, uint32_t mode, uint32_t lanes)
+{
+    static const double OWN[] = {0, 1e-4, 1e-4}, LIBRARY[] = {5e-5, 4e-3};
+    float *exact = NULL;
+
+    for (uint32_t precision = GEMM_FP32; precision <= GEMM_BF16; precision++) {
+        struct product p;
+        struct gemm_args a;
+        float *got;
+        make_product(&p, k, mode, precision, lanes);
+        got = malloc(p.out_n * sizeof *got);
+        point(&a, &p, p.x, p.y, p.w, p.out, p.parts, p.steps);
+        fake_product(&a);
+        for (uint64_t i = 0; a.splits > 1 && i < a.count; i++)
+            gemm_finish_body(&a, i);
+        for (p.args.tile = 0; p.args.tile <= TILE_SIZES; p.args.tile++)
+            if (on_device(device, &p, false, got))
+                compare(&p, p.out, got, "own kernel", k, OWN[precision]);
+        if (!exact) {
+            exact = malloc(p.out_n * sizeof *exact);
+            memcpy(exact, p.out, p.out_n * sizeof *exact);
+        }
+        p.args.tile = 0;
+        if (precision < GEMM_BF16 && on_device(device, &p, true, got)) {
+            compare(&p, exact, got, "library", k, LIBRARY[precision]);
+            libraries++;
+        }
+        free(got);
+        free_product(&p);
+    }
+    free(exact);
+}
+
 static void products_are_the_hosts(void **state)
 {
-    static const double LIMITS[2][3] = {{0, 1e-4, 1e-4}, {5e-5, 4e-3, 0}}; /* own, library */
     struct device *device;
     struct error err;
-    size_t libraries = 0, bad = 0;
 
     (void)state;
     NEED_GPU
+    bad = 0;
     assert_int_equal(real->open(-1, NULL, &device, &err), 0);
     for (size_t k = 0; k < SHAPES_N; k++)
         for (uint32_t mode = 0; mode < 3; mode++)
-            for (uint32_t precision = GEMM_FP32; precision <= GEMM_BF16; precision++)
-                for (uint32_t lanes = 1; lanes <= 3; lanes += 2)
-                    for (int by_library = 0; by_library <= (precision < GEMM_BF16); by_library++) {
-                        struct product p;
-                        struct gemm_args a;
-                        double off;
-                        float *got;
-                        make_product(&p, k, mode, precision, lanes);
-                        got = malloc(p.out_n * sizeof *got);
-                        point(&a, &p, p.x, p.y, p.w, p.out, p.parts, p.steps);
-                        if (by_library)
-                            a.precision = GEMM_FP32;
-                        fake_product(&a);
-                        for (uint64_t i = 0; a.splits > 1 && i < a.count; i++)
-                            gemm_finish_body(&a, i);
-                        if (on_device(device, &p, by_library, got)) {
-                            off = difference(&p, p.out, got);
-                            libraries += (size_t)by_library;
-                            if (!(off <= LIMITS[by_library][precision])) {
-                                print_message("# shape %zu, mode %u, precision %u, %u lanes, %s: off by %.3g\n", k, mode,
-                                              precision, lanes, by_library ? "library" : "own kernel", off);
-                                bad++;
-                            }
-                        }
-                        free(got);
-                        free_product(&p);
-                    }
+            for (uint32_t lanes = 1; lanes <= 3; lanes += 2)
+                check_product(device, k, mode, lanes);
     real->close(device);
     print_message("# %zu products by libraries\n", libraries);
     assert_int_equal(bad, 0);
@@ -224,10 +245,9 @@ static void products_are_the_hosts(void **state)
 
 static void gradients_of_every_layer_have_the_hosts_bits(void **state)
 {
-    size_t bad = 0;
-
     (void)state;
     NEED_GPU
+    bad = 0;
     for (size_t k = 0; k < NETS_N; k++) {
         float *gradients[2];
         double losses[2];
