@@ -35,7 +35,14 @@ SRC_searchers := $(call src,searchers)
 SRC_orchestrator := $(filter-out $(MAINS),$(call src,orchestrator))
 # What needs the CUDA toolkit is a shared object of its own.
 CUDA_DIR := trainer/backend/cuda/device
-SRC_trainer := $(filter-out $(MAINS) $(CUDA_DIR)/%,$(call src,trainer))
+NATIVE := trainer/backend/cpu/native
+SRC_native := $(filter-out $(NATIVE)/native.c,$(call src,$(NATIVE)))
+SRC_trainer := $(filter-out $(MAINS) $(SRC_native) $(CUDA_DIR)/%,$(call src,trainer))
+# These are compiled for each instruction set, and one is picked when the program starts.
+ISAS := $(if $(filter x86_64,$(shell uname -m)),avx512 avx2) portable
+FLAGS_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512
+FLAGS_avx2 := -mavx2 -mfma
+OBJ_native := $(foreach i,$(ISAS),$(SRC_native:%.c=$O/%.$i.o))
 ARCHIVES := $O/libcommon.a $O/libsearchers.a $O/liborchestrator.a $O/libtrainer.a
 
 # tests/X/**/test_*.c links the rooms that X may use.
@@ -43,7 +50,7 @@ ARCHIVES := $O/libcommon.a $O/libsearchers.a $O/liborchestrator.a $O/libtrainer.
 TESTS := $(sort $(shell find $(addprefix tests/,common searchers orchestrator trainer fuzz) -name 'test_*.c' 2>/dev/null))
 TEST_BINS := $(patsubst %.c,$O/%,$(TESTS))
 
-.PHONY: all programs test demo install clean help asan ubsan tsan bench fuzz soak tidy format check-packages
+.PHONY: all programs test demo install clean help asan ubsan tsan bench bench-cpu fuzz soak tidy format check-packages
 all: programs ## Build build/flexp and build/flexp-trainer (default)
 
 ifeq ($(VARIANT),release)
@@ -88,7 +95,7 @@ $O/common/error.o: EXTRA_common := -fPIC
 $O/trainer/backend/cuda/selftest_main.o: EXTRA_trainer += -DFLEXP_COMMIT='"$(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)"'
 
 define archive
-$O/lib$1.a: $(call obj,$(SRC_$1))
+$O/lib$1.a: $(call obj,$(SRC_$1)) $(if $(filter trainer,$1),$(OBJ_native))
 	@rm -f $$@
 	$$(Q)$$(AR) rcs $$@ $$^
 endef
@@ -98,6 +105,14 @@ $O/%.o: %.c
 	@mkdir -p $(@D)
 	$(SAY) $<
 	$(Q)$(CC) $(CFLAGS_ALL) $(EXTRA_$(firstword $(subst /, ,$<))) -c -o $@ $<
+
+define native_object
+$O/$(NATIVE)/%.$1.o: $(NATIVE)/%.c
+	@mkdir -p $$(@D)
+	$(SAY) '$$< ($1)'
+	$$(Q)$$(CC) $$(CFLAGS_ALL) -O3 -fno-tree-vectorize $$(FLAGS_$1) -DNATIVE_ISA=$1 -c -o $$@ $$<
+endef
+$(foreach i,$(ISAS),$(eval $(call native_object,$i)))
 
 $O/tests/common/%: $O/tests/common/%.o $O/libcommon.a
 	$(SAY) $@
@@ -149,13 +164,18 @@ asan ubsan tsan: build/.packages ## Build and run the C tests under a sanitizer
 	@$(MAKE) --no-print-directory -j$$(nproc) VARIANT=$@ programs tests
 	@tests/run --variant $@ $(ONLY)
 
-BENCHES := cpu_step store_bench night_worker
+BENCHES := cpu/step store_bench night_worker
 bench: build/.packages ## Build and run the measuring programs of tests/bench, each figure beside its goal
 	@$(MAKE) --no-print-directory -j$$(nproc) programs $(BENCHES:%=$O/tests/bench/%)
-	$O/tests/bench/cpu_step
+	$O/tests/bench/cpu/step
 	@mkdir -p build/bench
 	$O/tests/bench/store_bench build/bench
 	tests/bench/night.py
+
+# ROWS: names and patterns, or --quick; tests/bench/cpu/compare.py says what there is
+bench-cpu: build/.packages ## Training steps beside PyTorch's, on one core and on all: ROWS=--quick, ROWS='*@core'
+	@$(MAKE) --no-print-directory -j$$(nproc) $O/tests/bench/cpu/step
+	tests/bench/cpu/compare.py $(ROWS)
 
 build/.packages-fuzz: .ci/packages-fuzz
 	@.ci/install-packages packages-fuzz
@@ -185,6 +205,6 @@ format: ## clang-format over all sources
 clean: ## Remove build/
 	rm -rf build
 help: ## This list
-	@sed -n 's/^\([a-z][a-z ]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z][a-z -]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 -include $(shell find $O -name '*.d' 2>/dev/null)

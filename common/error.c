@@ -84,3 +84,21 @@ int fail_prefix(struct error *err, const char *format, ...)
     memcpy(err->text, text, sizeof text);
     return err->code;
 }
+
+#define MORE 32 /* room for " and 1234 more" */
+
+void words_add(struct words *words, const char *word)
+{
+    if (words->left_out || words->used + strlen(word) + 2 + MORE > sizeof words->text)
+        words->left_out++;
+    else
+        words->used += (size_t)snprintf(words->text + words->used, sizeof words->text - words->used, "%s%s",
+                                        words->used ? ", " : "", word);
+}
+
+const char *words_text(struct words *words)
+{
+    if (words->left_out)
+        snprintf(words->text + words->used, sizeof words->text - words->used, " and %zu more", words->left_out);
+    return words->text;
+}

@@ -101,7 +101,7 @@ int file_write_pieces(const char *path, const struct file_piece *pieces, size_t 
         return fail(err, -ENAMETOOLONG, "%s: the path is too long", path);
     fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0)
-        return fail(err, -errno, "%s: %s", temporary, strerror(errno));
+        return fail(err, -errno, "%s: %s", path, strerror(errno));
     for (size_t i = 0; i < n && !rc; i++)
         rc = fd_write_all(fd, pieces[i].data, pieces[i].length);
     if (!rc && fsync(fd))

@@ -258,7 +258,6 @@ static int check_event(const struct searcher *searcher, const struct searcher_ev
 int searcher_answer(struct searcher *searcher, const struct searcher_event *event, struct searcher_ops *ret,
                     struct error *err)
 {
-    double sum;
     int rc = check_event(searcher, event, err);
 
     if (rc || searcher->done)
@@ -282,9 +281,8 @@ int searcher_answer(struct searcher *searcher, const struct searcher_event *even
     searcher->ops = NULL;
     if (rc)
         return fail(err, rc, "searcher: out of memory");
-    /* What is left is an estimate: going on shortens it, a trial that goes further lengthens it. Never show less. */
-    sum = searcher->trained + searcher->ahead + searcher->scheduler->engine->expected(searcher->engine);
-    searcher->progress = searcher->done ? 1 : fmax(searcher->progress, sum > 0 ? fmin(searcher->trained / sum, 1) : 0);
+    searcher->expected = searcher->trained + searcher->ahead + searcher->scheduler->engine->expected(searcher->engine);
+    searcher->progress = searcher_progress(searcher, 0);
     return 0;
 }
 
@@ -300,7 +298,12 @@ double searcher_longest(const struct searcher *searcher)
     return longest;
 }
 
-double searcher_progress(const struct searcher *searcher)
+/* What is left is an estimate: going on shortens it, a trial that goes further lengthens it. Never show less. */
+double searcher_progress(const struct searcher *searcher, double more)
 {
-    return searcher->progress;
+    double trained = searcher->trained + fmax(fmin(more, searcher->ahead), 0);
+
+    if (searcher->done)
+        return 1;
+    return fmax(searcher->progress, searcher->expected > 0 ? fmin(trained / searcher->expected, 1) : 0);
 }

@@ -91,8 +91,9 @@ void searcher_free(struct searcher *searcher);
 int searcher_answer(struct searcher *searcher, const struct searcher_event *event, struct searcher_ops *ret,
                     struct error *err);
 
-/* 0..1: how much of the work is done, by units trained of the units expected. */
-double searcher_progress(const struct searcher *searcher);
+/* 0..1: how much of the work is done, by units trained of the units expected; more: units trained that it was not told
+ * of yet, for trials that are on their way to a decision. */
+double searcher_progress(const struct searcher *searcher, double more);
 /* The unit at which a trial has trained all its length: max_units, or where rung lengths accumulate their sum. */
 double searcher_longest(const struct searcher *searcher);
 

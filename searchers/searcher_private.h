@@ -100,7 +100,7 @@ struct searcher {
     struct trial *trials; /* trial n is trials[n - 1] */
     size_t n, room;
     struct order order;
-    double trained, ahead, progress;
+    double trained, ahead, expected, progress; /* expected: in all */
     struct searcher_ops *ops; /* of the answer being made */
 };
 

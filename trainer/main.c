@@ -5,15 +5,19 @@
 #include "trainer/backend/cuda/cuda.h"
 #include "trainer/worker/run.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char HELP[] =
     "flexp-trainer: the worker that flexp starts to train trials.\n"
     "\n"
     "usage: flexp-trainer [--version] [--help]\n"
+    "       flexp-trainer plan FILE    what computes each layer of an experiment's network here, and how fast:\n"
+    "                                  the same as `flexp model FILE --kernels`\n"
     "       flexp-trainer selftest --backend cuda [--help]\n"
     "\n"
     "It speaks the trial protocol (docs/protocol.md) on the socket whose descriptor is in FLEXP_FD and ends when that\n"
@@ -54,6 +58,32 @@ static int serve(int fd)
     return 0;
 }
 
+/* Experiment files are read by flexp, which asks this program through the protocol. */
+static int show_plan(int argc, char **argv)
+{
+    char path[4096], *slash;
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - sizeof "flexp");
+    char **arguments = calloc((size_t)argc + 3, sizeof *arguments);
+    int at = 0;
+
+    path[n > 0 ? n : 0] = '\0';
+    slash = strrchr(path, '/');
+    if (!slash || !arguments) {
+        fputs("flexp-trainer: cannot tell where this program is\n", stderr);
+        return 2;
+    }
+    strcpy(slash + 1, "flexp");
+    arguments[at++] = path;
+    arguments[at++] = "model";
+    arguments[at++] = "--kernels";
+    for (int i = 2; i < argc; i++)
+        arguments[at++] = argv[i];
+    execv(path, arguments);
+    fprintf(stderr, "flexp-trainer: cannot run %s: %s\n", path, strerror(errno));
+    free(arguments);
+    return 2;
+}
+
 int main(int argc, char **argv)
 {
     const char *fd = getenv("FLEXP_FD");
@@ -64,6 +94,8 @@ int main(int argc, char **argv)
         puts("flexp-trainer " FLEXP_VERSION);
         return 0;
     }
+    if (argc > 1 && !strcmp(argv[1], "plan"))
+        return show_plan(argc, argv);
     if (argc > 1 && !strcmp(argv[1], "selftest"))
         return cuda_selftest(argc - 1, argv + 1);
     if (argc > 1) {

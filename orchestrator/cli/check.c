@@ -63,21 +63,12 @@ static int read_input(const char *path, char **ret, size_t *ret_length, struct e
     return file_read(path, ret, ret_length, err);
 }
 
-static void print_problems(const struct checked *checked)
-{
-    char *text = config_problems_text(&checked->problems, checked->file);
-
-    if (text)
-        fputs(text, stderr);
-    free(text);
-}
-
-int check_file(struct cli *cli, bool ask_trainer, struct checked *ret)
+/* Reads FILE with the options; CLI_OK, whatever stands in it, or the exit code with what is wrong said. */
+static int read_checked(struct cli *cli, struct checked *ret)
 {
     const struct options *options = &cli->options;
     const char *data = options->value[OPT_DATA], *path = options->arguments[0];
     struct error err = {0};
-    int code;
 
     memset(ret, 0, sizeof *ret);
     ret->file = strcmp(path, "-") ? path : "<stdin>";
@@ -90,21 +81,36 @@ int check_file(struct cli *cli, bool ask_trainer, struct checked *ret)
     if (read_input(path, &ret->text, &ret->length, &err))
         return cli_fail(CLI_USAGE, "%s", err.text);
     config_read(ret->text, ret->length, options->config, options->config_n, data, &ret->config, &ret->problems);
-    if (ret->config && !ret->problems.errors && ask_trainer) {
-        code = plan_check(ret->config, cli->home, &ret->problems, &err);
-        if (code) {
-            print_problems(ret);
-            return cli_fail(CLI_LOST, "%s", err.text);
-        }
-    }
-    if (!cli_json(cli) || strcmp(cli->verb->name, "validate") != 0)
-        print_problems(ret);
-    if (ret->problems.errors || !ret->config) {
-        return cli_fail(CLI_USAGE, "%s: %zu error%s%s", ret->file, ret->problems.errors,
-                        ret->problems.errors == 1 ? "" : "s",
-                        strcmp(cli->verb->name, "create") ? "" : "; nothing was created");
-    }
     return CLI_OK;
+}
+
+/* Says all problems, once, and then err where that is set. */
+static int conclude(struct cli *cli, const struct checked *checked, const struct error *err)
+{
+    char *text = config_problems_text(&checked->problems, checked->file);
+
+    if (text && (err->code || !cli_json(cli) || strcmp(cli->verb->name, "validate") != 0))
+        fputs(text, stderr);
+    free(text);
+    if (err->code)
+        return cli_fail(err->code == -EINVAL ? CLI_USAGE : CLI_LOST, "%s", err->text);
+    if (checked->problems.errors || !checked->config)
+        return cli_fail(CLI_USAGE, "%s: %zu error%s%s", checked->file, checked->problems.errors,
+                        checked->problems.errors == 1 ? "" : "s",
+                        strcmp(cli->verb->name, "create") ? "" : "; nothing was created");
+    return CLI_OK;
+}
+
+int check_file(struct cli *cli, bool ask_trainer, struct checked *ret)
+{
+    struct error err = {0};
+    int code = read_checked(cli, ret);
+
+    if (code)
+        return code;
+    if (ret->config && !ret->problems.errors && ask_trainer)
+        err.code = plan_check(ret->config, cli->home, &ret->problems, &err) ? -EIO : 0; /* it is not the file's fault */
+    return conclude(cli, ret, &err);
 }
 
 void checked_done(struct checked *checked)
@@ -119,14 +125,13 @@ int check_describe(struct cli *cli, const char *what, json_t **ret)
     struct error err = {0};
     struct checked checked;
     json_t *answer = NULL;
-    int code = check_file(cli, false, &checked);
+    int code = read_checked(cli, &checked);
 
-    if (code == CLI_OK && plan_describe(checked.config, cli->home, what, &answer, &checked.problems, &err))
-        code = cli_fail(err.code == -EINVAL ? CLI_USAGE : CLI_LOST, "%s: %s", checked.file, err.text);
-    if (code == CLI_OK && !json_object_get(answer, what)) {
-        print_problems(&checked);
-        code = cli_fail(CLI_USAGE, "%s: %zu error%s", checked.file, checked.problems.errors,
-                        checked.problems.errors == 1 ? "" : "s");
+    if (code == CLI_OK) {
+        if (checked.config && !checked.problems.errors &&
+            plan_describe(checked.config, cli->home, what, &answer, &checked.problems, &err))
+            fail_prefix(&err, "%s", checked.file);
+        code = conclude(cli, &checked, &err);
     }
     if (code == CLI_OK)
         *ret = json_incref(answer);

@@ -31,4 +31,7 @@ int plan_describe(const struct experiment_config *config, const char *home, cons
 /* check_file and plan_describe with everything said; CLI_OK and *ret, or the exit code. */
 int check_describe(struct cli *cli, const char *what, json_t **ret);
 
+/* model --kernels: the verb's exit code. */
+int model_kernels(struct cli *cli);
+
 #endif

@@ -95,10 +95,15 @@ static int send_all(struct client *client, const char *text, struct error *err)
     return 0;
 }
 
+static int none_runs(const char *home, struct error *err)
+{
+    return fail(err, -ECONNREFUSED, "no orchestrator is running for %s; `flexp up` starts it", home);
+}
+
 static int greet(struct client *client, const char *home, bool any_version, struct error *err)
 {
     json_t *hello = NULL;
-    const char *version;
+    const char *version, *lock;
     int code = next_line(client, now_ms() + GREETING_MS, &hello, err);
 
     if (code == 0)
@@ -107,8 +112,11 @@ static int greet(struct client *client, const char *home, bool any_version, stru
         return code;
     client->pid = json_int_or(hello, "pid", 0);
     version = json_string_or(hello, "flexp", "");
+    lock = json_string_or(hello, "lock", NULL);
     code = 0;
-    if (!any_version && strcmp(version, FLEXP_VERSION) != 0)
+    if (lock && !server_serves(home, lock)) /* this home's lock file is a copy of the other's, which it serves */
+        code = none_runs(home, err);
+    else if (!any_version && strcmp(version, FLEXP_VERSION) != 0)
         code = fail(err, -EPROTO, "the orchestrator (pid %lld) is flexp %s and this program is flexp " FLEXP_VERSION
                                   ": `flexp down`, then `flexp up`, and it goes on with this version",
                     (long long)client->pid, *version ? version : "of an unknown version");
@@ -132,13 +140,13 @@ int client_open(const char *home, bool any_version, struct client **ret, struct 
     client->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (client->fd < 0 || connect(client->fd, (struct sockaddr *)&address, sizeof address)) {
         if (errno == ECONNREFUSED || errno == ENOENT || errno == ENOTDIR)
-            code = fail(err, -ECONNREFUSED, "no orchestrator is running for %s; `flexp up` starts it", home);
+            code = none_runs(home, err);
         else
             code = fail(err, -errno, "cannot reach the orchestrator at %s: %s", address.sun_path, strerror(errno));
     } else {
         code = greet(client, home, any_version, err);
         if (code == -ECONNRESET) /* it was just going down */
-            code = fail(err, -ECONNREFUSED, "no orchestrator is running for %s; `flexp up` starts it", home);
+            code = none_runs(home, err);
     }
     if (code) {
         client_close(client);

@@ -30,7 +30,8 @@ const struct option_row OPTION_ROWS[OPT_COUNT] = {
     [OPT_NAME] = {"name", 0, "METRIC", "this metric alone"},
     [OPT_YES] = {"yes", 'y', NULL, "do not ask"},
     [OPT_OUTPUT] = {"output", 'o', "FILE", "where the picture goes (default: experiment-ID.svg here; -: standard output)"},
-    [OPT_SVG] = {"svg", 0, "FILE", "a drawing of the network, too"},
+    [OPT_SVG] = {"svg", 0, "FILE", "a drawing of the network, too; -: that alone, on standard output"},
+    [OPT_KERNELS] = {"kernels", 0, NULL, "what computes each layer on this machine, and how fast (takes a second)"},
     [OPT_READY_FD] = {"ready-fd", 0, "FD", NULL},
 };
 
@@ -82,6 +83,8 @@ static int complain(const struct verb *verb, const struct option *longs, int fou
         return fail(err, -EINVAL, "-%c wants a value", optopt);
     if (optopt >= 256)
         return fail(err, -EINVAL, "--%s takes no value", OPTION_ROWS[optopt - 256].name);
+    if (optopt >= '0' && optopt <= '9' && verb && !strncmp(verb->name, "set ", 4))
+        return fail(err, -EINVAL, "%s takes no negative number (before a text that begins with - write --)", where);
     if (optopt)
         return fail(err, -EINVAL, "%s has no option -%c; see `flexp %s%s--help`", where, optopt, verb ? verb->name : "",
                     verb ? " " : "");
@@ -178,6 +181,19 @@ static int unknown_verb(const char *name, struct error *err)
     return fail(err, -EINVAL, "there is no verb '%s'; `flexp help` lists them all", name);
 }
 
+/* "trial --help", of a word that begins several verbs: help on that word. */
+static bool asks_for_help(char **words, int n, bool given)
+{
+    size_t length = strlen(words[0]);
+    bool begins = false;
+
+    for (const struct verb *verb = VERBS; verb->name; verb++)
+        begins = begins || (!strncmp(verb->name, words[0], length) && verb->name[length] == ' ');
+    for (int i = 1; i < n; i++)
+        given = given || !strcmp(words[i], "--help") || !strcmp(words[i], "-h");
+    return begins && given;
+}
+
 int options_parse(int argc, char **argv, const struct verb **ret_verb, struct options *ret, struct error *err)
 {
     const struct verb *verb;
@@ -195,6 +211,14 @@ int options_parse(int argc, char **argv, const struct verb **ret_verb, struct op
     rest = argv + optind;
     left = argc - optind;
     verb = verb_find((const char *const *)rest, (size_t)left, &words);
+    if (!verb && asks_for_help(rest, left, ret->given[OPT_HELP])) {
+        ret->given[OPT_HELP] = true;
+        ret->arguments = calloc(2, sizeof *ret->arguments);
+        if (!ret->arguments)
+            return fail(err, -ENOMEM, "out of memory");
+        ret->arguments[ret->arguments_n++] = rest[0];
+        return 0;
+    }
     if (!verb)
         return unknown_verb(rest[0], err);
     *ret_verb = verb;

@@ -22,6 +22,7 @@
 #define BEST "#d55e00"  /* vermilion and blue of Okabe and Ito: told apart by everybody */
 #define OTHER "#0072b2"
 #define AXES_MAX 12
+#define WORDS_MAX 18 /* labels of choices on one axis; of more, every second or third is written */
 
 struct picture {
     FILE *out;
@@ -60,7 +61,10 @@ static void x_axis(FILE *out, const struct scale *x, double bottom, const char *
 
     svg_line(out, LEFT, bottom, RIGHT, bottom, "class=\"axis\"");
     for (size_t i = 0; i < n; i++) {
-        char text[32], *shown = seconds ? format_seconds(ticks[i]) : NULL;
+        /* with as many digits as tell the ticks of a short time apart */
+        char text[32], *shown = NULL;
+        if (seconds)
+            shown = ticks[i] < 60 ? format_text("%.6gs", ticks[i]) : format_seconds(ticks[i]);
         tick_text(text, ticks[i]);
         svg_line(out, scale_at(x, ticks[i]), bottom, scale_at(x, ticks[i]), bottom + 5, "class=\"axis\"");
         svg_text(out, scale_at(x, ticks[i]), bottom + 19, "class=\"middle\"", shown ? shown : text);
@@ -295,7 +299,7 @@ out:
 
 struct axis {
     const char *name;
-    json_t *words; /* of a category: {"value as text": place}; NULL: numbers */
+    json_t *words; /* of a category: {"value as text": place}, every choice of the file; NULL: numbers */
     struct scale scale;
 };
 
@@ -307,15 +311,34 @@ static void collect_name(void *arg, const char *name, const json_t *value)
 
 static char *word_of(const json_t *value)
 {
-    return json_is_string(value) ? strdup(json_string_value(value)) : json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+    return json_is_string(value) ? strdup(json_string_value(value))
+                                 : json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(15));
+}
+
+/* What a categorical hyperparameter may be, in the file's order; NULL: it is of another type. */
+static const json_t *choices_of(const struct picture *picture, const char *name)
+{
+    const json_t *definition = json_at(json_at(picture->describe, "config.hyperparameters"), name);
+
+    return strcmp(json_string_or(definition, "type", ""), "categorical") ? NULL : json_object_get(definition, "vals");
+}
+
+static void add_word(struct axis *axis, const json_t *value)
+{
+    char *word = value ? word_of(value) : NULL;
+
+    if (word && !json_object_get(axis->words, word))
+        json_object_set_new(axis->words, word, json_integer((json_int_t)json_object_size(axis->words)));
+    free(word);
 }
 
 /* Numbers that are all positive and span more than a factor of 30 are shown on a logarithmic axis. */
 static struct axis axis_of(const struct picture *picture, const char *name, double bottom, double top)
 {
+    const json_t *choices = choices_of(picture, name);
     struct axis axis = {.name = name};
     struct range range = {INFINITY, -INFINITY};
-    bool numbers = true;
+    bool numbers = !choices;
 
     for (size_t i = 0; i < picture->rows.n; i++) {
         const json_t *value = trial_hyperparameter(picture->rows.rows[i], name);
@@ -328,13 +351,10 @@ static struct axis axis_of(const struct picture *picture, const char *name, doub
         return axis;
     }
     axis.words = json_object();
-    for (size_t i = 0; i < picture->rows.n; i++) {
-        const json_t *value = trial_hyperparameter(picture->rows.rows[i], name);
-        char *word = value ? word_of(value) : NULL;
-        if (word && !json_object_get(axis.words, word))
-            json_object_set_new(axis.words, word, json_integer((json_int_t)json_object_size(axis.words)));
-        free(word);
-    }
+    for (size_t i = 0; i < json_array_size(choices); i++)
+        add_word(&axis, json_array_get(choices, i));
+    for (size_t i = 0; i < picture->rows.n; i++)
+        add_word(&axis, trial_hyperparameter(picture->rows.rows[i], name));
     axis.scale = scale_new(0, (double)json_object_size(axis.words) - 1, bottom, top, false);
     return axis;
 }
@@ -354,10 +374,19 @@ static double place_on(const struct axis *axis, const json_t *value)
     return place;
 }
 
+static void axis_tick(FILE *out, const struct axis *axis, double x, double value, const char *text)
+{
+    double y = scale_at(&axis->scale, value);
+
+    svg_line(out, x - 4, y, x, y, "class=\"axis\"");
+    svg_text(out, x - 7, y + 4, "class=\"small end halo\"", text);
+}
+
 static void axis_draw(FILE *out, const struct axis *axis, double x)
 {
     double ticks[SCALE_TICKS];
     size_t n = axis->words ? 0 : scale_ticks(&axis->scale, ticks);
+    size_t every = 1 + json_object_size(axis->words) / WORDS_MAX;
     const char *word;
     json_t *place;
     char text[32];
@@ -367,11 +396,11 @@ static void axis_draw(FILE *out, const struct axis *axis, double x)
              axis->name);
     for (size_t i = 0; i < n; i++) {
         tick_text(text, ticks[i]);
-        svg_line(out, x - 4, scale_at(&axis->scale, ticks[i]), x, scale_at(&axis->scale, ticks[i]), "class=\"axis\"");
-        svg_text(out, x - 7, scale_at(&axis->scale, ticks[i]) + 4, "class=\"small end halo\"", text);
+        axis_tick(out, axis, x, ticks[i], text);
     }
     json_object_foreach (axis->words, word, place)
-        svg_text(out, x - 7, scale_at(&axis->scale, (double)json_integer_value(place)) + 4, "class=\"small end halo\"", word);
+        if ((size_t)json_integer_value(place) % every == 0)
+            axis_tick(out, axis, x, (double)json_integer_value(place), word);
 }
 
 /* From pale blue (worst) over blue to vermilion (best): the order reads in grey, too. */

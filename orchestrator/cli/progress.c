@@ -41,16 +41,10 @@ const char *progress_state(const struct progress *progress)
     return json_string_or(progress->summary, "state", json_string_or(progress->describe, "state", "?"));
 }
 
-/* What the searcher says, which moves when it is told a result; in between, what was trained of what is expected. */
+/* As `list`, `describe` and `top` show it. */
 static double share(const struct progress *progress)
 {
-    double said = json_double_or(progress->summary, "progress", 0);
-    double trained = progress->units_trained / progress->units_total;
-
-    if (state_has_ended(progress_state(progress)) || !isfinite(trained))
-        return said;
-    trained = trained < 0.99 ? trained : 0.99;
-    return trained > said ? trained : said;
+    return json_double_or(progress->summary, "progress", 0);
 }
 
 void progress_units(struct progress *progress, double units, double now)

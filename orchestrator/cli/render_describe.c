@@ -30,6 +30,7 @@ static void head(FILE *out, const struct term *term, const json_t *answer)
             term_on(term, state_style(state)), state, term_off(term, state_style(state)));
     free(name);
     line(out, term, "reason", json_string_or(answer, "reason", NULL));
+    line(out, term, "waiting", json_string_or(answer, "waiting", NULL));
     if (progress >= 0) {
         bar = render_bar(term, progress, BAR);
         fprintf(out, "  %-10s %s %.0f%%\n", "progress", bar ? bar : "", progress * 100);

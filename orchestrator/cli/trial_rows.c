@@ -48,29 +48,27 @@ static json_t *leaf_names(const struct trial_rows *rows)
 int no_such_hyperparameter(const struct trial_rows *rows, const char *name, bool columns, struct error *err)
 {
     json_t *names = leaf_names(rows), *ignored;
-    const char *words[COLUMNS_N + 256], *near, *leaf;
-    char known[400] = "";
+    const char *candidates[COLUMNS_N + 256], *near, *leaf, *what = columns ? "column or hyperparameter" : "hyperparameter";
+    struct words known = {0}, titles = {0};
     size_t n = 0;
 
     json_object_foreach (names, leaf, ignored) {
-        size_t used = strlen(known);
         if (n < 250)
-            words[n++] = leaf;
-        snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", leaf);
+            candidates[n++] = leaf;
+        words_add(&known, leaf);
     }
-    for (size_t i = 0; columns && i < COLUMNS_N; i++)
-        words[n++] = COLUMNS[i].name;
-    words[n] = NULL;
-    near = nearest_word(words, name);
+    for (size_t i = 0; columns && i < COLUMNS_N; i++) {
+        candidates[n++] = COLUMNS[i].name;
+        words_add(&titles, COLUMNS[i].name);
+    }
+    candidates[n] = NULL;
+    near = nearest_word(candidates, name);
     if (near)
-        fail(err, -EINVAL, "there is no %s '%s': did you mean '%s'?", columns ? "column or hyperparameter" : "hyperparameter",
-             name, near);
-    else if (*known)
-        fail(err, -EINVAL, "there is no %s '%s'; the hyperparameters are %s",
-             columns ? "column or hyperparameter" : "hyperparameter", name, known);
+        fail(err, -EINVAL, "there is no %s '%s': did you mean '%s'?", what, name, near);
     else
-        fail(err, -EINVAL, "there is no %s '%s': this experiment has no hyperparameters",
-             columns ? "column or hyperparameter" : "hyperparameter", name);
+        fail(err, -EINVAL, "there is no %s '%s'; %s%s%s%s%s", what, name, columns ? "columns are " : "", titles.text,
+             columns ? "; " : "", known.used ? "the hyperparameters are " : "this experiment has no hyperparameters",
+             words_text(&known));
     json_decref(names);
     return -EINVAL;
 }

@@ -51,6 +51,8 @@ int verb_down(struct cli *cli)
         fprintf(stderr, "flexp: waiting for running trials to checkpoint\n");
     code = client_request(cli->client, "down", NULL, &answer, &err);
     json_decref(answer);
+    if (code == -ESHUTDOWN) /* it is going already */
+        code = 0;
     if (code == 0 && client_wait_gone(cli->client, GONE_MS))
         code = fail(&err, -ETIMEDOUT, "the orchestrator (pid %lld) has not ended within %d s", (long long)pid,
                     GONE_MS / 1000);

@@ -82,6 +82,13 @@ static struct line *make_lines(const json_t *rows, bool clients, json_t *names, 
     return lines;
 }
 
+static void lines_free(struct line *lines, size_t n)
+{
+    for (size_t i = 0; lines && i < n; i++)
+        json_decref(lines[i].values);
+    free(lines);
+}
+
 static void write_csv(const struct line *lines, size_t n, bool clients, json_t *names)
 {
     const char *name;
@@ -143,6 +150,36 @@ static void write_table(const struct term *term, const struct line *lines, size_
     table_free(table);
 }
 
+/* Nothing to show; with a name, of clients, other metrics may have what this one lacks. */
+static void say_nothing(struct cli *cli, int64_t id, int64_t trial, bool clients, const char *only)
+{
+    json_t *arguments = json_pack("{s:I, s:I}", "experiment", (json_int_t)id, "trial", (json_int_t)trial);
+    json_t *answer = NULL, *names = json_object(), *ignored;
+    struct line *lines = NULL;
+    const char *name, *comma = "";
+    size_t n = 0;
+
+    if (!clients || !only)
+        json_decref(arguments);
+    else if (!cli_read(cli, "metrics", arguments, &answer, NULL))
+        lines = make_lines(json_object_get(answer, "metrics"), true, names, &n);
+    if (!n) {
+        printf("Trial %lld/%lld has reported nothing%s yet\n", (long long)id, (long long)trial,
+               clients ? " about clients" : "");
+    } else {
+        printf("Trial %lld/%lld has no values of clients for %s; it has them for ", (long long)id, (long long)trial,
+               only);
+        json_object_foreach (names, name, ignored) {
+            printf("%s%s", comma, name);
+            comma = ", ";
+        }
+        putchar('\n');
+    }
+    lines_free(lines, n);
+    json_decref(names);
+    json_decref(answer);
+}
+
 int verb_metrics(struct cli *cli)
 {
     bool clients = cli->options.given[OPT_CLIENT];
@@ -181,14 +218,11 @@ int verb_metrics(struct cli *cli)
     } else if (cli->options.given[OPT_CSV]) {
         write_csv(lines, n, clients, names);
     } else if (!n) {
-        printf("Trial %lld/%lld has reported nothing%s yet\n", (long long)id, (long long)trial,
-               clients ? " about clients" : "");
+        say_nothing(cli, id, trial, clients, only);
     } else {
         write_table(&cli->out, lines, n, clients, names);
     }
-    for (size_t i = 0; lines && i < n; i++)
-        json_decref(lines[i].values);
-    free(lines);
+    lines_free(lines, n);
     json_decref(names);
     json_decref(answer);
     return CLI_OK;

@@ -111,6 +111,7 @@ static void show(struct cli *cli, const json_t *model, const json_t *values)
 #define BOX 36.0
 #define STEP 58.0
 #define WIDEST 380.0
+#define LETTER 7.0 /* about what one is wide */
 
 static const struct {
     const char *type, *fill;
@@ -129,12 +130,29 @@ static double values_of(const json_t *shape)
     return n;
 }
 
-/* Width grows with the logarithm of how many values flow out. */
-static double width_of(const json_t *shape, double most)
+/* "conv2d 3x3, padding 1"; the caller frees. */
+static char *label_of(const json_t *layer)
 {
-    double share = most > 1 ? log(fmax(values_of(shape), 2)) / log(most) : 1;
+    char *settings = settings_text(layer);
+    char *text = format_text("%s%s%s", json_string_or(layer, "type", ""), settings && *settings ? " " : "",
+                             settings ? settings : "");
 
-    return WIDEST * fmin(fmax(share, 0.3), 1);
+    free(settings);
+    return text;
+}
+
+/* Of the box of a layer, or of the image (-1): it grows with the logarithm of how many values flow out, and there is room
+ * for its text. */
+static double width_of(const json_t *model, int number, double most)
+{
+    const json_t *layer = number < 0 ? NULL : json_array_get(json_object_get(model, "layers"), (size_t)number);
+    const json_t *shape = layer ? json_object_get(layer, "out") : json_object_get(model, "input");
+    double share = most > 1 ? log(fmax(values_of(shape), 2)) / log(most) : 1;
+    char *label = layer ? label_of(layer) : NULL;
+    double text = label ? LETTER * (double)strlen(label) + 24 : 0;
+
+    free(label);
+    return fmax(WIDEST * fmin(fmax(share, 0.3), 1), fmin(text, WIDEST));
 }
 
 static void draw_box(FILE *out, double y, double width, const char *fill, const char *text, const char *beside)
@@ -147,15 +165,6 @@ static void draw_box(FILE *out, double y, double width, const char *fill, const 
     svg_text(out, CENTER + WIDEST / 2 + 24, y + BOX / 2 + 4, "class=\"small\"", beside);
 }
 
-/* Left edge of a layer's box; -1: the image's. */
-static double left_of(const json_t *model, int layer, double most)
-{
-    const json_t *shape = layer < 0 ? json_object_get(model, "input")
-                                    : json_object_get(json_array_get(json_object_get(model, "layers"), (size_t)layer), "out");
-
-    return CENTER - width_of(shape, most) / 2;
-}
-
 /* From layer `from` to `to`, past those between, on the left. */
 static void draw_skip(FILE *out, const json_t *model, double most, double top, int from, int to)
 {
@@ -163,7 +172,7 @@ static void draw_skip(FILE *out, const json_t *model, double most, double top, i
            y2 = top + STEP * (to + 1) + BOX / 2;
 
     fprintf(out, "<path d=\"M%.1f,%.1fC%.1f,%.1f %.1f,%.1f %.1f,%.1f\" stroke=\"#d55e00\" stroke-width=\"1.5\"/>\n",
-            left_of(model, from, most), y1, x, y1, x, y2, left_of(model, to, most), y2);
+            CENTER - width_of(model, from, most) / 2, y1, x, y1, x, y2, CENTER - width_of(model, to, most) / 2, y2);
 }
 
 static char *draw(const json_t *model, const char *title, size_t *ret_length)
@@ -171,7 +180,7 @@ static char *draw(const json_t *model, const char *title, size_t *ret_length)
     const json_t *layers = json_object_get(model, "layers");
     size_t n = json_array_size(layers), i;
     double top = 84, most = values_of(json_object_get(model, "input")), height = top + STEP * (double)(n + 1) + 40;
-    char *text = NULL, *shape, *line, *settings, flops[32];
+    char *text = NULL, *shape, *line, *beside, flops[32];
     FILE *out = open_memstream(&text, ret_length);
     json_t *layer;
 
@@ -194,7 +203,7 @@ static char *draw(const json_t *model, const char *title, size_t *ret_length)
                 draw_skip(out, model, most, top, sources[s], (int)i);
     }
     shape = shape_text(json_object_get(model, "input"));
-    draw_box(out, top, width_of(json_object_get(model, "input"), most), "#ffffff", "image", shape ? shape : "");
+    draw_box(out, top, width_of(model, -1, most), "#ffffff", "image", shape ? shape : "");
     free(shape);
     json_array_foreach ((json_t *)layers, i, layer) {
         const char *type = json_string_or(layer, "type", ""), *fill = "#ffffff";
@@ -202,14 +211,12 @@ static char *draw(const json_t *model, const char *title, size_t *ret_length)
         for (size_t c = 0; c < sizeof COLOURS / sizeof *COLOURS; c++)
             if (!strcmp(COLOURS[c].type, type))
                 fill = COLOURS[c].fill;
-        settings = settings_text(layer);
+        line = label_of(layer);
         shape = shape_text(json_object_get(layer, "out"));
-        line = format_text("%s%s%s", type, settings && *settings ? " " : "", settings ? settings : "");
-        free(settings);
-        settings = parameters > 0 ? format_text("%s   %.0f parameters", shape ? shape : "", parameters) : strdup(shape ? shape : "");
-        draw_box(out, top + STEP * (double)(i + 1), width_of(json_object_get(layer, "out"), most), fill, line ? line : "",
-                 settings ? settings : "");
-        free(settings);
+        beside = parameters > 0 ? format_text("%s, %.0f parameters", shape ? shape : "", parameters) : strdup(shape ? shape : "");
+        draw_box(out, top + STEP * (double)(i + 1), width_of(model, (int)i, most), fill, line ? line : "",
+                 beside ? beside : "");
+        free(beside);
         free(shape);
         free(line);
     }
@@ -225,17 +232,30 @@ static int write_drawing(struct cli *cli, const json_t *model)
     struct error err = {0};
     size_t length = 0;
     char *text = draw(model, slash ? slash + 1 : file, &length);
-    int code = text ? file_write(path, text, length, &err) : fail(&err, -ENOMEM, "out of memory");
+    int code = text ? 0 : fail(&err, -ENOMEM, "out of memory");
 
+    if (text && !strcmp(path, "-"))
+        fwrite(text, 1, length, stdout);
+    else if (text)
+        code = file_write(path, text, length, &err);
     free(text);
     return code ? cli_fail(CLI_USAGE, "%s", err.text) : CLI_OK;
 }
 
 int verb_model(struct cli *cli)
 {
+    bool on_stdout = cli->options.given[OPT_SVG] && !strcmp(cli->options.value[OPT_SVG], "-");
     json_t *answer = NULL, *whole;
-    int code = check_describe(cli, "model", &answer);
+    int code;
 
+    if (cli->options.given[OPT_KERNELS] && cli->options.given[OPT_SVG])
+        return cli_fail(CLI_USAGE, "--kernels is a table, --svg a drawing of the network: give one of them");
+    if (cli->options.given[OPT_KERNELS])
+        return model_kernels(cli);
+
+    if (on_stdout && cli_json(cli))
+        return cli_fail(CLI_USAGE, "--json and --svg - are both for standard output: choose one");
+    code = check_describe(cli, "model", &answer);
     if (code)
         return code;
     if (cli->options.given[OPT_SVG])
@@ -245,7 +265,7 @@ int verb_model(struct cli *cli)
         json_object_set(whole, "hyperparameters", json_object_get(answer, "hyperparameters"));
         json_object_update(whole, json_object_get(answer, "model"));
         code = cli_print_json(cli, whole);
-    } else if (code == CLI_OK) {
+    } else if (code == CLI_OK && !on_stdout) {
         show(cli, json_object_get(answer, "model"), json_object_get(answer, "hyperparameters"));
     }
     json_decref(answer);

@@ -80,8 +80,11 @@ int verb_plot(struct cli *cli)
     char *text = NULL;
     size_t length;
     int64_t id;
-    int code = cli_experiment(cli, cli->options.arguments_n ? cli->options.arguments[0] : NULL, &id, &err);
+    int code;
 
+    if (cli_json(cli) && cli->options.given[OPT_OUTPUT] && !strcmp(cli->options.value[OPT_OUTPUT], "-"))
+        return cli_fail(CLI_USAGE, "--json and -o - are both for standard output: choose one");
+    code = cli_experiment(cli, cli->options.arguments_n ? cli->options.arguments[0] : NULL, &id, &err);
     if (code == 0)
         code = cli_read(cli, "describe", json_pack("{s:I}", "experiment", (json_int_t)id), &describe, &err);
     if (code == 0)

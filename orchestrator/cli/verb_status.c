@@ -43,6 +43,19 @@ static size_t count_of(const json_t *value)
     return json_is_array(value) ? json_array_size(value) : (size_t)json_integer_value(value);
 }
 
+/* One without an experiment is what all wait for, which was said. */
+static void problem(const json_t *row)
+{
+    long long experiment = json_int_or(row, "experiment", 0), trial = json_int_or(row, "trial", 0);
+    char *text = text_clean(json_string_or(row, "text", "?"));
+
+    if (trial)
+        printf("trial %lld/%lld waits: %s\n", experiment, trial, text ? text : "");
+    else if (experiment)
+        printf("experiment %lld cannot go on: %s\n", experiment, text ? text : "");
+    free(text);
+}
+
 int verb_status(struct cli *cli)
 {
     const json_t *workers, *slots, *counts;
@@ -87,8 +100,7 @@ int verb_status(struct cli *cli)
         printf("waiting       %s\n", waiting);
     free(waiting);
     json_array_foreach(json_object_get(answer, "problems"), i, row)
-        printf("experiment %lld cannot go on: %s\n", (long long)json_int_or(row, "experiment", 0),
-               json_string_or(row, "text", "?"));
+        problem(row);
     json_decref(answer);
     return CLI_OK;
 }

@@ -66,7 +66,8 @@ const struct verb VERBS[] = {
      "flexp set max-slots 3 4", verb_set, false},
     {"set description", "ID TEXT", 2, 2, 0, "Change an experiment's description", NULL,
      "flexp set description 3 \"wider nets, second try\"", verb_set, false},
-    {"archive", "ID...", 1, 64, 0, "Leave ended experiments out of `flexp list`; nothing is deleted", NULL,
+    {"archive", "ID...", 1, 64, 0, "Leave ended experiments out of `flexp list`; nothing is deleted",
+     "All of them, or none where one cannot be.",
      "flexp archive 1 2\nflexp list --all", verb_archive, false},
     {"unarchive", "ID...", 1, 64, 0, "Take archived experiments into `flexp list` again", NULL, "flexp unarchive 1",
      verb_archive, false},
@@ -85,7 +86,7 @@ const struct verb VERBS[] = {
      "flexp data fetch cifar10 --data ~/data", verb_data_fetch, false},
     {"data info", "FILE", 1, 1, O(OPT_CONFIG), "Show the data of an experiment file: classes, splits, what each client holds",
      "Decodes the data where that was not done before.", "flexp data info configs/quickstart.yaml", verb_data_info, false},
-    {"model", "FILE", 1, 1, O(OPT_CONFIG) | O(OPT_SVG), "Show the network of an experiment file: layers, shapes, parameters, FLOPs",
+    {"model", "FILE", 1, 1, O(OPT_CONFIG) | O(OPT_SVG) | O(OPT_KERNELS), "Show the network of an experiment file: layers, shapes, parameters, FLOPs",
      "Where hyperparameters decide, each number is at its lower end and each choice the first; --config sets others.",
      "flexp model configs/quickstart.yaml --svg network.svg\nflexp model night.yaml --config hyperparameters.units=64",
      verb_model, false},
@@ -141,7 +142,7 @@ static int run(struct cli *cli)
         if (cli->verb)
             help_verb(stdout, &cli->out, cli->verb);
         else
-            help_overview(stdout, &cli->out);
+            return verb_help(cli);
         return CLI_OK;
     }
     if (!cli->verb) {

@@ -141,7 +141,8 @@ const struct key CONFIG_KEYS[] = {
      .doc = "A command for /bin/sh, run once when the experiment has ended, however it ended, for at most 10 minutes. Its "
             "environment says how: FLEXP_EXPERIMENT_ID, FLEXP_EXPERIMENT_NAME, FLEXP_STATE, FLEXP_METRIC, FLEXP_BEST_TRIAL, "
             "FLEXP_BEST_VALUE, FLEXP_BEST_MODEL, FLEXP_BEST_CHECKPOINT, FLEXP_RESULT (a file with what describe --json says) "
-            "and FLEXP_HOME. What it prints is in the experiment's log. If the orchestrator is killed meanwhile it is run again.",
+            "and FLEXP_HOME. What it prints is in the experiment's log. If the orchestrator ends meanwhile it is run "
+            "again, once.",
      .example = "on_complete: 'mail -s \"$FLEXP_EXPERIMENT_NAME: $FLEXP_BEST_VALUE\" me <\"$FLEXP_RESULT\"'"},
     {"entrypoint", KEY_FREE,
      .doc = "Your own program in place of the built-in trainer: a list of words, or a string for /bin/sh. It speaks "

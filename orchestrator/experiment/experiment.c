@@ -111,6 +111,13 @@ size_t experiment_wanted(const struct experiment *experiment, struct wanted *ret
     return list_queued(experiment, false, ret, n, room);
 }
 
+bool experiment_goes_on_with(const struct experiment *experiment, int64_t number)
+{
+    const struct trial *trial = experiment_trial(experiment, number);
+
+    return trial && (!trial_is_over(trial) || (number == experiment->best_trial && evaluation_is_wanted(experiment)));
+}
+
 /* A trial whose value the searcher holds (order: logical) waits in its slot, unless another trial of the experiment needs
  * one: the verdict may depend on that very trial. */
 static void yield_held(struct experiment *experiment, struct turn *turn)

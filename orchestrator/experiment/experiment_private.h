@@ -36,8 +36,11 @@ struct run {
     enum told told;
     double train_until; /* what the worker was told last */
     double unit;        /* the furthest unit it resumed from, validated or checkpointed */
+    double trained;     /* the unit of its last report of any kind, or of its progress */
     struct validation seen[VALIDATIONS_KEPT]; /* oldest first */
     size_t seen_n;
+    uint64_t *spent; /* hashes of the paths of its trial's checkpoints that were told to be deleted while it runs */
+    size_t spent_n, spent_room;
 };
 
 /* What the searcher has last said about a trial. */
@@ -126,6 +129,8 @@ int search_apply(struct experiment *experiment, const struct searcher_ops *ops, 
 void search_put_operations(struct experiment *experiment, int64_t answers, const struct searcher_ops *ops,
                            struct turn *turn);
 void search_put_progress(struct experiment *experiment, double progress, struct turn *turn);
+/* By what the searcher was told and what is trained beyond that. */
+void search_note_progress(struct experiment *experiment, struct turn *turn);
 
 /* --- trial.c */
 struct trial *trial_add(struct experiment *experiment, json_t *hyperparameters); /* takes a reference of its own */
@@ -159,6 +164,8 @@ void running_remove(struct experiment *experiment, struct trial *trial);
 struct run *run_new(int64_t id);
 void run_free(struct run *run);
 struct validation *run_validation(struct run *run, double unit); /* NULL: none seen */
+void run_spend_path(struct run *run, const char *path);
+bool run_has_spent(const struct run *run, const char *path);
 void run_note_validation(struct run *run, double unit, const json_t *metrics);
 /* The run's trial, whether it trains or is evaluated; NULL when the run is nobody's current one. */
 struct trial *run_find(const struct experiment *experiment, int64_t run, bool *ret_evaluation);

@@ -118,6 +118,15 @@ static void on_test(struct experiment *experiment, const struct trial *trial, co
     experiment->evaluated = true;
 }
 
+/* For people: nothing depends on it. */
+static void note_trained(const struct experiment *experiment, struct trial *trial, const json_t *step)
+{
+    double unit;
+
+    if (!unit_of(experiment, json_object_get(step, "units"), "progress", &unit, NULL))
+        trial->run->trained = unit;
+}
+
 static int on_report(struct experiment *experiment, struct trial *trial, bool evaluation,
                      const struct message *message, struct turn *turn, struct error *err)
 {
@@ -133,22 +142,37 @@ static int on_report(struct experiment *experiment, struct trial *trial, bool ev
         on_test(experiment, trial, body, turn);
         return 0;
     }
+    note_trained(experiment, trial, step_at(body, steps_n(body) - 1));
     for (size_t i = 0; i < steps_n(body) && trial->run && !strcmp(json_string_or(body, "kind", ""), "validation"); i++)
         on_validation(experiment, trial, step_at(body, i), turn);
+    search_note_progress(experiment, turn);
     return 0;
 }
 
 /* --- checkpoint --------------------------------------------------------------------------------------------------- */
 
-/* Inside the trial's folder, and the name of no other kept checkpoint: deleting one must not take the other away. */
+/* Relative, each part a name: no empty one, no "." and no "..". */
+static bool stays_inside(const char *path)
+{
+    for (size_t n;; path += n + 1) {
+        n = strcspn(path, "/");
+        if (!n || (n <= 2 && !strncmp(path, "..", n)))
+            return false;
+        if (!path[n])
+            return true;
+    }
+}
+
+/* The name of no other checkpoint, kept or deleted under the run's feet: deleting one must not take the other away. */
 static int check_path(const struct experiment *experiment, const struct trial *trial, const char *path,
                       struct error *err)
 {
-    if (!*path || *path == '/' || !strncmp(path, "./", 2) || strstr(path, "//") || strstr(path, "/./") ||
-        path[strlen(path) - 1] == '/' || (strlen(path) > 1 && !strcmp(path + strlen(path) - 2, "/.")) || !strcmp(path, "..") || !strncmp(path, "../", 3) || strstr(path, "/../") ||
-        (strlen(path) > 2 && !strcmp(path + strlen(path) - 3, "/..")) || !strcmp(path, "."))
+    if (!stays_inside(path))
         return fail(err, -EINVAL, "operation checkpoint: path must be relative to trial_dir and stay in it, not \"%.200s\"",
                     path);
+    if (run_has_spent(trial->run, path))
+        return fail(err, -EINVAL, "operation checkpoint: path \"%.200s\" was that of an earlier checkpoint, which is"
+                                  " deleted; each needs its own", path);
     for (size_t i = 0; i < trial->checkpoints_n; i++)
         if (!strcmp(trial->checkpoints[i].path, path))
             return fail(err, -EINVAL,
@@ -317,7 +341,11 @@ static int handle(struct experiment *experiment, struct trial *trial, bool evalu
                       turn->now_us);
         return 0;
     case MSG_PROGRESS:
-        return 0; /* nothing depends on it */
+        if (!evaluation) {
+            note_trained(experiment, trial, message->body);
+            search_note_progress(experiment, turn);
+        }
+        return 0;
     default:
         return fail(err, -EINVAL, "operation %s is not about a run", message_op_name(message->op));
     }

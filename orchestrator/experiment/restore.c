@@ -185,7 +185,7 @@ static int fill(struct experiment *experiment, const struct stored_experiment *s
         experiment_set_state(experiment, EXPERIMENT_STOPPING, turn);
     best_find(experiment);
     experiment->evaluated = stored->tested;
-    experiment->progress = searcher_progress(experiment->searcher);
+    experiment->progress = searcher_progress(experiment->searcher, 0);
     if (!experiment_is_final(experiment))
         for (size_t i = 0; i < stored->trials_n; i++)
             close_run(experiment, &stored->trials[i], turn);

@@ -69,6 +69,8 @@ static void drop(struct experiment *experiment, struct trial *trial, const struc
     for (size_t i = trial->checkpoints_n; i-- > 0;)
         if (!list[i].keep) {
             store_put_checkpoint_deleted(turn->writes, list[i].id, turn->now_us);
+            if (trial->run)
+                run_spend_path(trial->run, trial->checkpoints[i].path);
             turn_delete(turn, trial_path(experiment, trial, trial->checkpoints[i].path));
             trial_drop_checkpoint(trial, i);
         }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 struct run *run_new(int64_t id)
 {
@@ -22,6 +23,7 @@ void run_free(struct run *run)
         return;
     for (size_t i = 0; i < run->seen_n; i++)
         json_decref(run->seen[i].metrics);
+    free(run->spent);
     free(run);
 }
 
@@ -50,6 +52,25 @@ void run_note_validation(struct run *run, double unit, const json_t *metrics)
     at->metrics = must(metrics ? json_copy((json_t *)metrics) : json_object());
     if (unit > run->unit)
         run->unit = unit;
+}
+
+void run_spend_path(struct run *run, const char *path)
+{
+    if (run->spent_n == run->spent_room) {
+        run->spent_room = run->spent_room ? 2 * run->spent_room : 8;
+        run->spent = must(realloc(run->spent, run->spent_room * sizeof *run->spent));
+    }
+    run->spent[run->spent_n++] = XXH3_64bits(path, strlen(path));
+}
+
+bool run_has_spent(const struct run *run, const char *path)
+{
+    uint64_t hash = XXH3_64bits(path, strlen(path));
+    size_t i = 0;
+
+    while (i < run->spent_n && run->spent[i] != hash)
+        i++;
+    return i < run->spent_n;
 }
 
 struct trial *run_find(const struct experiment *experiment, int64_t run, bool *ret_evaluation)

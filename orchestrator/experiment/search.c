@@ -18,10 +18,21 @@ void search_put_operations(struct experiment *experiment, int64_t answers, const
 
 void search_put_progress(struct experiment *experiment, double progress, struct turn *turn)
 {
-    if (fabs(progress - experiment->progress) < 0.001 && !(progress >= 1 && experiment->progress < 1))
+    if (progress - experiment->progress < 0.001 && !(progress >= 1 && experiment->progress < 1))
         return;
     experiment->progress = progress;
     store_put_experiment_progress(turn->writes, experiment->id, progress);
+}
+
+void search_note_progress(struct experiment *experiment, struct turn *turn)
+{
+    double more = 0;
+
+    for (size_t i = 0; i < experiment->running_n; i++) {
+        const struct trial *trial = experiment_trial(experiment, experiment->running[i]);
+        more += fmax(fmin(fmax(trial->run->unit, trial->run->trained), trial->until) - fmax(trial->told, 0), 0);
+    }
+    search_put_progress(experiment, searcher_progress(experiment->searcher, more), turn);
 }
 
 void search_note_event(struct experiment *experiment, const struct searcher_event *event)
@@ -112,7 +123,7 @@ void search_tell(struct experiment *experiment, const struct searcher_event *eve
     if (rc)
         finish(experiment, EXPERIMENT_ERROR, err.text, turn); /* our own bug, or no memory: stop rather than guess */
     else
-        search_put_progress(experiment, searcher_progress(experiment->searcher), turn);
+        search_note_progress(experiment, turn);
 }
 
 void search_cancel(struct experiment *experiment, enum ending ending, struct turn *turn)

@@ -78,6 +78,7 @@ void attempt_free(struct server *server, struct attempt *attempt)
         attempt->hand->attempt = NULL;
     free(attempt->why);
     free(attempt->why_text);
+    free(attempt->waits);
     free(attempt);
     server->schedule_wanted = true;
 }
@@ -195,6 +196,10 @@ void attempt_lost(struct server *server, struct attempt *attempt, const char *re
 
     char *full = NULL;
 
+    if (attempt->over) { /* it has said how its run ended, and that is in a turn: its worker may go */
+        attempt_free(server, attempt);
+        return;
+    }
     if (attempt->why) {
         reason = attempt->why;
         text = attempt->why_text ? attempt->why_text : text;

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #define CLOCK_SET_US 2000000 /* less is drift */
@@ -77,52 +78,74 @@ void limits_read(struct limits *ret)
 
 /* --- trials that wait after a worker died ----------------------------------------------------------------------- */
 
-static struct delay *delay_find(const struct server *server, int64_t experiment, int64_t trial)
+static struct delay *delay_find(const struct entry *entry, int64_t trial)
 {
-    struct delay *delay = server->delays;
+    return entry && trial > 0 && (size_t)trial <= entry->delays_n ? &entry->delays[trial - 1] : NULL;
+}
 
-    while (delay && (delay->experiment != experiment || delay->trial != trial))
-        delay = delay->next;
-    return delay;
+static struct delay *delay_make(struct entry *entry, int64_t trial)
+{
+    size_t n = (size_t)trial > 2 * entry->delays_n ? (size_t)trial : 2 * entry->delays_n;
+    struct delay *grown;
+
+    if (delay_find(entry, trial))
+        return delay_find(entry, trial);
+    grown = realloc(entry->delays, n * sizeof *grown);
+    if (!grown)
+        return NULL;
+    memset(grown + entry->delays_n, 0, (n - entry->delays_n) * sizeof *grown);
+    entry->delays = grown;
+    entry->delays_n = n;
+    return delay_find(entry, trial);
 }
 
 void delay_add(struct server *server, int64_t experiment, int64_t trial, bool grows)
 {
-    struct delay *delay = delay_find(server, experiment, trial);
+    struct entry *entry = entry_find(server, experiment);
+    struct delay *delay = entry && experiment_goes_on_with(entry->experiment, trial) ? delay_make(entry, trial) : NULL;
     uint64_t wait = server->limits.backoff;
 
-    if (!delay) {
-        delay = calloc(1, sizeof *delay);
-        if (!delay)
-            return; /* tried again at once: harmless */
-        delay->experiment = experiment;
-        delay->trial = trial;
-        delay->next = server->delays;
-        server->delays = delay;
-    }
+    if (!delay)
+        return; /* also without memory: tried again at once, which is harmless */
     for (int i = 0; i < delay->failures && wait < DELAY_MAX_MS; i++)
         wait *= 2;
     delay->failures += grows;
     delay->until_ms = clock_ms() + (wait < DELAY_MAX_MS ? wait : DELAY_MAX_MS);
+    if (delay->until_ms > server->delayed_until_ms)
+        server->delayed_until_ms = delay->until_ms;
 }
 
 void delay_remove(struct server *server, int64_t experiment, int64_t trial)
 {
-    struct delay **at = &server->delays, *gone = delay_find(server, experiment, trial);
+    struct delay *delay = delay_find(entry_find(server, experiment), trial);
 
-    if (!gone)
-        return;
-    while (*at != gone)
-        at = &(*at)->next;
-    *at = gone->next;
-    free(gone);
+    if (delay)
+        *delay = (struct delay){0};
 }
 
-bool delay_holds(const struct server *server, int64_t experiment, int64_t trial, uint64_t now)
+bool delay_holds(const struct entry *entry, int64_t trial, uint64_t now)
 {
-    const struct delay *delay = delay_find(server, experiment, trial);
+    const struct delay *delay = delay_find(entry, trial);
 
     return delay && now < delay->until_ms;
+}
+
+size_t delays_hold(const struct entry *entry, uint64_t now)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < entry->delays_n; i++)
+        n += now < entry->delays[i].until_ms;
+    return n;
+}
+
+bool delays_pending(struct server *server, uint64_t now)
+{
+    bool pending = server->delayed_until_ms != 0;
+
+    if (now >= server->delayed_until_ms)
+        server->delayed_until_ms = 0;
+    return pending;
 }
 
 /* --- deadlines -------------------------------------------------------------------------------------------------- */
@@ -209,6 +232,10 @@ static void on_tick(uv_timer_t *timer)
     struct server *server = timer->data;
     uint64_t now = clock_ms();
 
+    struct error err;
+
+    if (server->state == SERVER_RUNS)
+        server_check_home(server, &err);
     if (server->state <= SERVER_STOPS) {
         space_check(server);
         descriptors_check(server);
@@ -220,11 +247,12 @@ static void on_tick(uv_timer_t *timer)
         }
     check_hands(server, now);
     check_clock(server);
-    usage_tick(server, now);
+    if (!server->no_space)
+        usage_tick(server, now); /* nobody waits for these rows, and they would pile up in memory */
     if (server->state == SERVER_RUNS) {
         check_time_limits(server);
         /* slots that another home gave back, and trials that have waited long enough, announce themselves by nothing */
-        if (server->schedule_wanted || server->slots_wanted || server->delays)
+        if (server->schedule_wanted || server->slots_wanted || delays_pending(server, now))
             schedule(server);
         check_leases(server);
     }

@@ -221,6 +221,8 @@ static void handle(struct connection *connection, const json_t *request)
     json_t *answer = NULL;
     int rc = check_request(request, &name, &arguments, &err);
 
+    if (!rc && strcmp(name, "down") != 0)
+        rc = server_check_home(server, &err);
     if (!rc)
         rc = request_run(server, server->store, name, arguments, &answer, &err);
     if (rc) {
@@ -310,6 +312,7 @@ static void on_connection(uv_stream_t *listener, int status)
 {
     struct server *server = listener->data;
     struct connection *connection;
+    char mark[HOME_MARK_ROOM];
 
     if (status < 0)
         return;
@@ -331,8 +334,9 @@ static void on_connection(uv_stream_t *listener, int status)
         refuse(connection, "too many clients are connected");
         return;
     }
-    connection_send(connection, json_pack("{s:s, s:I, s:s}", "flexp", FLEXP_VERSION, "pid", (json_int_t)getpid(),
-                                          "home", server->home));
+    home_mark(server->lock_fd, mark);
+    connection_send(connection, json_pack("{s:s, s:I, s:s, s:s}", "flexp", FLEXP_VERSION, "pid", (json_int_t)getpid(),
+                                          "home", server->home, "lock", mark));
     if (!connection->closing)
         uv_read_start((uv_stream_t *)&connection->pipe, on_alloc, on_read);
 }

@@ -87,48 +87,64 @@ void erase_go_on(struct server *server, int64_t experiment)
         drop(erasing);
 }
 
-int erase_begin(struct server *server, int64_t experiment, int64_t trials)
+static struct erasing *add(struct server *server, int64_t experiment, int64_t trials)
 {
     struct erasing *erasing = calloc(1, sizeof *erasing);
     char *folder = format_text("%s/experiments/%lld", server->home, (long long)experiment);
-    struct turn turn;
 
     if (!erasing || !folder) {
         free(erasing);
         free(folder);
-        return -ENOMEM;
+        return NULL;
     }
     *erasing = (struct erasing){.next = server->erasings, .server = server, .experiment = experiment, .trials = trials,
                                 .next_trial = 1, .folder = folder};
     erasing->work.data = erasing;
     server->erasings = erasing;
+    log_info("experiment %lld goes, with %lld trials", (long long)experiment, (long long)trials);
+    return erasing;
+}
+
+/* Asked for again before the first turn is on disk, it goes once, and the answer waits for a commit all the same. */
+int erase_begin(struct server *server, int64_t experiment, int64_t trials)
+{
+    bool begun = find(server, experiment) != NULL;
+    struct turn turn;
+
+    if (!begun && !add(server, experiment, trials))
+        return -ENOMEM;
     turn_init(&turn, clock_us());
     store_put_deleting(turn.writes, experiment, turn.now_us);
-    turn_add_erase(&turn, experiment);
+    if (!begun)
+        turn_add_erase(&turn, experiment);
     server_submit(server, 0, &turn);
     return 0;
 }
 
-/* Files of checkpoints whose deletion was committed and not carried out. */
+static void remove_leftover(struct server *server, const char *path)
+{
+    char *whole = format_text("%s/%s", server->home, path);
+    struct error err = {0};
+
+    if (whole && may_delete(server, whole) && file_remove_tree(whole, &err))
+        log_warning("%s", err.text);
+    free(whole);
+}
+
+/* Files of checkpoints whose deletion was committed and not carried out. Here and now, not on another thread: a run
+ * that starts later may write a file of that name. */
 static int remove_leftovers(struct server *server, struct error *err)
 {
     json_t *list = NULL, *path;
-    struct turn turn;
     size_t i;
     int rc = store_read_deleted_files(server->store, &list, err);
 
     if (rc)
         return rc;
-    turn_init(&turn, clock_us());
-    json_array_foreach (list, i, path) {
-        char *whole = format_text("%s/%s", server->home, json_string_value(path));
-        if (whole && file_exists(whole))
-            turn_delete(&turn, whole);
-        else
-            free(whole);
-    }
+    remove_leftover(server, "deleted"); /* those that were set aside */
+    json_array_foreach (list, i, path)
+        remove_leftover(server, json_string_value(path));
     json_decref(list);
-    server_submit(server, 0, &turn);
     return 0;
 }
 

@@ -31,6 +31,13 @@ struct entry *entry_add(struct server *server, int64_t id, int64_t created_us, s
     return entry;
 }
 
+static void entry_free(struct entry *entry)
+{
+    experiment_free(entry->experiment);
+    free(entry->delays);
+    free(entry);
+}
+
 static bool has_attempts(const struct server *server, int64_t experiment)
 {
     for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
@@ -49,20 +56,10 @@ void entries_drop_ended(struct server *server)
         }
         log_info("experiment %lld is %s", (long long)entry->id,
                  EXPERIMENT_STATE_NAMES[experiment_get_state(entry->experiment)]);
-        for (struct delay **delay = &server->delays; *delay;) {
-            struct delay *gone = *delay;
-            if (gone->experiment != entry->id) {
-                delay = &gone->next;
-                continue;
-            }
-            *delay = gone->next;
-            free(gone);
-        }
         *at = entry->next;
         if (experiment_get_config(entry->experiment)->on_complete)
             hook_begin(server, entry->id);
-        experiment_free(entry->experiment);
-        free(entry);
+        entry_free(entry);
     }
 }
 
@@ -71,8 +68,7 @@ void entries_free(struct server *server)
     while (server->entries) {
         struct entry *entry = server->entries;
         server->entries = entry->next;
-        experiment_free(entry->experiment);
-        free(entry);
+        entry_free(entry);
     }
 }
 

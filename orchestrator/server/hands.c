@@ -225,6 +225,8 @@ static void on_run_message(struct hand *hand, const struct message *message)
         return;
     }
     note_progress(server, attempt, entry->experiment, message);
+    if (message->op == MSG_LOG)
+        attempt_note_waits(attempt, message->body);
     attempt->over = message->op == MSG_DONE || message->op == MSG_FAILED;
     if (message->op == MSG_FAILED) {
         log_warning("%s: %s: %s", attempt_name(attempt, name, sizeof name), json_string_or(message->body, "reason", ""),

@@ -1,6 +1,7 @@
-/* home.c - the lock that makes one orchestrator per home, and where its socket is.
+/* home.c - the lock that makes one orchestrator per home, which home that is, and where its socket is.
  * The lock's file says the pid and the socket's path, so that a client whose environment names another runtime folder
- * (a cron job, an ssh session) finds the same socket.
+ * (a cron job, an ssh session) finds the same socket. A copied home has a copy of that text, so the greeting says by
+ * device and inode which lock the orchestrator holds: that is the home it serves, wherever its path leads by now.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "orchestrator/server/server_private.h"
@@ -63,6 +64,60 @@ int home_write_lock(int fd, const char *socket, struct error *err)
     return rc ? fail(err, rc, "the home's lock cannot be written: %s", strerror(-rc)) : 0;
 }
 
+static bool stat_lock(const char *home, struct stat *ret)
+{
+    char path[PATH_MAX];
+
+    return (size_t)snprintf(path, sizeof path, "%s/lock", home) < sizeof path && stat(path, ret) == 0;
+}
+
+static void mark_of(const struct stat *lock, char ret[HOME_MARK_ROOM])
+{
+    snprintf(ret, HOME_MARK_ROOM, "%llx:%llx", (unsigned long long)lock->st_dev, (unsigned long long)lock->st_ino);
+}
+
+void home_mark(int fd, char ret[HOME_MARK_ROOM])
+{
+    struct stat st = {0};
+
+    fstat(fd, &st);
+    mark_of(&st, ret);
+}
+
+bool server_serves(const char *home, const char *mark)
+{
+    char own[HOME_MARK_ROOM];
+    struct stat st;
+
+    if (!stat_lock(home, &st))
+        return false;
+    mark_of(&st, own);
+    return !strcmp(own, mark);
+}
+
+int home_check(const char *home, int fd, struct error *err)
+{
+    static const char DELETED[] = " (deleted)";
+    char held[HOME_MARK_ROOM], link[40], now[PATH_MAX] = "", *slash;
+
+    home_mark(fd, held);
+    errno = ENOENT; /* another's lock is there */
+    if (server_serves(home, held) || (errno != ENOENT && errno != ENOTDIR))
+        return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (readlink(link, now, sizeof now - 1) < 0)
+        now[0] = 0;
+    slash = strrchr(now, '/');
+    if (slash && !strcmp(slash, "/lock"))
+        *slash = 0;
+    if (slash && !*slash && strcmp(now, home) != 0)
+        return fail(err, -ESHUTDOWN,
+                    "%s was moved to %s while its orchestrator ran, which goes down: `flexp up --home %s` goes on there",
+                    home, now, now);
+    return fail(err, -ESHUTDOWN, "%s, or the file lock in it, was %s while its orchestrator ran, which goes down", home,
+                strstr(now, DELETED) ? "removed" : "moved");
+}
+
 /* What another user could have put there is not trusted. */
 static int check_folder(const char *path, bool make, struct error *err)
 {
@@ -87,7 +142,7 @@ static int check_folder(const char *path, bool make, struct error *err)
 static int place_socket(const char *home, bool make, char *ret, size_t room, struct error *err)
 {
     const char *runtime = getenv("XDG_RUNTIME_DIR");
-    char real[PATH_MAX], folder[64];
+    char real[PATH_MAX], folder[64], mark[HOME_MARK_ROOM];
     unsigned long long hash;
     size_t limit = room < SOCKET_ROOM ? room : SOCKET_ROOM;
     struct stat st;
@@ -96,6 +151,10 @@ static int place_socket(const char *home, bool make, char *ret, size_t room, str
     if (!realpath(home, real))
         snprintf(real, sizeof real, "%s", home);
     hash = (unsigned long long)XXH64(real, strlen(real), 0);
+    if (stat_lock(home, &st)) { /* one that is still about to go from a home that was here before has another */
+        mark_of(&st, mark);
+        hash = (unsigned long long)XXH64(mark, strlen(mark), hash);
+    }
     if (runtime && *runtime == '/' && stat(runtime, &st) == 0 && S_ISDIR(st.st_mode) && st.st_uid == getuid() &&
         access(runtime, W_OK) == 0 &&
         (size_t)snprintf(ret, limit, "%s/flexp-%016llx.sock", runtime, hash) < limit)

@@ -1,5 +1,6 @@
 /* hook.c - on_complete: a command that is run when an experiment has ended. That it is due is committed with the end, that it
- * is done when it has ended; one that a kill interrupts is run again at the next start.
+ * is done when it has ended; one that the orchestrator's end interrupts is run again at the next start, once.
+ * Each has a thread of its own, for it may take minutes: libuv's few would be missed by what deletes files.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/file.h"
 #include "common/log.h"
@@ -11,9 +12,11 @@
 
 #define LINES_MAX_KEPT 1000
 #define VARIABLES 10
+#define TRIES 2
 
 struct hook {
-    uv_work_t work;
+    uv_thread_t thread;
+    uv_async_t ended; /* sent by the thread, last */
     struct server *server;
     int64_t experiment;
     char *command, *folder, *env[VARIABLES + 1];
@@ -25,6 +28,8 @@ struct hook {
 
 static void hook_free(struct hook *hook)
 {
+    if (!hook)
+        return;
     for (size_t i = 0; i < VARIABLES; i++)
         free(hook->env[i]);
     free(hook->command);
@@ -45,26 +50,32 @@ static void on_line(void *arg, const char *line)
     json_array_append_new(hook->lines, text ? text : json_string("(a line that is no UTF-8)"));
 }
 
-static void run(uv_work_t *work)
+static void on_closed(uv_handle_t *handle)
 {
-    struct hook *hook = work->data;
+    hook_free(handle->data);
+}
+
+static void run(void *arg)
+{
+    struct hook *hook = arg;
 
     hook->rc = launcher_run_command(hook->command, (const char *const *)hook->env, hook->folder, hook->limit_ms,
                                     &hook->server->hooks_stop, on_line, hook, &hook->text);
+    uv_async_send(&hook->ended);
 }
 
-static void on_ran(uv_work_t *work, int status)
+static void on_ran(uv_async_t *ended)
 {
-    struct hook *hook = work->data;
+    struct hook *hook = ended->data;
     struct server *server = hook->server;
     struct turn turn;
     json_t *line;
     size_t i;
 
-    if (status || server->state != SERVER_RUNS) { /* it is run again at the next start */
-        hook_free(hook);
-        return;
-    }
+    uv_thread_join(&hook->thread);
+    uv_close((uv_handle_t *)ended, on_closed);
+    if (server->state != SERVER_RUNS)
+        return; /* it is run again at the next start */
     log_info("experiment %lld: on_complete: %s", (long long)hook->experiment, hook->text ? hook->text : "");
     turn_init(&turn, clock_us());
     json_array_foreach (hook->lines, i, line)
@@ -72,7 +83,6 @@ static void on_ran(uv_work_t *work, int status)
                       turn.now_us);
     store_put_hook(turn.writes, hook->experiment, hook->rc ? "failed" : "done", hook->text);
     server_submit(server, hook->experiment, &turn);
-    hook_free(hook);
 }
 
 static char *variable(const char *name, const json_t *value)
@@ -120,18 +130,21 @@ static void fill(struct hook *hook, const json_t *described, const char *home)
 
 void hook_run(struct server *server, int64_t experiment)
 {
-    struct hook *hook = calloc(1, sizeof *hook);
+    struct hook *hook;
     json_t *described = NULL;
     struct error err = {0};
     const char *command;
 
+    if (server->state != SERVER_RUNS)
+        return; /* it is run at the next start */
+    hook = calloc(1, sizeof *hook);
     if (!hook || request_summary(server, server->store, experiment, &described, &err)) {
         log_warning("experiment %lld: on_complete cannot be run: %s", (long long)experiment, err.text);
         free(hook);
         return;
     }
     command = json_string_or(json_object_get(described, "config"), "on_complete", "true");
-    hook->work.data = hook;
+    hook->ended.data = hook;
     hook->server = server;
     hook->experiment = experiment;
     hook->limit_ms = (long long)server->limits.hook;
@@ -141,8 +154,10 @@ void hook_run(struct server *server, int64_t experiment)
     if (hook->folder)
         fill(hook, described, server->home);
     json_decref(described);
-    if (!hook->command || !hook->folder || uv_queue_work(&server->loop, &hook->work, run, on_ran))
+    if (!hook->command || !hook->folder || uv_async_init(&server->loop, &hook->ended, on_ran))
         hook_free(hook);
+    else if (uv_thread_create(&hook->thread, run, hook))
+        uv_close((uv_handle_t *)&hook->ended, on_closed);
 }
 
 void hook_begin(struct server *server, int64_t experiment)
@@ -154,14 +169,43 @@ void hook_begin(struct server *server, int64_t experiment)
     server_submit(server, experiment, &turn);
 }
 
+/* A command that ends the orchestrator, or always outlives it, must not do so at every start. */
+static void give_up(struct server *server, int64_t experiment)
+{
+    static const char TEXT[] = "given up: the orchestrator ended twice before the command did";
+    struct turn turn;
+
+    log_warning("experiment %lld: on_complete: %s", (long long)experiment, TEXT);
+    turn_init(&turn, clock_us());
+    store_put_hook(turn.writes, experiment, "failed", TEXT);
+    server_submit(server, experiment, &turn);
+}
+
+static void begin_again(struct server *server, int64_t experiment)
+{
+    struct turn turn;
+
+    turn_init(&turn, clock_us());
+    store_put_hook(turn.writes, experiment, "due", NULL);
+    turn_add_hook(&turn, experiment);
+    server_submit(server, experiment, &turn);
+}
+
 int hooks_restore(struct server *server, struct error *err)
 {
-    json_t *list = NULL, *id;
+    json_t *list = NULL, *row;
     size_t i;
     int rc = store_read_hooks(server->store, &list, err);
 
-    json_array_foreach (list, i, id)
-        hook_begin(server, json_integer_value(id));
+    json_array_foreach (list, i, row) {
+        int64_t experiment = json_integer_value(json_array_get(row, 0));
+        if (entry_find(server, experiment))
+            continue; /* its end was found only now, and its command begins when it is dropped */
+        if (json_integer_value(json_array_get(row, 1)) >= TRIES)
+            give_up(server, experiment);
+        else
+            begin_again(server, experiment);
+    }
     json_decref(list);
     return rc;
 }

@@ -6,7 +6,7 @@
  *     {"id": 1, "ok": true, "answer": {...}}
  *     {"id": 1, "ok": false, "error": {"code": "not_found", "text": "..."}}
  * error codes: usage, not_found, bad_input, conflict, stopping, internal, version. The first line from the server is
- *     {"flexp": "0.1.0", "pid": 123, "home": "/..."}
+ *     {"flexp": "0.1.0", "pid": 123, "home": "/...", "lock": "which HOME/lock it holds"}
  * and the last is {"closing": true}: a request that has no answer by then was not carried out.
  * `subscribe {experiment}` answers once and then streams {"id": 1, "event": {...}}: the experiment's summary whenever
  * it changed (at most 5 a second; always the last one), until the client closes.

@@ -4,6 +4,7 @@
 #include "common/log.h"
 #include "orchestrator/server/server_private.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +16,8 @@ static int check_ended(struct server *server, struct store *store, int64_t id, c
     const char *state;
     int rc = refuse_when_unable(server, err);
 
+    if (!rc)
+        rc = refuse_broken(server, id, err);
     if (!rc)
         rc = store_read_describe(store, id, ret, err);
     if (rc)
@@ -67,7 +70,6 @@ int request_delete(struct server *server, struct store *store, const json_t *arg
     rc = erase_begin(server, id, trials);
     if (rc)
         return fail(err, rc, "out of memory");
-    log_info("experiment %lld goes, with %lld trials", (long long)id, (long long)trials);
     *ret = json_pack("{s:I}", "experiment", (json_int_t)id);
     return 0;
 }
@@ -97,7 +99,12 @@ static int parse_value(const char *path, const char *text, json_t **ret, struct 
     }
     table[0] = *key;
     value = key->type == KEY_STRING ? json_string(text) : json_loads(text, JSON_DECODE_ANY, NULL);
-    json_object_set_new(map, name, value ? value : json_string(text));
+    if (!value) {
+        json_decref(map);
+        return fail(err, -EINVAL, "%s must be %s, got %.100s", path,
+                    key->type == KEY_INT ? "an integer" : "a number", text);
+    }
+    json_object_set_new(map, name, value);
     keys_check(table, map, name == path ? "" : "resources", false, NULL, first_problem, &problem);
     if (problem.code) {
         json_decref(map);
@@ -142,7 +149,9 @@ int request_set(struct server *server, struct store *store, const json_t *argume
     if (!entry && !strcmp(path, "description")) {
         rc = describe_ended(server, store, id, value, err);
     } else if (!entry) {
-        rc = store_read_describe(store, id, ret, err);
+        rc = refuse_broken(server, id, err);
+        if (!rc)
+            rc = store_read_describe(store, id, ret, err);
         if (!rc)
             rc = fail(err, -EBUSY, "experiment %lld is %s: only its description can be changed", (long long)id,
                       json_string_or(*ret, "state", "over"));
@@ -164,16 +173,29 @@ int request_set(struct server *server, struct store *store, const json_t *argume
 
 /* --- test results ----------------------------------------------------------------------------------------------- */
 
+/* As text, so that it is the same number bit by bit. */
+static int parse_unit(const char *text, double *ret, struct error *err)
+{
+    char *end;
+
+    *ret = strtod(text, &end);
+    if (end == text || *end || !isfinite(*ret) || *ret < 0)
+        return fail(err, -EINVAL, "record_test: unit must be a finite number from 0, not \"%.40s\"", text);
+    return 0;
+}
+
 int request_record_test(struct server *server, struct store *store, const json_t *arguments, json_t **ret,
                         struct error *err)
 {
     struct trial_ref trial = {json_int_or(arguments, "experiment", 0), json_int_or(arguments, "trial", 0)};
     const json_t *metrics = json_object_get(arguments, "metrics");
-    double unit = strtod(json_string_or(arguments, "unit", "0"), NULL);
+    double unit = 0;
     json_t *found = NULL;
     struct turn turn;
     int rc = refuse_when_unable(server, err);
 
+    if (!rc)
+        rc = parse_unit(json_string_or(arguments, "unit", ""), &unit, err);
     if (!rc)
         rc = store_read_trial(store, trial, &found, err);
     json_decref(found);

@@ -108,6 +108,26 @@ int request_create(struct server *server, struct store *store, const json_t *arg
 
 /* --- verbs on one experiment ------------------------------------------------------------------------------------ */
 
+/* Its place among those that could not be restored; their number where it is none of them. */
+static size_t find_broken(const struct server *server, int64_t experiment)
+{
+    size_t i = 0, n = json_array_size(server->problems);
+
+    while (i < n && json_int_or(json_array_get(server->problems, i), "experiment", 0) != experiment)
+        i++;
+    return i;
+}
+
+int refuse_broken(const struct server *server, int64_t experiment, struct error *err)
+{
+    const json_t *problem = json_array_get(server->problems, find_broken(server, experiment));
+
+    if (!problem)
+        return 0;
+    return fail(err, -EBUSY, "experiment %lld cannot go on: %s. `flexp kill %lld` ends it, and then it can be deleted",
+                (long long)experiment, json_string_or(problem, "text", ""), (long long)experiment);
+}
+
 /* One that has ended, or cannot be restored, can only be read. */
 static int find_living(struct server *server, struct store *store, const json_t *arguments, struct entry **ret,
                        struct error *err)
@@ -121,7 +141,9 @@ static int find_living(struct server *server, struct store *store, const json_t 
     *ret = entry_find(server, id);
     if (*ret)
         return 0;
-    rc = store_read_describe(store, id, &described, err);
+    rc = refuse_broken(server, id, err);
+    if (!rc)
+        rc = store_read_describe(store, id, &described, err);
     if (rc)
         return rc;
     rc = fail(err, -EBUSY, "experiment %lld is %s", (long long)id, json_string_or(described, "state", "over"));
@@ -170,14 +192,37 @@ int request_activate(struct server *server, struct store *store, const json_t *a
     return run_verb(experiment_activate, server, store, arguments, ret, err);
 }
 
+/* One that cannot be restored has no runs to wait for: it is ended in the store. */
+static int end(verb *change, struct server *server, struct store *store, const json_t *arguments, json_t **ret,
+               struct error *err)
+{
+    int64_t id = json_int_or(arguments, "experiment", 0);
+    size_t at = find_broken(server, id);
+    struct turn turn;
+    int rc;
+
+    if (at == json_array_size(server->problems))
+        return run_verb(change, server, store, arguments, ret, err);
+    rc = refuse_when_unable(server, err);
+    if (rc)
+        return rc;
+    turn_init(&turn, clock_us());
+    store_put_abandoned(turn.writes, id, turn.now_us);
+    server_submit(server, id, &turn);
+    json_array_remove(server->problems, at);
+    log_info("experiment %lld, which could not be restored, is canceled", (long long)id);
+    *ret = json_pack("{s:I, s:s}", "experiment", (json_int_t)id, "state", EXPERIMENT_STATE_NAMES[EXPERIMENT_CANCELED]);
+    return 0;
+}
+
 int request_cancel(struct server *server, struct store *store, const json_t *arguments, json_t **ret, struct error *err)
 {
-    return run_verb(experiment_cancel, server, store, arguments, ret, err);
+    return end(experiment_cancel, server, store, arguments, ret, err);
 }
 
 int request_kill(struct server *server, struct store *store, const json_t *arguments, json_t **ret, struct error *err)
 {
-    return run_verb(experiment_kill, server, store, arguments, ret, err);
+    return end(experiment_kill, server, store, arguments, ret, err);
 }
 
 int request_kill_trial(struct server *server, struct store *store, const json_t *arguments, json_t **ret,
@@ -257,13 +302,13 @@ int request_status(struct server *server, struct store *store, const json_t *arg
         leased += slots[i].ours;
     pids = json_array();
     workers = list_workers(server, pids);
-    *ret = json_pack("{s:i, s:I, s:s, s:s, s:f, s:I, s:I, s:o, s:o, s:o, s:O, s:b, s:s?, s:b}", "schema_version",
+    *ret = json_pack("{s:i, s:I, s:s, s:s, s:f, s:I, s:I, s:o, s:o, s:o, s:o, s:b, s:s?, s:b}", "schema_version",
                      SERVER_SCHEMA_VERSION, "pid", (json_int_t)getpid(), "home", server->home, "version", FLEXP_VERSION,
                      "uptime_s", (double)(clock_us() - server->started_us) / 1e6, "slots",
                      (json_int_t)(launcher_capacity(server->launcher, SLOT_KIND_CPU) +
                                   launcher_capacity(server->launcher, SLOT_KIND_CUDA)),
                      "slots_leased", (json_int_t)leased, "workers", workers, "worker_pids", pids, "experiments", states,
-                     "problems", server->problems, "waiting_for_slots", *server->waiting != 0, "waiting",
+                     "problems", problems_of(server), "waiting_for_slots", *server->waiting != 0, "waiting",
                      *server->waiting ? server->waiting : NULL, "stopping",
                      server->state != SERVER_RUNS);
     return *ret ? 0 : fail(err, -ENOMEM, "out of memory");
@@ -367,14 +412,13 @@ static json_t *running_rows(const struct server *server, int64_t experiment)
 
 int request_summary(struct server *server, struct store *store, int64_t experiment, json_t **ret, struct error *err)
 {
-    bool waiting = server && *server->waiting;
     int rc = store_read_describe(store, experiment, ret, err);
 
     if (rc)
         return rc;
     absolute_paths(store, *ret);
     json_object_set_new(*ret, "running", running_rows(server, experiment));
-    json_object_set_new(*ret, "waiting", waiting ? json_string(server->waiting) : json_null());
+    json_object_set_new(*ret, "waiting", server ? waiting_of(server, experiment) : json_null());
     return 0;
 }
 

@@ -6,6 +6,7 @@
 #include "orchestrator/server/server_private.h"
 
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
@@ -91,6 +92,46 @@ int space_refuse(const struct server *server, struct error *err)
         return 0;
     return fail(err, -ENOSPC, "no space is left on the disk of %s: free some, and the orchestrator goes on by itself",
                 server->home);
+}
+
+void attempt_note_waits(struct attempt *attempt, const json_t *log)
+{
+    const json_t *waits = json_object_get(log, "waits");
+    const char *text = json_string_or(log, "text", "");
+    char name[96];
+
+    if (!json_is_boolean(waits))
+        return;
+    free(attempt->waits);
+    attempt->waits = json_is_true(waits) ? strdup(text) : NULL;
+    attempt_name(attempt, name, sizeof name);
+    if (attempt->waits)
+        log_warning("%s: %s", name, text);
+    else
+        log_info("%s: %s", name, text);
+}
+
+json_t *waiting_of(const struct server *server, int64_t experiment)
+{
+    if (!server->no_space)
+        for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
+            if (attempt->experiment == experiment && attempt->waits)
+                return json_sprintf("in trial %lld: %s", (long long)attempt->trial, attempt->waits);
+    return *server->waiting ? json_string(server->waiting) : json_null();
+}
+
+json_t *problems_of(const struct server *server)
+{
+    json_t *rows = json_copy(server->problems);
+
+    for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
+        if (attempt->waits)
+            json_array_append_new(rows, json_pack("{s:I, s:I, s:s}", "experiment", (json_int_t)attempt->experiment,
+                                                  "trial", (json_int_t)attempt->trial, "text", attempt->waits));
+    if (server->no_space)
+        json_array_append_new(rows, json_pack("{s:n, s:n, s:s}", "experiment", "trial", "text",
+                                              server->no_space_why.text));
+    return rows;
 }
 
 /* What was not heard meanwhile was not silence. */

@@ -90,13 +90,11 @@ static int add_wanted(struct table *table, int64_t experiment, const struct want
 /* More trials than could start are not needed, but those held back must not hide those behind them. */
 static int show_wanted(const struct server *server, const struct entry *entry, size_t capacity, struct table *table)
 {
-    size_t room = capacity + 16, n;
     uint64_t now = clock_ms();
+    size_t room = capacity + 16 + delays_hold(entry, now), n;
     struct wanted *list;
     int rc = 0;
 
-    for (const struct delay *delay = server->delays; delay; delay = delay->next)
-        room++;
     for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
         room++;
     list = calloc(room, sizeof *list);
@@ -104,7 +102,7 @@ static int show_wanted(const struct server *server, const struct entry *entry, s
         return -ENOMEM;
     n = experiment_wanted(entry->experiment, list, room);
     for (size_t i = 0; i < n && i < room && !rc; i++)
-        if (!attempt_of_trial(server, entry->id, list[i].trial) && !delay_holds(server, entry->id, list[i].trial, now))
+        if (!attempt_of_trial(server, entry->id, list[i].trial) && !delay_holds(entry, list[i].trial, now))
             rc = add_wanted(table, entry->id, &list[i]);
     free(list);
     return rc;

@@ -98,6 +98,15 @@ void server_fail(struct server *server, int code, const char *text)
         server->state = SERVER_STOPS; /* server_check_stopped goes on at once */
 }
 
+int server_check_home(struct server *server, struct error *err)
+{
+    int rc = home_check(server->home, server->lock_fd, err);
+
+    if (rc)
+        server_fail(server, -EIO, err->text);
+    return rc;
+}
+
 /* The first asks, the second insists. */
 static void on_signal(uv_signal_t *handle, int number)
 {
@@ -209,8 +218,6 @@ static int open_all(struct server *server, const char *slots, struct error *err)
     if (!rc)
         rc = open_store(server, err);
     if (!rc)
-        rc = hooks_restore(server, err); /* before those whose end is found only now */
-    if (!rc)
         rc = entries_restore(server, err);
     if (!rc)
         rc = erase_restore(server, err);
@@ -218,6 +225,8 @@ static int open_all(struct server *server, const char *slots, struct error *err)
         rc = connections_listen(server, err);
     if (!rc)
         rc = home_write_lock(server->lock_fd, server->socket, err);
+    if (!rc)
+        rc = hooks_restore(server, err); /* last: a start that fails runs no commands */
     return rc;
 }
 
@@ -250,8 +259,6 @@ static void server_free(struct server *server)
 {
     while (server->attempts)
         attempt_free(server, server->attempts);
-    while (server->delays)
-        delay_remove(server, server->delays->experiment, server->delays->trial);
     entries_free(server);
     erasings_free(server);
     json_decref(server->problems);

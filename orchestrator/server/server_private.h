@@ -46,6 +46,7 @@ struct attempt {
     int64_t ack;       /* seq to acknowledge; 0: none */
     uint64_t told_ms;  /* when; 0: not yet */
     uint64_t reported_ms, longest_ms; /* last report, longest time between two: how long a round may take */
+    char *waits;                      /* why it stands still, as its worker says; NULL: it does not */
     char *why, *why_text;             /* the reason for which we killed its worker; NULL: it ended by itself */
     double unit, until;
     uint64_t began_ms;
@@ -70,6 +71,12 @@ struct hand {
     uint64_t output_ms;
 };
 
+/* A trial whose worker died waits a while before it is started again. */
+struct delay {
+    int failures;
+    uint64_t until_ms; /* 0: it does not wait */
+};
+
 /* An experiment that has not ended. */
 struct entry {
     struct entry *next;
@@ -77,14 +84,8 @@ struct entry {
     int64_t last_start; /* order of its latest attempt */
     struct experiment *experiment;
     bool time_is_up;
-};
-
-/* A trial whose worker died waits a while before it is started again. */
-struct delay {
-    struct delay *next;
-    int64_t experiment, trial;
-    int failures;
-    uint64_t until_ms;
+    struct delay *delays; /* of trial i + 1; those past the end have none */
+    size_t delays_n;
 };
 
 struct subscription {
@@ -143,10 +144,11 @@ struct server {
     struct entry *entries;
     struct attempt *attempts;
     struct hand *hands;
-    struct delay *delays;
+    uint64_t delayed_until_ms; /* when the last delay of all passes; 0: that was seen to */
     struct connection *connections;
     size_t connections_n;
     struct erasing *erasings;
+    uint64_t deletions; /* so many files were set aside in HOME/deleted */
     atomic_bool hooks_stop; /* commands of on_complete are to end: they are run again at the next start */
     struct answer *answers, **answers_end;
     uint64_t submitted, committed; /* turns */
@@ -170,6 +172,11 @@ int home_lock(const char *home, int *ret_fd, struct error *err);
 /* The one before us was killed: it has not emptied the lock's file. */
 bool home_was_left(int fd);
 int home_write_lock(int fd, const char *socket, struct error *err);
+/* Which lock is held by fd, for server_serves. */
+#define HOME_MARK_ROOM 40
+void home_mark(int fd, char ret[HOME_MARK_ROOM]);
+/* -ESHUTDOWN when HOME/lock is no longer the file that fd holds: the home was moved, removed or replaced. */
+int home_check(const char *home, int fd, struct error *err);
 /* A fresh place for the socket, its folder made and checked. */
 int home_new_socket(const char *home, char *ret, size_t room, struct error *err);
 
@@ -178,10 +185,14 @@ int64_t clock_us(void); /* since 1970, and never backwards */
 uint64_t clock_ms(void); /* monotonic */
 void limits_read(struct limits *ret);
 void clock_start(struct server *server);
-/* Kept while a trial's worker dies again and again: 1 s, 2 s, ... 60 s; 1 s where it does not grow. */
+/* Kept while a trial's worker dies again and again: 1 s, 2 s, ... 60 s; 1 s where it does not grow. Nothing for a trial
+ * that has ended. */
 void delay_add(struct server *server, int64_t experiment, int64_t trial, bool grows);
 void delay_remove(struct server *server, int64_t experiment, int64_t trial);
-bool delay_holds(const struct server *server, int64_t experiment, int64_t trial, uint64_t now);
+bool delay_holds(const struct entry *entry, int64_t trial, uint64_t now);
+size_t delays_hold(const struct entry *entry, uint64_t now); /* so many trials */
+/* Some trial waits, or has ceased to since this was asked last: the scheduler is to be asked. */
+bool delays_pending(struct server *server, uint64_t now);
 
 /* --- turns.c --- */
 /* Takes the turn over; experiment 0: of none. */
@@ -189,6 +200,8 @@ void server_submit(struct server *server, int64_t experiment, struct turn *turn)
 void server_on_wake(uv_async_t *wake);
 /* Sends the acknowledgement that the attempt's worker is owed. */
 void attempt_acknowledge(struct attempt *attempt);
+/* Only below the home, whatever the store or an effect says. */
+bool may_delete(const struct server *server, const char *path);
 
 /* --- erase.c --- */
 /* Begins to delete an experiment that has ended, or goes on with it after a restart. */
@@ -247,6 +260,13 @@ void schedule(struct server *server);
 /* --- scarcity.c --- */
 /* Looks whether the store waits for space, and holds or lets go what depends on it. */
 void space_check(struct server *server);
+/* Keeps what a worker's log line says of its run's standing still, and says it in ours. */
+void attempt_note_waits(struct attempt *attempt, const json_t *log);
+/* What an experiment waits for: "for space on the disk of ...", "in trial 2: ..."; null: nothing. New reference. */
+json_t *waiting_of(const struct server *server, int64_t experiment);
+/* [{experiment, trial, text}]: experiments that could not be restored, runs that stand still, a full disk. New
+ * reference. */
+json_t *problems_of(const struct server *server);
 /* -ENOSPC, with what to do about it, while the store waits. */
 int space_refuse(const struct server *server, struct error *err);
 /* True where the disk of the home is full or as good as: a worker that dies now may well have died of that. */
@@ -276,6 +296,8 @@ void subscriptions_on_time(uv_timer_t *timer);
 /* --- server.c --- */
 void server_stop(struct server *server);
 void server_fail(struct server *server, int code, const char *text);
+/* Goes down, and refuses, when the home is not where it was. */
+int server_check_home(struct server *server, struct error *err);
 void server_check_stopped(struct server *server);
 
 /* --- requests_server.c: handlers of requests that need a server --- */
@@ -284,6 +306,8 @@ typedef int request_handler(struct server *server, struct store *store, const js
 request_handler request_create, request_pause, request_activate, request_cancel, request_kill, request_kill_trial,
     request_archive, request_delete, request_set,
     request_record_test, request_status, request_slots, request_down, request_subscribe;
+/* -EBUSY, with what is wrong, for an experiment that could not be restored. */
+int refuse_broken(const struct server *server, int64_t experiment, struct error *err);
 /* -EBUSY where nothing can be changed now. */
 int refuse_when_unable(const struct server *server, struct error *err);
 /* What describe answers and subscribers get: the store's description, and what runs now (server may be NULL:

@@ -7,6 +7,7 @@
 #include "common/log.h"
 #include "orchestrator/server/server_private.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,19 +46,40 @@ static void on_deleted(uv_work_t *work, int status)
     free(deletion);
 }
 
-/* Only below the home, whatever an effect says. */
-static void start_deletion(struct server *server, const char *path)
+bool may_delete(const struct server *server, const char *path)
 {
     size_t home = strlen(server->home);
+    bool below = !strncmp(path, server->home, home) && path[home] == '/' && path[home + 1] && !strstr(path, "/../") &&
+                 (strlen(path) <= 3 || strcmp(path + strlen(path) - 3, "/.."));
+
+    if (!below)
+        log_error("refused to delete %s: it is not below %s", path, server->home);
+    return below;
+}
+
+/* Where the file is now. Deleting takes time, and the trial's next run may use its name again: it is out of the way
+ * before that run is told to begin. */
+static char *set_aside(struct server *server, const char *path)
+{
+    char *folder = format_text("%s/deleted", server->home), *aside = NULL;
+
+    if (folder && !file_make_folder(folder, NULL))
+        aside = format_text("%s/%llu", folder, (unsigned long long)++server->deletions);
+    free(folder);
+    if (aside && !rename(path, aside))
+        return aside;
+    free(aside);
+    return strdup(path);
+}
+
+static void start_deletion(struct server *server, const char *path)
+{
     struct deletion *deletion;
 
-    if (strncmp(path, server->home, home) || path[home] != '/' || !path[home + 1] || strstr(path, "/../") ||
-        (strlen(path) > 3 && !strcmp(path + strlen(path) - 3, "/.."))) {
-        log_error("refused to delete %s: it is not below %s", path, server->home);
+    if (!may_delete(server, path))
         return;
-    }
     deletion = calloc(1, sizeof *deletion);
-    if (!deletion || !(deletion->path = strdup(path))) {
+    if (!deletion || !(deletion->path = set_aside(server, path))) {
         free(deletion);
         return; /* the file stays; nothing depends on its absence */
     }

@@ -13,6 +13,10 @@
     "run_us = run_us + max(0, ?4 - r.started_us), slot_us = slot_us + max(0, ?4 - r.started_us) * r.slots_n "         \
     "FROM runs r WHERE r.id = ?1 AND r.ended_us IS NULL "
 
+#define OPEN_RUN_TIME                                                                                                 \
+    "(SELECT trial, experiment, sum(last_us - started_us) AS run, sum((last_us - started_us) * slots_n) AS slot"      \
+    " FROM runs WHERE experiment = ?1 AND ended_us IS NULL AND last_us > started_us "
+
 static const struct op_row {
     const char *name;
     int values;
@@ -26,15 +30,13 @@ static const struct op_row {
     [OP_EXPERIMENT_STATE] = {"experiment_state", 4, true,
         {"UPDATE experiments SET state = ?2, reason = ?3, ended_us = max(?4, created_us) WHERE id = ?1"}},
     [OP_EXPERIMENT_PROGRESS] = {"experiment_progress", 2, true,
-        {"UPDATE experiments SET progress = ?2 WHERE id = ?1"}},
+        {"UPDATE experiments SET progress = max(progress, ?2) WHERE id = ?1"}},
     [OP_EXPERIMENT_BEST] = {"experiment_best", 5, true,
         {"UPDATE experiments SET best_trial = ?2, best_unit = ?3, best_metrics = ?4, best_checkpoint = ?5 WHERE id = ?1",
          /* not told: what was reported; the latest run's where runs overlap */
          "UPDATE experiments SET best_metrics = (SELECT json_group_object(n.name, CASE m.status WHEN 0 THEN m.value"
          " WHEN 1 THEN 'NaN' WHEN 2 THEN 'Infinity' ELSE '-Infinity' END) FROM metrics m JOIN names n ON n.id = m.name"
-         " JOIN reports p ON p.run = m.run AND p.seq = m.seq AND p.unit = m.unit AND p.kind = 1"
-         " WHERE m.trial = " THE_TRIAL " AND m.client = -1 AND m.unit = ?3 AND NOT EXISTS (SELECT 1 FROM metrics o WHERE"
-         " o.trial = m.trial AND o.name = m.name AND o.client = -1 AND o.unit = m.unit AND o.run > m.run))"
+         " WHERE m.trial = " THE_TRIAL " AND m.client = -1 AND m.unit = ?3 AND m.kind = 1 AND " METRIC_IS_SHOWN ")"
          " WHERE id = ?1 AND ?2 IS NOT NULL AND ?4 IS NULL",
          "UPDATE experiments SET best_value = (SELECT j.value FROM json_each(best_metrics) j WHERE j.key = metric AND"
          " j.type IN ('integer', 'real')) WHERE id = ?1"}},
@@ -91,7 +93,18 @@ static const struct op_row {
         {"INSERT INTO usage (run, time_us, cpu_cores, memory_bytes, gpu, gpu_memory_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
          " ON CONFLICT DO UPDATE SET cpu_cores = ?3"}},
     [OP_HOOK] = {"hook", 3, true,
-        {"UPDATE experiments SET hook = ?2, hook_text = ?3 WHERE id = ?1"}},
+        {"UPDATE experiments SET hook = ?2, hook_text = ?3, hook_tries = hook_tries + (?2 = 'due') WHERE id = ?1"}},
+    /* Its runs ended with the orchestrator that knew them, when they were heard of last. */
+    [OP_ABANDONED] = {"abandoned", 2, true,
+        {"UPDATE experiments SET state = 'canceled', ended_us = max(?2, created_us) WHERE id = ?1",
+         "UPDATE trials SET state = 'canceled', ended_us = max(?2, created_us, coalesce(started_us, 0))"
+         " WHERE experiment = ?1 AND state NOT IN ('completed', 'stopped', 'canceled', 'error')",
+         "UPDATE trials SET run_us = run_us + r.run, slot_us = slot_us + r.slot FROM " OPEN_RUN_TIME "GROUP BY trial) r"
+         " WHERE trials.id = r.trial",
+         "UPDATE experiments SET run_us = run_us + r.run, slot_us = slot_us + r.slot FROM " OPEN_RUN_TIME
+         "GROUP BY experiment) r WHERE experiments.id = ?1",
+         "UPDATE runs SET reason = 'orchestrator_lost', ended_us = max(coalesce(last_us, 0), started_us)"
+         " WHERE experiment = ?1 AND ended_us IS NULL"}},
     [OP_DELETE_EXPERIMENT] = {"delete_experiment", 1, false,
         {"DELETE FROM journal WHERE experiment = ?1", "DELETE FROM logs WHERE experiment = ?1",
          "DELETE FROM experiment_configs WHERE experiment = ?1", "DELETE FROM experiments WHERE id = ?1"}},

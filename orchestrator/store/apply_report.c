@@ -1,5 +1,5 @@
 /* apply_report.c - the rows of a report. What a run has said once stands: a message that comes twice, and a second
- * value for the same (trial, run, unit, client, name), change nothing.
+ * value for the same (trial, run, unit, kind, client, name), change nothing.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/store_private.h"
 
@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
-
-enum { KIND_TEST = 2 };
 
 /* client metrics by both of their names; the trainer's own and the shorter one that a user's program may choose */
 const char *const CLIENT_COLUMN_METRICS[CLIENT_COLUMNS][2] = {
@@ -31,8 +29,8 @@ const char *const REPORT_SQL[REPORT_SQL_COUNT] = {
                    " time_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING",
     [REPORT_NAME] = "SELECT id FROM names WHERE name = ?1",
     [REPORT_NAME_NEW] = "INSERT INTO names (name) VALUES (?1)",
-    [REPORT_METRIC] = "INSERT INTO metrics (trial, run, seq, unit, client, name, value, status)"
-                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
+    [REPORT_METRIC] = "INSERT INTO metrics (trial, run, seq, unit, client, name, value, status, kind)"
+                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
     [REPORT_CLIENT] =
         "INSERT INTO client_rounds (trial, run, unit, round, client, samples, seconds, status, non_finite, train_loss,"
         " train_accuracy, validation_loss, validation_accuracy, validation_f1, validation_precision, validation_recall)"
@@ -116,6 +114,7 @@ static int put_metric(struct applier *applier, const struct report *report, int6
     if (status == VALUE_FINITE)
         sqlite3_bind_double(statement, 7, value);
     sqlite3_bind_int(statement, 8, status);
+    sqlite3_bind_int64(statement, 9, report->kind);
     return run_report_sql(applier, REPORT_METRIC, err);
 }
 
@@ -146,7 +145,7 @@ static int put_global_values(struct applier *applier, const struct report *repor
         rc = name_id(applier, name, &id, err);
         if (!rc)
             rc = put_metric(applier, report, -1, id, value, status, err);
-        if (!rc && report->is_new && same_text(name, report->of->metric))
+        if (!rc && report->is_new && report->kind == KIND_VALIDATION && same_text(name, report->of->metric))
             note_latest(report, value, status);
     }
     return rc;

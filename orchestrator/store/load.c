@@ -248,7 +248,7 @@ static int hooks(struct store *store, const struct read_arguments *arguments, js
     (void)arguments;
     *ret = json_array();
     while (read_row(store, statement, &rc, err))
-        json_array_append_new(*ret, column_int(statement, 0));
+        json_array_append_new(*ret, json_pack("[o, o]", column_int(statement, 0), column_int(statement, 1)));
     return rc;
 }
 

@@ -248,7 +248,9 @@ static int open_checked(const char *path, bool read_only, bool live, sqlite3 **r
     int rc;
 
     log_is_left = file_bytes(path, "-wal") > 0;
-    rc = check_header(path, !live && !log_is_left, err);
+    /* Beside our own writer, which has looked already, the file is not opened by hand: closing it would drop the
+     * writer's locks (POSIX), and whoever else opened and closed the database would then delete the log in use. */
+    rc = live ? 0 : check_header(path, !log_is_left, err);
     if (!rc && read_only && !live)
         rc = wal_check(path, NULL, err);
     if (rc)

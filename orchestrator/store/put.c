@@ -241,6 +241,14 @@ void store_put_experiment_config(struct store_batch *batch, int64_t id, const js
     batch_json(batch, resolved);
 }
 
+void store_put_abandoned(struct store_batch *batch, int64_t id, int64_t time_us)
+{
+    if (!batch_op(batch, OP_ABANDONED))
+        return;
+    batch_int(batch, id);
+    batch_int(batch, time_us);
+}
+
 void store_put_deleting(struct store_batch *batch, int64_t id, int64_t time_us)
 {
     if (!batch_op(batch, OP_DELETING))

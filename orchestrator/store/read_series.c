@@ -21,7 +21,7 @@ static int add_metric(struct store *store, int64_t trial, int64_t name_id, const
 
 static int metrics(struct store *store, const struct read_arguments *arguments, json_t **ret, struct error *err)
 {
-    char known[600] = "";
+    struct words known = {0};
     sqlite3_stmt *names;
     json_t *rows = json_array();
     bool found = false;
@@ -36,9 +36,8 @@ static int metrics(struct store *store, const struct read_arguments *arguments, 
     names = read_bound(store, READ_NAMES, INTS(id), err);
     while (read_row(store, names, &rc, err)) {
         const char *name = (const char *)sqlite3_column_text(names, 1);
-        size_t used = strlen(known);
 
-        snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", name);
+        words_add(&known, name);
         if (arguments->name && strcmp(arguments->name, name))
             continue;
         found = true;
@@ -49,9 +48,9 @@ static int metrics(struct store *store, const struct read_arguments *arguments, 
         }
     }
     /* Before the first report a known name and a mistyped one look the same: no rows. */
-    if (!rc && arguments->name && !found && *known)
+    if (!rc && arguments->name && !found && known.used)
         rc = fail(err, -ENOENT, "trial %lld/%lld has no metric \"%s\": it has %s", (long long)arguments->experiment,
-                  (long long)arguments->trial, arguments->name, known);
+                  (long long)arguments->trial, arguments->name, words_text(&known));
     return rc;
 }
 

@@ -7,9 +7,9 @@
     "t.number, t.state, t.reason, t.text, t.hyperparameters, t.restarts, t.runs, t.slots, t.unit, t.best_value,"      \
     " t.best_status, t.best_unit, t.latest_value, t.latest_status, t.latest_unit, t.created_us, t.started_us,"        \
     " t.ended_us, t.run_us, t.slot_us, t.id"
-#define LATEST_RUN_ONLY                                                                                               \
-    " AND NOT EXISTS (SELECT 1 FROM metrics o WHERE o.trial = m.trial AND o.name = m.name AND o.client = m.client"    \
-    " AND o.unit = m.unit AND o.run > m.run)"
+#define DELETED_FILES(deleted)                                                                                        \
+    "SELECT t.experiment, t.number, c.path FROM checkpoints c JOIN trials t ON t.id = c.trial"                        \
+    " WHERE c.id > (SELECT max(id) FROM checkpoints) - 5000 AND c.deleted_us " deleted
 #define LOG_COLUMNS "l.id, l.time_us, t.number, l.run, l.level, l.text FROM logs l LEFT JOIN trials t ON t.id = l.trial"
 
 const char *const READ_SQL[READ_SQL_COUNT] = {
@@ -41,7 +41,8 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
     [READ_ROUND] = "SELECT p.rounds FROM checkpoints c JOIN reports p ON p.run = c.run WHERE c.id = ?1 AND p.unit = ?2"
                    " AND p.rounds IS NOT NULL LIMIT 1",
     [READ_OPEN_RUN_TIME] = "SELECT coalesce(sum(last_us - started_us), 0), coalesce(sum((last_us - started_us) *"
-                           " slots_n), 0), max(last_us) FROM runs WHERE experiment = ?1 AND ended_us IS NULL",
+                           " slots_n), 0), coalesce(max(last_us), (SELECT max(last_us) FROM runs WHERE experiment ="
+                           " ?1)) FROM runs WHERE experiment = ?1 AND ended_us IS NULL", /* 10 ms when it has ended */
     [READ_RUNS] = "SELECT r.id, r.attempt, r.slots, r.pid, r.isa, r.resume_checkpoint, r.started_us, r.ended_us,"
                   " r.reason, r.text, u.cpu, u.memory, u.gpu, u.gpu_memory FROM runs r LEFT JOIN (SELECT run, avg(cpu_cores) AS cpu,"
                   " max(memory_bytes) AS memory, avg(gpu) AS gpu, max(gpu_memory_bytes) AS gpu_memory FROM usage"
@@ -60,12 +61,12 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
                    " WHERE found.id IS NOT NULL) SELECT n.id, n.name FROM found JOIN names n ON n.id = found.id"
                    " ORDER BY n.name",
     [READ_LATEST] = "SELECT value, status, unit FROM metrics WHERE trial = ?1 AND name = ?2 AND client = -1"
-                    " ORDER BY unit DESC, run DESC LIMIT 1",
+                    " ORDER BY unit DESC, kind = 1 DESC, kind = 0 DESC, run DESC LIMIT 1",
     [READ_CURVE] = "SELECT m.unit, m.value, m.status, m.run FROM metrics m JOIN names n ON n.id = m.name"
-                   " WHERE m.trial = ?1 AND n.name = ?2 AND m.client = -1" LATEST_RUN_ONLY " ORDER BY m.unit",
+                   " WHERE m.trial = ?1 AND n.name = ?2 AND m.client = -1 AND " METRIC_IS_SHOWN " ORDER BY m.unit",
     [READ_METRICS] = "SELECT m.unit, m.client, m.value, m.status, m.run, r.time_us FROM metrics m"
                      " LEFT JOIN reports r ON r.run = m.run AND r.seq = m.seq AND r.step = 0"
-                     " WHERE m.trial = ?1 AND m.name = ?2 AND m.client BETWEEN ?3 AND ?4" LATEST_RUN_ONLY
+                     " WHERE m.trial = ?1 AND m.name = ?2 AND m.client BETWEEN ?3 AND ?4 AND " METRIC_IS_SHOWN
                      " ORDER BY m.unit, m.client",
     [READ_LOGS_EXPERIMENT] = "SELECT " LOG_COLUMNS " WHERE l.experiment = ?1 AND l.id > ?2 ORDER BY l.id LIMIT ?3",
     [READ_LOGS_TRIAL] = "SELECT " LOG_COLUMNS " WHERE l.trial = ?1 AND l.id > ?2 ORDER BY l.id LIMIT ?3",
@@ -78,18 +79,18 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
         "SELECT t.number, t.hyperparameters, t.state, t.reason, t.restarts, t.runs, t.best_value, t.best_status,"
         " t.best_unit, t.best_checkpoint, (SELECT max(r.id) FROM runs r WHERE r.trial = t.id AND r.ended_us IS NULL),"
         " t.id FROM trials t WHERE t.experiment = ?1 ORDER BY t.number",
-    /* with the value of the searcher's metric that its own run reported at its unit */
+    /* with the value of the searcher's metric that its own run validated at its unit */
     [READ_LOAD_CHECKPOINTS] =
         "SELECT c.id, c.run, c.unit, c.units, c.path, c.bytes, m.value, m.status FROM checkpoints c"
-        " LEFT JOIN metrics m ON m.trial = c.trial AND m.client = -1 AND m.unit = c.unit AND m.run = c.run AND m.name ="
+        " LEFT JOIN metrics m ON m.trial = c.trial AND m.client = -1 AND m.unit = c.unit AND m.run = c.run AND m.kind = 1"
+        " AND m.name ="
         " (SELECT n.id FROM names n JOIN experiments e ON e.metric = n.name WHERE e.id = ?2)"
         " WHERE c.trial = ?1 AND c.deleted_us IS NULL ORDER BY c.id",
     [READ_LOAD_JOURNAL] = "SELECT idx, coalesce(answers, 0), kind, body FROM journal WHERE experiment = ?1 ORDER BY"
                           " idx",
     [READ_DELETING] = "SELECT e.id, coalesce((SELECT max(number) FROM trials WHERE experiment = e.id), 0)"
                       " FROM experiments e WHERE e.deleting_us IS NOT NULL ORDER BY e.id",
-    [READ_HOOKS] = "SELECT id FROM experiments WHERE hook = 'due' AND deleting_us IS NULL ORDER BY id",
-    /* What a crash interrupted is among the last. */
-    [READ_DELETED_FILES] = "SELECT t.experiment, t.number, c.path FROM checkpoints c JOIN trials t ON t.id = c.trial"
-                           " WHERE c.id > (SELECT max(id) FROM checkpoints) - 5000 AND c.deleted_us IS NOT NULL",
+    [READ_HOOKS] = "SELECT id, hook_tries FROM experiments WHERE hook = 'due' AND deleting_us IS NULL ORDER BY id",
+    /* What a crash interrupted is among the last. A path may have come again since, and be kept: a later row. */
+    [READ_DELETED_FILES] = DELETED_FILES("IS NOT NULL") " EXCEPT " DELETED_FILES("IS NULL"),
 };

@@ -133,4 +133,28 @@ static const char *const THIRD[] = {
     NULL,
 };
 
-const struct migration MIGRATIONS[] = {{1, FIRST}, {2, SECOND}, {3, THIRD}, {0, NULL}};
+/* What training and validation report under one name are two values. kind as in reports. Views are made anew behind
+ * this. */
+static const char *const FOURTH[] = {
+    "DROP VIEW IF EXISTS v_metrics",
+    "DROP VIEW IF EXISTS v_client_metrics",
+    "ALTER TABLE metrics RENAME TO metrics_3",
+    "CREATE TABLE metrics ("
+    "  trial INTEGER NOT NULL REFERENCES trials(id), name INTEGER NOT NULL REFERENCES names(id),"
+    "  client INTEGER NOT NULL, unit REAL NOT NULL, run INTEGER NOT NULL REFERENCES runs(id), kind INTEGER NOT NULL,"
+    "  seq INTEGER NOT NULL, value REAL, status INTEGER NOT NULL DEFAULT 0 CHECK ((status = 0) = (value IS NOT NULL)),"
+    "  PRIMARY KEY (trial, name, client, unit, run, kind)) STRICT, WITHOUT ROWID",
+    "INSERT INTO metrics (trial, name, client, unit, run, kind, seq, value, status) SELECT trial, name, client, unit,"
+    " run, coalesce((SELECT r.kind FROM reports r WHERE r.run = m.run AND r.seq = m.seq LIMIT 1), 0), seq, value, status"
+    " FROM metrics_3 m",
+    "DROP TABLE metrics_3",
+    NULL,
+};
+
+/* How often the command of on_complete was due: at the end, and at each start of an orchestrator that found it so. */
+static const char *const FIFTH[] = {
+    "ALTER TABLE experiments ADD COLUMN hook_tries INTEGER NOT NULL DEFAULT 0",
+    NULL,
+};
+
+const struct migration MIGRATIONS[] = {{1, FIRST}, {2, SECOND}, {3, THIRD}, {4, FOURTH}, {5, FIFTH}, {0, NULL}};

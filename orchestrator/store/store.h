@@ -115,6 +115,8 @@ void store_put_usage(struct store_batch *batch, int64_t run, const struct usage 
 void store_put_hook(struct store_batch *batch, int64_t experiment, const char *state, const char *text);
 /* Deleting an experiment that has ended: from the first on it is in no answer. Then its trials, a few in each batch, for
  * nothing else is committed meanwhile, then what is left. Each does nothing where it was done already. */
+/* One that cannot be restored is canceled, with all its trials and runs that have not ended. */
+void store_put_abandoned(struct store_batch *batch, int64_t id, int64_t time_us);
 void store_put_deleting(struct store_batch *batch, int64_t id, int64_t time_us);
 void store_put_delete_trial(struct store_batch *batch, struct trial_ref trial);
 void store_put_delete_experiment(struct store_batch *batch, int64_t id);
@@ -171,7 +173,7 @@ void stored_experiments_free(struct stored_experiment *list, size_t n);
 /* Experiments whose deletion was begun: [[id, number of trials], ...]. New reference. */
 int store_read_deleting(struct store *store, json_t **ret, struct error *err);
 
-/* Numbers of the experiments whose on_complete is due. New reference. */
+/* Experiments whose on_complete is due: [[number, how often it was due]]. New reference. */
 int store_read_hooks(struct store *store, json_t **ret, struct error *err);
 /* Files, relative to the home, of the latest checkpoints that are marked deleted: some may be there still. New reference. */
 int store_read_deleted_files(struct store *store, json_t **ret, struct error *err);

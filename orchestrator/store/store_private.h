@@ -45,6 +45,15 @@ struct view {
 extern const struct migration MIGRATIONS[]; /* ends with version 0 */
 extern const struct view VIEWS[];           /* ends with name NULL; made anew after every migration */
 
+/* Kinds of reports, as stored. */
+enum { KIND_TRAINING, KIND_VALIDATION, KIND_TEST };
+
+/* Of a row m of metrics: it is what readers see. Where several kinds of one name meet at a unit that is the
+ * validation's, which the search goes by, then the training's; of one kind, the latest run's. */
+#define METRIC_IS_SHOWN                                                                                               \
+    "NOT EXISTS (SELECT 1 FROM metrics o WHERE o.trial = m.trial AND o.name = m.name AND o.client = m.client"         \
+    " AND o.unit = m.unit AND (o.kind = 1, o.kind = 0, o.run) > (m.kind = 1, m.kind = 0, m.run))"
+
 int migrations_latest(const struct migration *migrations);
 /* All steps from the database's user_version to the latest, and the views, in one transaction. */
 int migrate(sqlite3 *db, const struct migration *migrations, const struct view *views, struct error *err);
@@ -83,6 +92,7 @@ enum op {
     OP_END, OP_EXPERIMENT, OP_EXPERIMENT_STATE, OP_EXPERIMENT_PROGRESS, OP_EXPERIMENT_BEST, OP_TRIAL, OP_TRIAL_STATE,
     OP_TRIAL_BEST, OP_RUN, OP_RUN_END, OP_REPORT, OP_CHECKPOINT, OP_CHECKPOINT_DELETED, OP_TEST, OP_JOURNAL, OP_LOG,
     OP_EXPERIMENT_ARCHIVED, OP_EXPERIMENT_CONFIG, OP_DELETING, OP_DELETE_TRIAL, OP_DELETE_EXPERIMENT, OP_USAGE, OP_HOOK,
+    OP_ABANDONED,
     OP_COUNT
 };
 

@@ -1,6 +1,6 @@
 /* views.c - the public interface of the database: what docs/schema.md describes and what a user's queries may lean on.
  * Times are ISO 8601 in UTC. Where runs of a trial overlap, v_metrics, v_client_metrics and v_client_rounds show the
- * value of the latest run (runs are numbered in the order they were started).
+ * value of the latest run (runs are numbered in the order they were started); see METRIC_IS_SHOWN.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/store_private.h"
 
@@ -8,20 +8,17 @@
     "strftime('%Y-%m-%dT%H:%M:%S', " c " / 1000000, 'unixepoch') || printf('.%03dZ', " c " / 1000 % 1000)"
 #define SECONDS(c) "(" c ") / 1e6"
 #define STATUS(c) "CASE " c " WHEN 0 THEN 'finite' WHEN 1 THEN 'NaN' WHEN 2 THEN 'Infinity' ELSE '-Infinity' END"
+#define KIND(c) "CASE " c " WHEN 0 THEN 'training' WHEN 1 THEN 'validation' ELSE 'test' END"
 #define FOLDER(e, t) "'experiments/' || " e " || '/trials/' || " t
 
 #define METRIC_COLUMNS                                                                                                \
     "t.experiment AS experiment, t.number AS trial, m.unit AS unit, n.name AS name, m.value AS value, "               \
     STATUS("m.status") " AS status, m.run AS run, m.seq AS seq, r.time_us / 1e6 AS epoch_seconds, "                   \
-    TIME("r.time_us") " AS time "
+    TIME("r.time_us") " AS time, " KIND("m.kind") " AS kind "
 /* reports is joined by its whole key, so a query that asks for no time does not pay for it. */
 #define METRIC_TABLES                                                                                                 \
     "FROM metrics m JOIN trials t ON t.id = m.trial JOIN names n ON n.id = m.name "                                   \
     "LEFT JOIN reports r ON r.run = m.run AND r.seq = m.seq AND r.step = 0 "
-#define METRIC_OF_LATEST_RUN                                                                                          \
-    "AND NOT EXISTS (SELECT 1 FROM metrics o WHERE o.trial = m.trial AND o.name = m.name AND o.client = m.client "    \
-    "AND o.unit = m.unit AND o.run > m.run)"
-
 const struct view VIEWS[] = {
     {"v_experiments",
      "CREATE VIEW v_experiments AS SELECT e.id, e.name, e.description, e.labels, e.state, e.reason, e.progress,"
@@ -58,16 +55,16 @@ const struct view VIEWS[] = {
 
     {"v_reports",
      "CREATE VIEW v_reports AS SELECT t.experiment, t.number AS trial, p.run, p.seq, p.step,"
-     " CASE p.kind WHEN 0 THEN 'training' WHEN 1 THEN 'validation' ELSE 'test' END AS kind, p.unit, p.rounds, p.epochs,"
+     " " KIND("p.kind") " AS kind, p.unit, p.rounds, p.epochs,"
      " p.batches, p.samples, p.seconds, " TIME("p.time_us") " AS time"
      " FROM reports p JOIN runs r ON r.id = p.run JOIN trials t ON t.id = r.trial"},
 
     {"v_metrics",
-     "CREATE VIEW v_metrics AS SELECT " METRIC_COLUMNS METRIC_TABLES "WHERE m.client = -1 " METRIC_OF_LATEST_RUN},
+     "CREATE VIEW v_metrics AS SELECT " METRIC_COLUMNS METRIC_TABLES "WHERE m.client = -1 AND " METRIC_IS_SHOWN},
 
     {"v_client_metrics",
      "CREATE VIEW v_client_metrics AS SELECT m.client AS client, " METRIC_COLUMNS METRIC_TABLES
-     "WHERE m.client >= 0 " METRIC_OF_LATEST_RUN},
+     "WHERE m.client >= 0 AND " METRIC_IS_SHOWN},
 
     {"v_client_rounds",
      "CREATE VIEW v_client_rounds AS SELECT t.experiment, t.number AS trial, c.round, c.client, c.run, c.unit,"

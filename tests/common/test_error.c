@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h> /* has a fail() of its own, a macro */
@@ -57,11 +58,35 @@ static void a_long_text_is_cut_between_characters(void **state)
     }
 }
 
+static void a_list_ends_with_a_whole_word_and_how_many_are_left(void **state)
+{
+    struct words words = {0};
+    char word[20], want[20];
+
+    (void)state;
+    assert_string_equal(words_text(&words), "");
+    words_add(&words, "train_loss");
+    assert_string_equal(words_text(&words), "train_loss");
+    words_add(&words, "own");
+    assert_string_equal(words_text(&words), "train_loss, own");
+    for (int i = 0; i < 1000; i++) {
+        snprintf(word, sizeof word, "metric_%d", 100000 + i);
+        words_add(&words, word);
+    }
+    snprintf(want, sizeof want, " and %zu more", words.left_out);
+    assert_in_range(words.left_out, 950, 999);
+    assert_non_null(strstr(words_text(&words), want));
+    assert_int_equal(strlen(words.text), words.used + strlen(want));
+    snprintf(want, sizeof want, "metric_%d", (int)(100000 + 999 - words.left_out));
+    assert_memory_equal(words.text + words.used - strlen(want), want, strlen(want));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_a_terminal_obeys_and_what_is_not_utf8_is_replaced),
         cmocka_unit_test(a_long_text_is_cut_between_characters),
+        cmocka_unit_test(a_list_ends_with_a_whole_word_and_how_many_are_left),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,6 +23,7 @@ do so too. Rounds are imaginary; the validation_accuracy at round r is lr * r / 
   plan           answer to plan, less op and id
   trace          file that gets a JSON line for each thing heard and done
   late           keep talking about a run after done
+  leave          exit when the run is over, as a program without the capability "reuse" does
 
 Standard library only.
 SPDX-License-Identifier: Apache-2.0
@@ -260,6 +261,8 @@ class Worker:
                     self.listen(0.05)
         except Gone:
             pass
+        if self.get("leave"):
+            os._exit(0)
         over, self.run = self.run, None
         self.settings = self.script
         if self.get("late"):

@@ -9,7 +9,7 @@ import pty
 import subprocess
 import sys
 
-from server_home import FLEXP, Home, run_tests, test, wait_for
+from server_home import FLEXP, Home, refused, run_tests, test, wait_for
 
 TRAINED = """
 name: trained
@@ -54,6 +54,10 @@ def archived_experiments_are_left_out_of_the_list(home):
     assert ids(home) == [1, 2]
     done = home.flexp("archive", "7", check=False)
     assert done.returncode == 2 and "there is no experiment 7" in done.stderr, done.stderr
+    done = home.flexp("archive", "1", "2", "7", check=False)
+    assert done.returncode == 2 and done.stdout == "" and "nothing was archived" in done.stderr, done
+    assert ids(home) == [1, 2], "all or nothing"
+    assert json.loads(home.flexp("archive", "1", "2", "--json").stdout)["archived"] == [1, 2]
 
 
 @test
@@ -114,6 +118,21 @@ def numbers_of_the_deleted_are_never_given_out_again(home):
     assert home.sql("SELECT min(id) FROM runs WHERE experiment = 3")[0][0] > highest
 
 
+@test
+def a_delete_that_is_asked_for_twice_at_once_is_done_once(home):
+    ended(home)
+    pid, client = home.pid(), home.client()
+    client.link.sendall(b"".join(json.dumps({"id": i, "request": "delete", "arguments": {"experiment": 1}}).encode() +
+                                 b"\n" for i in (1, 2, 3)))
+    for i in (1, 2, 3):
+        line = client.line()
+        assert line["id"] == i and line["ok"] and line["answer"] == {"experiment": 1}, line
+    client.close()
+    wait_for("the rows to go", lambda: not any(counts(home, 1).values()))
+    assert home.pid() == pid and home.sql("SELECT experiment FROM deleted") == [(1,)]
+    assert home.log().count("experiment 1 goes") == 1 and home.log().count("experiment 1 is deleted") == 1, home.log()
+
+
 def interrupted(failpoint):
     with Home(FLEXP_FAILPOINT=failpoint) as home:
         ended(home)
@@ -145,13 +164,15 @@ def files_of_deleted_checkpoints_left_by_a_crash_are_collected(home):
     home.create(trials=2, rounds=6)
     home.wait_end()
     [(path,)] = home.sql("SELECT path FROM v_checkpoints WHERE deleted IS NOT NULL ORDER BY checkpoint LIMIT 1")
-    left = os.path.join(home.path, path)
+    left, aside = os.path.join(home.path, path), os.path.join(home.path, "deleted", "1")
+    wait_for("what was set aside to go", lambda: not os.listdir(os.path.dirname(aside)))
     home.kill9()
     assert not os.path.exists(left)
-    with open(left, "w", encoding="utf-8") as out:
-        out.write("left by a crash")
+    for name in (left, aside):
+        with open(name, "w", encoding="utf-8") as out:
+            out.write("left by a crash")
     home.up()
-    wait_for("it to be collected", lambda: not os.path.exists(left))
+    assert not os.path.exists(left) and not os.path.exists(aside)  # before anything runs
 
 
 @test
@@ -178,7 +199,10 @@ def what_is_set_is_shown_journalled_and_survives_a_kill(home):
     home.flexp("set", "priority", "1", "7")
     home.flexp("set", "description", "1", "second, wider")
     for mistake, text in ((("priority", "x"), "resources.priority must be"), (("weight", "0"), "resources.weight must be"),
-                          (("max-slots", "1.5"), "resources.max_slots must be")):
+                          (("max-slots", "1.5"), "resources.max_slots must be"),
+                          (("weight", "nan"), "resources.weight must be a number, got nan\n"),
+                          (("weight", "1e999"), "resources.weight must be a number, got 1e999\n"),
+                          (("weight", "-1"), "set weight takes no negative number")):
         done = home.flexp("set", mistake[0], "1", mistake[1], check=False)
         assert done.returncode == 2 and text in done.stderr, done.stderr
     home.kill9()
@@ -235,6 +259,17 @@ def what_cannot_be_tested_is_said(home):
     done = home.flexp("trial", "test", f"{second}/{best}", check=False)
     assert done.returncode != 0 and 'lacks the capability "evaluate"' in done.stderr, done.stderr
     assert home.flexp("trial", "test", "1/99", check=False).returncode == 2
+
+
+@test
+def a_test_result_at_no_unit_is_refused(home):
+    ended(home)
+    pid = home.pid()
+    for unit in ("nan", "inf", "1e999", "-1", "", "2 rounds"):
+        refused("bad_input", f'unit must be a finite number from 0, not "{unit}"', home.ask, "record_test",
+                experiment=1, trial=1, unit=unit, metrics={"test_accuracy": 0.5})
+    home.ask("record_test", experiment=1, trial=1, unit="2", metrics={"test_accuracy": 0.5})
+    assert home.sql("SELECT unit, value FROM v_tests") == [(2.0, 0.5)] and home.pid() == pid
 
 
 if __name__ == "__main__":

@@ -279,6 +279,10 @@ def every_verb_has_help_with_an_example(place):
             for part in (f"flexp {verb['name']}", "Usage", "Example", "Exit codes", "--json"):
                 assert part in done.stdout, (verb["name"], part)
             assert not done.stderr
+    for word in ("trial", "set", "data"):
+        text = place.flexp(word, "--help").stdout
+        assert text == place.flexp("help", word).stdout
+        assert all(f"flexp {verb['name']}" in text for verb in verbs if verb["name"].startswith(word + " ")), text
     assert not os.path.exists(place.home)
 
 

@@ -51,6 +51,9 @@ def what_cannot_be_sorted_by_is_named(home):
     assert done.stderr == "flexp: there is no column or hyperparameter 'lrr': did you mean 'lr'?\n", done.stderr
     done = home.flexp("trials", "1", "--group-by", "batch", check=False)
     assert done.returncode == 2 and "the hyperparameters are lr" in done.stderr, done.stderr
+    done = home.flexp("trials", "1", "--sort-by", "nonsense", check=False)
+    assert done.returncode == 2 and "columns are trial, state, reason, best, " in done.stderr, done.stderr
+    assert "the hyperparameters are lr\n" in done.stderr, done.stderr
     for pair in (("--csv", "--json"), ("--sort-by", "lr", "--group-by", "lr")):
         assert home.flexp("trials", "1", *pair, check=False).returncode == 2
 
@@ -89,6 +92,8 @@ def metrics_stand_side_by_side_for_each_unit(home):
     assert list(table(home, "metrics", "1/1", "--name", "train_loss")[0]) == ["unit", "train_loss"]
     answer = json.loads(home.flexp("metrics", "1/1", "--client", "--json").stdout)
     assert answer["schema_version"] == 1 and {row["client"] for row in answer["metrics"]} == {0}
+    assert home.flexp("metrics", "1/1", "--client", "--name", "validation_accuracy").stdout == (
+        "Trial 1/1 has no values of clients for validation_accuracy; it has them for train_loss\n")
     done = home.flexp("metrics", "1/1", "--name", "train_los", check=False)
     assert done.returncode == 2 and "it has train_loss, validation_accuracy" in done.stderr, done.stderr
 
@@ -144,8 +149,24 @@ def bash_completes_verbs_options_files_and_numbers(home):
     os.environ["FLEXP_HOME"] = home.path
     try:
         assert complete("flexp describe ") == ["1"]
+        assert complete("flexp trial describe ") == ["1/"]
+        assert complete("flexp trial describe 1/") == ["1/1"]
+        assert complete("flexp trial kill 1") == ["1/"]
+        assert {"best", "trained", "lr"} <= set(complete("flexp trials 1 --sort-by "))
+        assert complete("flexp trials --group-by ") == ["lr"]
+        assert complete("flexp metrics 1/1 --name val") == ["validation_accuracy"]
+        assert complete("flexp metrics --name ") == [], "of no trial"
     finally:
         del os.environ["FLEXP_HOME"]
+    assert complete(f"flexp --home {home.path} describe ") == ["1"]
+    assert complete("flexp up --slots ") == ["cpu", "gpu"]
+    assert complete("flexp data fetch ") == ["cifar10", "mnist", "fashion_mnist"]
+    assert complete("flexp explain sear") == ["searcher"]
+    assert "searcher.max_trials" in complete("flexp explain searcher.max")
+    assert complete("flexp plot -o configs/quick") == ["configs/quickstart.yaml"]
+    assert complete("flexp wait 1 --timeout ") == []
+    answer = json.loads(home.flexp("completion", "bash", "--json").stdout)
+    assert answer["schema_version"] == 1 and answer["script"] == home.flexp("completion", "bash").stdout
     done = home.flexp("completion", "fish", check=False)
     assert done.returncode == 2 and "flexp completion bash" in done.stderr
 

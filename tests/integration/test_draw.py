@@ -49,9 +49,39 @@ def a_network_is_shown_and_drawn(home):
     assert "3042 parameters" in text and "8x32x32" in text, text
     words, _ = picture(svg)
     assert "conv2d 3x3, padding 1" in words and any(word.startswith("10") for word in words), words
+    assert "8x32x32, 224 parameters" in words, words
+    out = home.flexp("model", file, "--svg", "-").stdout
+    assert out.startswith("<?xml") and xml.dom.minidom.parseString(out) and not os.path.exists(home.file("-"))
+    assert home.flexp("model", file, "--svg", "-", "--json", check=False).returncode == 2
     wide = home.flexp("model", file, "--config", "hyperparameters.units=64").stdout
     assert "units=64" in wide and "64" in wide
     assert not home.log(), "it needs no orchestrator"
+
+
+GAP = """
+name: gap
+hyperparameters: {lr: 0.1}
+searcher: {name: single, metric: validation_accuracy, time_metric: rounds, max_time: 1}
+data: {source: synthetic, synthetic: {samples: 500, test_samples: 100}}
+model: {layers: [{conv2d: {filters: 8, kernel: 3, stride: 2, padding: same}}, {conv2d: {filters: 64, kernel: 3}},
+                 global_avg_pool2d, {dense: {units: 1024}}, {dense: {units: classes}}]}
+training: {learning_rate: $lr}
+"""
+
+
+@test
+def a_layers_name_has_room_in_its_box(home):
+    path = home.file("gap.yaml")
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(GAP)
+    home.flexp("model", path, "--svg", home.file("gap.svg"))
+    document = picture(home.file("gap.svg"))[1]
+    rects = document.getElementsByTagName("rect")[1:]  # the first is the ground
+    boxes = [float(rect.getAttribute("width")) for rect in rects]
+    names = [node.firstChild.data for node in document.getElementsByTagName("text")
+             if node.getAttribute("class") == "middle"]
+    assert len(boxes) == len(names) == 6 and "global_avg_pool2d" in names, names
+    assert all(width >= 6.6 * len(name) + 16 for width, name in zip(boxes, names)), (boxes, names)
 
 
 @test
@@ -65,6 +95,15 @@ def mistakes_in_a_network_have_their_place(home):
     assert done.returncode == 2 and "model.layers[1].max_pool2d" in done.stderr and ":36:" in done.stderr, done.stderr
     done = home.flexp("model", home.config(), check=False)
     assert done.returncode == 2 and "the program's own" in done.stderr, done.stderr
+
+
+@test
+def a_warning_is_said_once_whether_or_not_an_error_follows(home):
+    for name, code in (("quickstart.yaml", 0), ("mnist_grid.yaml", 2)):  # of the second no data are there
+        path = os.path.join(TOP, "configs", name)
+        done = home.flexp("data", "info", path, "--config", "environment=1", check=False)
+        assert done.returncode == code and done.stderr.count("environment means nothing here") == 1, done.stderr
+        assert done.stderr.count(": error: ") == (1 if code else 0), done.stderr
 
 
 @test
@@ -102,7 +141,7 @@ def what_cannot_be_drawn_is_said(home):
     home.flexp("activate", "1")
     home.wait_end()
     done = home.flexp("plot", "1", "-o", "/nowhere/x.svg", check=False)
-    assert done.returncode == 2 and "/nowhere/x.svg" in done.stderr, done.stderr
+    assert done.returncode == 2 and done.stderr.endswith("/nowhere/x.svg: No such file or directory\n"), done.stderr
     assert home.flexp("plot", "9", check=False).returncode == 2
 
 

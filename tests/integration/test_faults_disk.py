@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import termios
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from server_home import alive, enter_namespace, mount, run_tests, test, wait_for  # noqa: E402
@@ -110,6 +111,24 @@ def a_commit_waits_for_space_and_goes_on_by_itself(home):
 
 
 @test
+def what_runs_use_is_not_sampled_while_the_store_waits(home):
+    home.env["FLEXP_USAGE_MS"] = "20"
+    with small_disk(home) as disk:
+        gate = home.file("gate")
+        home.create(rounds=4, script={"gate": gate, "gate_round": 1})
+        wait_for("samples", lambda: home.sql("SELECT count(*) FROM usage")[0][0] > 4)
+        disk.fill()
+        wait_for("the orchestrator to say so", lambda: waits_for_space(home))
+        since, uptime = time.time(), home.ask("status")["uptime_s"]
+        wait_for("some ticks of its clock", lambda: home.ask("status")["uptime_s"] > uptime + 1)
+        until = time.time()
+        disk.free()
+        open(gate, "w", encoding="utf-8").close()
+        home.wait_end()
+        assert home.sql("SELECT count(*) FROM v_usage WHERE epoch_seconds BETWEEN ? AND ?", since, until) == [(0,)]
+
+
+@test
 def down_does_not_wait_for_space_and_nothing_acknowledged_is_lost(home):
     home.env["FLEXP_DOWN_MS"] = "500"
     with small_disk(home) as disk:
@@ -153,7 +172,16 @@ def the_built_in_trainer_waits_for_space_for_its_cache_and_its_checkpoints(home)
         disk.fill(leave=2 * MIB)
         assert json.loads(home.flexp("create", "--json", path).stdout)["id"] == 1
         wait_for("the cache to wait", lambda: said("no room for"))
+        wait_for("it to be told", lambda: home.ask("status")["problems"])
+        problem = home.ask("status")["problems"][0]
+        assert (problem["experiment"], problem["trial"]) == (1, 1) and "no room for" in problem["text"], problem
+        assert "trial 1/1 waits: " in home.flexp("status").stdout
+        assert home.describe()["waiting"].startswith("in trial 1: ") and "no room" in home.flexp("describe", "1").stdout
+        assert "no room for" in home.flexp("wait", "1", "-f", "--timeout", "1", check=False).stdout
+        assert "trial 1/1, run 1: " in home.log() and "no room for" in home.log()
         disk.free()
+        wait_for("that to be over", lambda: not home.ask("status")["problems"])
+        assert home.describe()["waiting"] is None
         wait_for("a checkpoint", lambda: home.sql("SELECT count(*) FROM checkpoints")[0][0])
         disk.fill(leave=MIB)
         wait_for("a checkpoint to wait, or the end", lambda: said("checkpoint-") or home.state() != "active")

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Comings and goings that meet: `create` while `down` is under way, many `up`s at once, a socket and a lock that were left
-behind, a pid in them that is somebody else's now.
+behind, a pid in them that is somebody else's now; a home that is copied, moved or removed while it is used.
 
 Drives the real program. Prints TAP. Arguments: names of tests, for these alone.
 SPDX-License-Identifier: Apache-2.0
 """
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -144,6 +145,71 @@ def a_lock_file_of_garbage_is_written_anew(home):
         home.up()
         assert alive(home.pid())
         home.flexp("down")
+
+
+@test
+def a_copied_home_is_a_home_of_its_own(home):
+    gate = home.file("gate")
+    home.create(trials=1)
+    home.wait_end()
+    home.create(trials=1, script={"gate": gate})
+    home.wait_event(assigned=1)
+    copy, pid = home.file("copy"), home.pid()
+    shutil.copytree(home.path, copy)  # its lock names the orchestrator of the one that it was copied from
+    there = ["--home", copy]
+    assert home.flexp(*there, "status", check=False).returncode == 3
+    assert "No orchestrator" in home.flexp(*there, "down").stdout
+    assert len(json.loads(home.flexp(*there, "list", "--json").stdout)["experiments"]) == 2
+    home.flexp(*there, "delete", "1", "--yes")
+    status = json.loads(home.flexp(*there, "status", "--json").stdout)
+    assert status["home"] == copy and status["pid"] != pid, status
+    assert home.pid() == pid and home.describe(1)["state"] == "completed"
+    assert os.path.isdir(os.path.join(home.path, "experiments", "1"))
+    assert home.flexp(*there, "describe", "1", check=False).returncode == 2
+    home.flexp(*there, "down")
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end(2)
+
+
+def goes_down(home, pid, text):
+    wait_for("the orchestrator to go down", lambda: not alive(pid))
+    with open(os.path.join(home.path, "orchestrator.log"), encoding="utf-8") as log:
+        assert text in log.read()
+
+
+@test
+def an_orchestrator_whose_home_was_moved_goes_down_and_the_next_goes_on_there(home):
+    gate, old, new = home.file("gate"), home.path, home.file("moved")
+    home.create(trials=1, script={"gate": gate})
+    home.wait_event(assigned=1)
+    pid = home.pid()
+    os.rename(old, new)
+    home.path = home.env["FLEXP_HOME"] = new
+    assert home.create(trials=1) == 2  # by an orchestrator of the new place
+    goes_down(home, pid, f"{old} was moved to {new} while its orchestrator ran")
+    assert not os.path.exists(old), os.listdir(old)
+    assert json.loads(home.flexp("status", "--json").stdout)["home"] == new
+    open(gate, "w", encoding="utf-8").close()
+    for experiment in (1, 2):
+        assert os.path.exists(home.wait_end(experiment)["best_checkpoint"]["path"])
+    assert home.restarts() == {1: 0}
+    home.flexp("down")
+    assert not os.path.exists(os.path.join(new, "flexp.db-wal"))
+
+
+@test
+def a_home_made_anew_where_one_was_removed_or_moved_away_has_nothing_of_the_old(home):
+    for turn, away in enumerate((lambda: shutil.rmtree(home.path), lambda: os.rename(home.path, home.file("away")))):
+        home.up()
+        pid = home.pid()
+        away()
+        assert home.create(trials=1) == 1
+        assert home.pid() != pid
+        wait_for("the old orchestrator to go down", lambda: not alive(pid))
+        home.wait_end()  # the socket of the new one is there still
+        assert home.ask("status")["home"] == home.path, turn
+        home.flexp("down")
+        shutil.rmtree(home.path)
 
 
 @test

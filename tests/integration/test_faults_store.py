@@ -5,6 +5,7 @@ in one line that says what is wrong and where, and changes nothing; what docs/re
 Drives the real programs. Prints TAP. Arguments: names of tests, for these alone.
 SPDX-License-Identifier: Apache-2.0
 """
+import json
 import os
 import random
 import re
@@ -52,16 +53,30 @@ def check_refused(home, what, contains):
     assert not home.pid()
 
 
+def empty_pages(raw):
+    """Numbers (from 0) of pages that hold nothing: leaves of the list of free pages (the file format, 1.5)."""
+    def number(at):
+        return int.from_bytes(raw[at:at + 4], "big")
+
+    trunk, empty = number(32), set()
+    while trunk:
+        at = (trunk - 1) * PAGE
+        empty |= {number(at + 8 + 4 * i) - 1 for i in range(number(at + 4))}
+        trunk = number(at)
+    return empty
+
+
 def damages(raw):
     """(what, the file then, what is said)"""
-    pages, some = len(raw) // PAGE, random.Random(7)
+    pages, some, empty = len(raw) // PAGE, random.Random(7), empty_pages(raw)
     yield "cut in the middle", raw[:len(raw) // 2], "is cut short: .* bytes are left of"
     yield "its last page gone", raw[:-PAGE], "is cut short"
     yield "50 bytes left", raw[:50], "is cut short: 50 bytes are left"
     yield "empty", b"", "is empty, which a database never is"
     yield "text", b"hello world\n" * 100, "is not a database"
     yield "zeros", bytes(len(raw)), "is not a database"
-    for page in [0, 1, 2, 3, *some.sample(range(4, pages), 6), pages - 1]:
+    used = [page for page in range(4, pages) if page not in empty]
+    for page in [0, 1, 2, 3, *some.sample(used, 6), used[-1]]:
         at = page * PAGE + (100 if page == 0 else 0)
         end = (page + 1) * PAGE
         yield f"page {page} garbage", raw[:at] + some.randbytes(end - at) + raw[end:], "is damaged: .* It is left as it is"
@@ -89,6 +104,42 @@ def leave_a_log(home):
     wait_for("reports", lambda: home.sql("SELECT count(*) FROM v_reports")[0][0] > 100)
     home.kill9()
     assert os.path.getsize(database(home) + "-wal") > 10 * PAGE
+
+
+def reads_by_python(path):
+    """Opens, reads and closes as somebody's script does, with a connection that may write."""
+    base = sqlite3.connect(path, timeout=20)
+    count = base.execute("SELECT count(*) FROM experiments").fetchone()[0]
+    base.close()
+    return count
+
+
+def reads_by_the_program(path):
+    done = subprocess.run(["sqlite3", path, "SELECT count(*) FROM experiments"], stdout=subprocess.PIPE, check=True)
+    return int(done.stdout)
+
+
+@test
+def who_reads_the_database_from_outside_takes_nothing_from_it(home):
+    readers = [reads_by_python] + ([reads_by_the_program] if shutil.which("sqlite3") else [])
+    config, made = home.config(trials=1, rounds=2), 0
+    for reader in readers:
+        home.flexp("create", config)
+        made += 1
+        assert reader(database(home)) == made
+        there = os.listdir(home.path)
+        assert "flexp.db-wal" in there and "flexp.db-shm" in there, f"{reader.__name__}: {sorted(there)}"
+        with open(f"/proc/{home.pid()}/maps", encoding="utf-8") as maps:  # where the log's index is among
+            index = [line for line in maps if "flexp.db-shm" in line]
+        assert index and not [line for line in index if "(deleted)" in line], f"{reader.__name__}: {index}"
+        home.flexp("create", config)  # this one is in the log alone
+        made += 1
+        home.kill9()
+        assert reader(database(home)) == made, reader.__name__
+        assert len(json.loads(home.flexp("list", "--all", "--json").stdout)["experiments"]) == made
+        home.up()
+    for experiment in range(1, made + 1):
+        home.wait_end(experiment)
 
 
 @test

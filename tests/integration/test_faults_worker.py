@@ -7,10 +7,11 @@ SPDX-License-Identifier: Apache-2.0
 """
 import json
 import os
+import sqlite3
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from server_home import run_tests, test  # noqa: E402
+from server_home import run_tests, test, wait_for  # noqa: E402
 
 
 def report(**fields):
@@ -110,6 +111,27 @@ def half_a_line_and_then_silence_is_silence(home):
     runs = home.runs(trial=1)
     assert [run[1] for run in runs] == ["silent", "stopped"] and "said nothing" in runs[0][2], runs
     assert [run[1] for run in home.runs(trial=2)] == ["stopped"]
+
+
+@test
+def a_program_that_leaves_when_it_has_said_how_its_run_ended_is_not_blamed(home):
+    """Its last word waits for its commit, which another writer holds up, and it is gone before."""
+    gate = home.file("gate")
+    home.create(trials=2, rounds=4, script={"gate": gate, "gate_round": 1, "capabilities": [], "leave": True,
+                                            "trials": {"1": {"at": {"3": "converged"}},
+                                                       "2": {"at": {"3": "failed:non_finite"}}}})
+    wait_for("both to report", lambda: home.sql("SELECT count(*) FROM reports")[0][0] == 4)
+    pids = home.ask("status")["worker_pids"]
+    assert len(pids) == 2
+    other = sqlite3.connect(os.path.join(home.path, "flexp.db"), timeout=20)
+    other.execute("BEGIN IMMEDIATE")
+    open(gate, "w", encoding="utf-8").close()
+    wait_for("the workers to be gone", lambda: not set(pids) & set(home.ask("status")["worker_pids"]))
+    other.rollback()
+    other.close()
+    home.wait_end()
+    assert "exit code 0" not in home.log(), home.log()
+    assert [row[:2] for row in home.runs()] == [(1, "converged"), (2, "non_finite")], home.runs()
 
 
 sys.exit(run_tests())

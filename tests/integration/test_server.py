@@ -333,7 +333,7 @@ def a_time_limit_ends_the_experiment_with_its_best(home):
 @test
 def status_and_slots_say_who_does_what(home):
     home.create(trials=2, script={"gate": home.file("gate")})
-    wait_for("two to run", lambda: home.describe()["trials"]["running"] == 2)
+    wait_for("two to run", lambda: sum("assigned" in line for line in home.events()) == 2)
     answer = home.ask("status")
     assert answer["pid"] == home.pid() and answer["home"] == home.path and answer["slots"] == 2, answer
     pids = sorted({line["pid"] for line in home.events() if "assigned" in line})
@@ -564,7 +564,8 @@ def an_experiment_whose_journal_does_not_replay_is_set_aside_and_the_others_go_o
     gate = home.file("gate")
     home.create(trials=2, script={"gate": gate, "gate_round": 1})
     home.create(trials=2, script={"gate": gate, "gate_round": 1})
-    home.wait_event(2, sent="report")
+    wait_for("both to be heard",
+             lambda: home.sql("SELECT count(*) FROM runs WHERE experiment = 1 AND last_us > started_us") == [(2,)])
     home.kill9()
     base = sqlite3.connect(os.path.join(home.path, "flexp.db"))
     for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
@@ -580,7 +581,22 @@ def an_experiment_whose_journal_does_not_replay_is_set_aside_and_the_others_go_o
     problems = home.ask("status")["problems"]
     assert [row["experiment"] for row in problems] == [1] and "computed" in problems[0]["text"], problems
     assert "experiment 1 cannot go on" in home.flexp("status").stdout
-    refused("conflict", "experiment 1", home.ask, "pause", experiment=1)
+    for ask in (["pause"], ["activate"], ["archive", True], ["delete"], ["set", "resources.priority", "3"]):
+        names = {"archive": ["archived"], "set": ["key", "value"]}.get(ask[0], [])
+        refused("conflict", "computed", home.ask, ask[0], experiment=1, **dict(zip(names, ask[1:])))
+    assert "`flexp kill 1` ends it" in home.flexp("delete", "1", "--yes", check=False).stderr
+    home.flexp("kill", "1")
+    assert home.state(1) == "canceled" and home.ask("status")["problems"] == []
+    assert home.sql("SELECT state, ended IS NOT NULL, run_seconds > 0 FROM v_trials WHERE experiment = 1") == 2 * [
+        ("canceled", 1, 1)]
+    assert [row[1] for row in home.runs(1)] == 2 * ["orchestrator_lost"], home.runs(1)
+    assert home.sql("SELECT run_seconds > 0, slot_seconds > 0 FROM v_experiments WHERE id = 1") == [(1, 1)]
+    home.kill9()
+    home.up()
+    assert home.ask("status")["problems"] == []
+    home.flexp("delete", "1", "--yes")
+    wait_for("the rows to go", lambda: home.sql("SELECT id FROM experiments") == [(2,)])
+    assert home.sql("PRAGMA foreign_key_check") == []
 
 
 @test

@@ -11,6 +11,7 @@ import select
 import shutil
 import signal
 import struct
+import sqlite3
 import subprocess
 import sys
 import termios
@@ -235,6 +236,50 @@ def a_command_that_a_kill_interrupts_is_run_again(home):
     home.up()
     time.sleep(0.2)
     assert open(count, encoding="utf-8").read() == "x\nx\n", "done is done"
+
+
+@test
+def a_command_that_ends_the_orchestrator_is_given_up(home):
+    count = home.file("count")
+    home.create(trials=1, rounds=1, on_complete=f"echo x >>{count}; {FLEXP} down --home {home.path}; sleep 1000")
+    wait_for("it to end the orchestrator", lambda: os.path.exists(count) and not home.pid())
+    home.flexp("up", check=False)  # it may be down again before this has looked
+    wait_for("it to do so again", lambda: open(count, encoding="utf-8").read() == "x\nx\n" and not home.pid())
+    home.up()
+    wait_for("it to be given up", lambda: home.describe()["on_complete"] == {
+        "state": "failed", "text": "given up: the orchestrator ended twice before the command did"})
+    assert "on_complete: given up" in home.log() and home.ask("status")["stopping"] is False
+    assert open(count, encoding="utf-8").read() == "x\nx\n"
+    home.flexp("delete", "1", "--yes")
+
+
+@test
+def a_start_that_fails_runs_no_command_and_says_why(home):
+    count = home.file("count")
+    home.create(trials=1, rounds=1, on_complete=f"echo x >>{count}; sleep 1000")
+    home.create("--paused", trials=1, rounds=1)
+    wait_for("its first line", lambda: os.path.exists(count))
+    home.kill9()
+    base = sqlite3.connect(os.path.join(home.path, "flexp.db"))
+    base.execute("UPDATE experiment_configs SET config = '{' WHERE experiment = 2")
+    base.commit()
+    base.close()
+    done = home.flexp("up", check=False)
+    assert done.returncode != 0 and "the configuration of an experiment" in done.stderr, done
+    assert not home.processes() and open(count, encoding="utf-8").read() == "x\n"
+
+
+@test
+def commands_that_take_long_do_not_hold_up_what_deletes_files(home):
+    for i in range(5):
+        home.create(trials=1, rounds=1, on_complete=f"echo x >{home.file(f'begun-{i}')}; sleep 1000")
+    for i in range(5):
+        wait_for("its command to begin", lambda: os.path.exists(home.file(f"begun-{i}")))
+    last = home.create(trials=1, rounds=1)
+    home.wait_end(last)
+    home.flexp("delete", str(last), "--yes")
+    wait_for("the files to go", lambda: not os.path.exists(os.path.join(home.path, "experiments", str(last))), 30)
+    assert [row[0] for row in home.sql("SELECT hook FROM experiments WHERE id < ?", last)] == 5 * ["due"]
 
 
 @test

@@ -166,7 +166,7 @@ static inline void play_tell(struct play *play, struct searcher_event event)
     for (size_t i = 0; i < ops.n; i++)
         play_hear(play, &ops.list[i]);
     searcher_ops_done(&ops);
-    progress = searcher_progress(play->searcher);
+    progress = searcher_progress(play->searcher, 0);
     assert_true(progress >= play->progress && progress <= 1);
     play->progress = progress;
 }

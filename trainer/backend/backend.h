@@ -1,7 +1,7 @@
 /* backend.h - "train these replicas". A backend trains many models of one shape at once: the clients of a cohort, or the
  * trials of a packed group. Weights cross this interface as flat canonical arrays (model.h).
  *
- * open -> load_dataset -> compile(model, batch) -> train / evaluate ... -> release_plan -> close
+ * open -> load_dataset -> compile(model, options) -> train / evaluate ... -> release_plan -> close
  *
  * Replicas are independent. For `weighted_sum` the backend adds weight * (trained weights) of replica 0, 1, 2 ... in that
  * order in double precision, so that the aggregate is the same for any number of threads; a replica whose loss or weights
@@ -25,13 +25,21 @@
 struct backend;
 struct plan;
 
-/* training.precision. fp32_strict: equal bits from run to run and packed or not; tf32 and bf16: operands of matrix products
- * are rounded, sums and weights are not. */
-enum precision { PRECISION_FP32, PRECISION_FP32_STRICT, PRECISION_TF32, PRECISION_BF16 };
-
 struct backend_options {
     const int *cores; /* one thread for each, pinned to it; cores[i] < 0: not pinned */
     size_t cores_n;
+};
+
+/* fp32: fp32 throughout, sums in whatever order is fast, Winograd's F(4x4) included (its rounding errors are up to 6 times
+ * those of a direct sum). fp32_strict: nothing whose errors are larger than a direct sum's by more than half; on a GPU also
+ * equal bits from run to run and packed or not. tf32, bf16: a GPU's; operands of matrix products are rounded, sums and
+ * weights are not. */
+enum precision { PRECISION_FP32, PRECISION_FP32_STRICT, PRECISION_TF32, PRECISION_BF16 };
+extern const char *const PRECISION_NAMES[]; /* NULL-terminated */
+
+struct plan_options {
+    size_t batch; /* the largest a replica will use; bits may depend on it (a trial's own batch gives its bits) */
+    enum precision precision;
 };
 
 struct backend_info {
@@ -70,7 +78,7 @@ enum reduction_type { REDUCE_WEIGHTED_SUM, REDUCE_EACH, REDUCE_MODEL };
 
 struct reduction {
     enum reduction_type type;
-    double *sum;  /* WEIGHTED_SUM: weights_n, added to (the caller zeroes it) */
+    double *sum;  /* WEIGHTED_SUM: weights_n, overwritten; left alone on an error */
     float **each; /* EACH: trained weights of each replica, weights_n floats each */
     double rate;  /* MODEL */
 };
@@ -82,12 +90,9 @@ struct backend_ops {
     struct backend_info (*info)(const struct backend *backend);
     /* Borrowed until the next call or close. */
     int (*load_dataset)(struct backend *backend, const struct dataset *dataset, struct error *err);
-    /* Optional: of plans compiled from now on. Absent: fp32 and fp32_strict alone. */
-    int (*precision)(struct backend *backend, enum precision precision, struct error *err);
-    /* batch: the largest a replica will use; bits may depend on it (a trial's own batch gives its bits). mem_bytes of the
-     * plan is asked first with ret NULL. model is borrowed. */
-    int (*compile)(struct backend *backend, const struct model *model, size_t batch, struct plan **ret,
-                   size_t *ret_mem_bytes, struct error *err);
+    /* mem_bytes of the plan is asked first with ret NULL. model is borrowed. */
+    int (*compile)(struct backend *backend, const struct model *model, const struct plan_options *options,
+                   struct plan **ret, size_t *ret_mem_bytes, struct error *err);
     void (*release_plan)(struct plan *plan);
     /* -ENOMEM: the trial's outcome is out of memory. Not finite is no error. *cancel (may be NULL) is looked at between
      * batches: when it becomes non-zero, -ECANCELED. */
@@ -103,12 +108,14 @@ struct backend_ops {
     /* For tests and parity: gradients of the mean loss of one batch at these weights (dropout off), trainable_n floats. */
     int (*gradients)(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
                      size_t n, float *ret_gradients, double *ret_loss, struct error *err);
+    /* optional. What the plan is made of, and what its parts take on this machine: {isa, batch, peak_flops, step_us, rows:
+     * [{first, last (layers), types, kernel, flops, bytes, forward_us, backward_us, peak_share}]}. New reference; NULL: err. */
+    json_t *(*profile)(struct plan *plan, const float *weights, struct error *err);
 };
 
-extern const struct backend_ops BACKEND_CPU;
+/* From the resolved `training` section. */
+struct plan_options plan_options_from(const json_t *training);
 
-extern const char *const PRECISION_NAMES[]; /* NULL-terminated */
-/* What a `training` section asks for, of plans compiled from now on. backend NULL: only whether it can be had. */
-int precision_set(const struct backend_ops *ops, struct backend *backend, const json_t *training, struct error *err);
+extern const struct backend_ops BACKEND_CPU;
 
 #endif

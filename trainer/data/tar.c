@@ -46,6 +46,8 @@ static const char *why(struct tar_reader *reader)
 {
     const char *text = archive_error_string(reader->archive);
 
+    if (text && strstr(text, "No progress is possible")) /* liblzma wants more than there is */
+        return "truncated xz input";
     return text && *text ? text : "damaged";
 }
 

@@ -122,7 +122,6 @@ int pool_train(struct pool *pool, const struct pool_round *round, float *weights
     for (size_t i = 0; i < round->cohort_n; i++)
         set_replica(pool, round, i, weights);
     round->strategy->weigh(round->strategy_settings, pool->replicas, round->cohort_n);
-    memset(pool->sum, 0, model->weights_n * sizeof *pool->sum);
     rc = pool->settings.ops->train(pool->settings.plan, pool->replicas, round->cohort_n, &pool->settings.augment,
                                    &reduction, round->cancel, err);
     if (rc)

@@ -112,6 +112,11 @@ void model_free(struct model *model)
     free(model);
 }
 
+const char *layer_type_name(enum layer_type type)
+{
+    return TYPE_NAMES[type];
+}
+
 /* --- for people ------------------------------------------------------------------------------------------------- */
 
 static json_t *shape_json(const struct shape *shape)

@@ -70,6 +70,9 @@ int model_new_report(const json_t *model, const struct data_shape *data, struct 
 void model_free(struct model *model);
 void model_init_weights(const struct model *model, uint64_t seed, uint64_t trial, float *weights);
 
+/* "conv2d", "dense", ... */
+const char *layer_type_name(enum layer_type type);
+
 /* Layers with shapes, parameters and FLOPs of one image (a multiplication and an addition are two; convolutions and dense
  * layers are counted), and their sums. docs/protocol.md, `plan`, has an example. New reference. */
 json_t *model_json(const struct model *model);

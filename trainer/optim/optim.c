@@ -89,21 +89,30 @@ static double power(double beta, int64_t t)
     return result;
 }
 
-void optimizer_step(const struct optimizer *o, float lr, int64_t t, float *weights, const float *gradients,
-                    float *state, size_t n)
+void optimizer_step_part(const struct optimizer *o, float lr, int64_t t, float *weights, const float *gradients,
+                         float *state, size_t n, size_t from, size_t to)
 {
+    float *w = weights + from, *first = state ? state + from : NULL;
+    size_t count = to - from;
+
     if (o->type == OPTIMIZER_SGD) {
         if (!(o->momentum > 0))
-            sgd_plain(lr, o->weight_decay, weights, gradients, n);
+            sgd_plain(lr, o->weight_decay, w, gradients, count);
         else if (o->nesterov)
-            sgd_nesterov(lr, o->weight_decay, o->momentum, weights, gradients, state, n);
+            sgd_nesterov(lr, o->weight_decay, o->momentum, w, gradients, first, count);
         else
-            sgd_momentum(lr, o->weight_decay, o->momentum, weights, gradients, state, n);
+            sgd_momentum(lr, o->weight_decay, o->momentum, w, gradients, first, count);
         return;
     }
     bool decoupled = o->type == OPTIMIZER_ADAMW;
     double rate = (double)lr / (1 - power((double)o->beta1, t)), root = sqrt(1 - power((double)o->beta2, t));
     float shrink = decoupled ? (float)(1 - (double)lr * (double)o->weight_decay) : 1;
-    adam((float)rate, (float)root, o->eps, shrink, decoupled ? 0 : o->weight_decay, o->beta1, o->beta2, weights,
-         gradients, state, state + n, n);
+    adam((float)rate, (float)root, o->eps, shrink, decoupled ? 0 : o->weight_decay, o->beta1, o->beta2, w, gradients,
+         first, first + n, count);
+}
+
+void optimizer_step(const struct optimizer *o, float lr, int64_t t, float *weights, const float *gradients,
+                    float *state, size_t n)
+{
+    optimizer_step_part(o, lr, t, weights, gradients, state, n, 0, n);
 }

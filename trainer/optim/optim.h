@@ -38,5 +38,8 @@ size_t optimizer_state_floats(const struct optimizer *optimizer, size_t n);
 /* One step; t from 1. */
 void optimizer_step(const struct optimizer *optimizer, float lr, int64_t t, float *weights, const float *gradients,
                     float *state, size_t n);
+/* The same for weights [from, to) alone, of n in all; gradients: of these. */
+void optimizer_step_part(const struct optimizer *optimizer, float lr, int64_t t, float *weights, const float *gradients,
+                         float *state, size_t n, size_t from, size_t to);
 
 #endif

@@ -37,10 +37,10 @@ static json_t *state_of(const struct run *run, int64_t optimizer_steps)
     return state;
 }
 
-static void say(struct run *run, const char *level, const char *text, const char *more)
+static void say(struct run *run, const char *level, bool waits, const char *text, const char *more)
 {
-    connection_send(run->connection, json_pack("{s:s, s:I, s:s, s:s+}", "op", "log", "run", (json_int_t)run->id, "level",
-                                               level, "text", text, more));
+    connection_send(run->connection, json_pack("{s:s, s:I, s:s, s:b, s:s+}", "op", "log", "run", (json_int_t)run->id,
+                                               "level", level, "waits", waits, "text", text, more));
 }
 
 bool run_try_again(struct run *run, int *rc, struct error *err)
@@ -48,9 +48,9 @@ bool run_try_again(struct run *run, int *rc, struct error *err)
     bool no_space = *rc == -ENOSPC || *rc == -EDQUOT, was = atomic_exchange(&run->no_space, no_space);
 
     if (no_space && !was)
-        say(run, "warning", err->text, "; the run waits until there is space");
+        say(run, "warning", true, err->text, "; the run waits until there is space");
     if (!*rc && was)
-        say(run, "info", "there is space on the disk again", "");
+        say(run, "info", false, "there is space on the disk again", "");
     if (no_space)
         poll(NULL, 0, SPACE_RETRY_MS);
     if (no_space && *run->released)

@@ -96,20 +96,47 @@ static void describe_data(const json_t *sections, uint64_t data_seed, const char
     dataset_close(dataset);
 }
 
-/* tf32 and bf16 are a GPU's; it is opened to see that there is one. */
-static void check_precision(const json_t *training, json_t *problems)
+/* tf32 and bf16 are a GPU's; it is opened to see that there is one. What would compile it. */
+static const struct backend_ops *backend_for(const struct plan_options *options, json_t *problems)
 {
     struct backend *gpu = NULL;
     struct error err = {0}, why = {0};
 
-    if (!precision_set(&BACKEND_CPU, NULL, training, &err))
-        return;
-    if (!BACKEND_CUDA.open(&(struct backend_options){.cores_n = 0}, &gpu, &why)) {
+    if (options->precision < PRECISION_TF32)
+        return &BACKEND_CPU;
+    if (BACKEND_CUDA.open(&(struct backend_options){.cores_n = 0}, &gpu, &why)) {
+        fail(&err, -EINVAL, "training.precision: %s needs a GPU: %s", PRECISION_NAMES[options->precision], why.text);
+        add_error(problems, "training", &err);
+    } else {
         BACKEND_CUDA.close(gpu);
-        return;
     }
-    fail(&err, -EINVAL, "training.precision: %s needs a GPU: %s", json_string_or(training, "precision", ""), why.text);
-    add_error(problems, "training", &err);
+    return &BACKEND_CUDA;
+}
+
+/* Which kernels a trial would run on one core of this machine, and what they take there. */
+static void describe_kernels(const struct model *model, const struct plan_options *options, json_t *answer, json_t *problems)
+{
+    const struct backend_options one = {.cores = (const int[]){-1}, .cores_n = 1};
+    const struct backend_ops *ops = &BACKEND_CPU;
+    float *weights = malloc(model->weights_n * sizeof *weights);
+    struct backend *backend = NULL;
+    struct plan *plan = NULL;
+    struct error err = {0};
+    json_t *profile = NULL;
+
+    if (!weights) {
+        fail(&err, -ENOMEM, "out of memory");
+    } else if (!ops->open(&one, &backend, &err) && !ops->compile(backend, model, options, &plan, NULL, &err)) {
+        model_init_weights(model, 1, 1, weights);
+        profile = ops->profile(plan, weights, &err);
+    }
+    if (profile)
+        json_object_set_new(answer, "kernels", profile);
+    else
+        add_error(problems, "model", &err);
+    ops->release_plan(plan);
+    ops->close(backend);
+    free(weights);
 }
 
 void plan_answer(struct connection *connection, const struct message *message)
@@ -120,26 +147,28 @@ void plan_answer(struct connection *connection, const struct message *message)
     json_t *sections, *problems, *answer = json_object();
     struct data_shape shape;
     struct model *model = NULL;
+    struct plan_options options = {0};
     size_t mem_bytes = 0;
     struct error err = {0};
 
     sections_resolve(json_object_get(message->body, "sections"), &sections, &problems);
     if (sections) {
         const json_t *data = json_object_get(sections, "data");
-        size_t batch = (size_t)json_int_or(json_object_get(sections, "training"), "batch_size", 32);
+        options = plan_options_from(json_object_get(sections, "training"));
         if (dataset_shape(data, data_seed, cache_dir, &shape, &err)) {
             add_error(problems, "data", &err);
         } else {
             check_federation(sections, &shape, problems);
-            check_precision(json_object_get(sections, "training"), problems);
             if (model_new(json_object_get(sections, "model"), &shape, &model, &err))
                 add_error(problems, "model", &err);
-            else if (BACKEND_CPU.compile(NULL, model, batch, NULL, &mem_bytes, &err))
+            else if (backend_for(&options, problems)->compile(NULL, model, &options, NULL, &mem_bytes, &err))
                 add_error(problems, "model", &err);
         }
     }
     if (sections && wants(describe, "data") && !json_array_size(problems))
         describe_data(sections, data_seed, cache_dir, answer, problems);
+    if (model && wants(describe, "kernels") && !json_array_size(problems))
+        describe_kernels(model, &options, answer, problems);
     if (model && wants(describe, "model"))
         json_object_set_new(answer, "model", model_json(model));
     json_object_set_new(answer, "op", json_string("plan"));

@@ -150,7 +150,8 @@ static int find_plan(struct session *session, const json_t *sections, struct kep
     const struct dataset *dataset = session->dataset;
     struct data_shape shape = {dataset->channels, dataset->height, dataset->width, dataset->classes, dataset->train.n,
                                dataset->test.n};
-    size_t batch = (size_t)json_int_or(json_object_get(sections, "training"), "batch_size", 32), mem_bytes;
+    struct plan_options options = plan_options_from(json_object_get(sections, "training"));
+    size_t mem_bytes;
     struct kept_plan fresh = {0}, *oldest = &session->plans[0];
     char *section;
     int rc = model_new(json_object_get(sections, "model"), &shape, &fresh.model, err);
@@ -158,8 +159,7 @@ static int find_plan(struct session *session, const json_t *sections, struct kep
     if (rc)
         return rc;
     section = json_canonical(json_object_get(sections, "model")); /* initialisation is not in the model's key */
-    fresh.key = format_text("%zu %s %s %s", batch, json_string_or(json_object_get(sections, "training"), "precision", ""),
-                            fresh.model->key, section);
+    fresh.key = format_text("%zu %d %s %s", options.batch, (int)options.precision, fresh.model->key, section);
     free(section);
     for (int i = 0; i < PLANS_KEPT; i++) {
         struct kept_plan *kept = &session->plans[i];
@@ -173,8 +173,7 @@ static int find_plan(struct session *session, const json_t *sections, struct kep
             oldest = kept;
     }
     drop_plan(session, oldest);
-    rc = precision_set(session->ops, session->backend, json_object_get(sections, "training"), err);
-    rc = rc ? rc : session->ops->compile(session->backend, fresh.model, batch, &fresh.plan, &mem_bytes, err);
+    rc = session->ops->compile(session->backend, fresh.model, &options, &fresh.plan, &mem_bytes, err);
     if (rc) {
         drop_plan(session, &fresh);
         return rc;

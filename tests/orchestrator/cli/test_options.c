@@ -48,6 +48,10 @@ static void good_lines_are_taken_apart(void **state)
         {"flexp wait 1 --timeout=3", "wait", 1, 1u << OPT_TIMEOUT},
         {"flexp create --help", "create", 0, 1u << OPT_HELP},
         {"flexp help trial logs", "help", 2, 0},
+        {"flexp trial --help", NULL, 1, 1u << OPT_HELP},
+        {"flexp --help data", NULL, 1, 1u << OPT_HELP},
+        {"flexp set --json -h", NULL, 1, 1u << OPT_HELP},
+        {"flexp set priority --help", "set priority", 0, 1u << OPT_HELP},
         {"flexp up --slots 4 --foreground", "up", 0, 1u << OPT_SLOTS | 1u << OPT_FOREGROUND},
     };
 
@@ -113,6 +117,8 @@ static void mistakes_say_what_would_be_right(void **state)
         {"flexp create x --no-colour y", "did you mean --no-color?"},
         {"flexp list --paused", "list has no option --paused"},
         {"flexp list -z", "list has no option -z"},
+        {"flexp set weight 1 -1", "set weight takes no negative number"},
+        {"flexp set description 1 -5deg", "before a text that begins with - write --"},
         {"flexp --josn list", "did you mean --json?"},
         {"flexp create x --config", "--config wants a value: --config KEY=VALUE"},
         {"flexp create x --config lr", "--config lr: want KEY=VALUE"},

@@ -159,6 +159,85 @@ static void a_picture_of_ten_thousand_trials_stays_small(void **state)
     json_decref(chosen);
 }
 
+/* A picture of two trials with these hyperparameters, whose only curve ends then; the caller frees. */
+static char *picture_of(const char *hyperparameters, const char *values_1, const char *values_2, const char *end)
+{
+    json_t *first = json_loads(values_1, 0, NULL), *second = json_loads(values_2, 0, NULL);
+    json_t *space = json_loads(hyperparameters, 0, NULL), *describe, *trials, *curves;
+    char *text = NULL;
+    size_t length;
+    FILE *out = open_memstream(&text, &length);
+
+    describe = json_pack("{s:i, s:s, s:s, s:s, s:{s:s}, s:{s:o}}", "id", 1, "name", "n", "metric", "m", "state",
+                         "completed", "timings", "created", "2026-11-21T01:02:03.000Z", "config", "hyperparameters",
+                         space);
+    trials = json_pack("{s:s, s:b, s:[{s:i, s:s, s:f, s:i, s:o}, {s:i, s:s, s:f, s:i, s:o}]}", "metric", "m",
+                       "smaller_is_better", 1, "trials", "id", 1, "state", "completed", "best_metric", 0.5,
+                       "latest_unit", 2, "hyperparameters", first, "id", 2, "state", "completed", "best_metric", 0.7,
+                       "latest_unit", 2, "hyperparameters", second);
+    curves = json_pack("{s:[{s:i, s:f, s:s}, {s:i, s:f, s:s}]}", "1", "unit", 1, "value", 0.8, "time",
+                       "2026-11-21T01:02:03.010Z", "unit", 2, "value", 0.5, "time", end);
+    plot_write(out, describe, trials, curves);
+    fclose(out);
+    json_decref(describe);
+    json_decref(trials);
+    json_decref(curves);
+    return text;
+}
+
+static void the_ticks_of_a_short_time_differ(void **state)
+{
+    static const struct {
+        const char *end, *labels[4];
+    } ROWS[] = {
+        {"2026-11-21T01:02:03.240Z", {">0s<", ">0.05s<", ">0.1s<", ">0.2s<"}},
+        {"2026-11-21T01:02:06.500Z", {">0s<", ">0.5s<", ">1s<", ">3.5s<"}},
+        {"2026-11-21T01:05:03.000Z", {">0s<", ">50s<", ">1m40s<", ">2m30s<"}},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++) {
+        char *text = picture_of("{}", "{\"lr\": 1}", "{\"lr\": 2}", ROWS[i].end);
+        for (int k = 0; k < 4; k++)
+            if (!strstr(text, ROWS[i].labels[k]))
+                fail_msg("no %s in %s", ROWS[i].labels[k], text);
+        free(text);
+    }
+}
+
+static size_t count(const char *text, const char *part)
+{
+    size_t n = 0;
+
+    while ((text = strstr(text, part)) != NULL) {
+        text += strlen(part);
+        n++;
+    }
+    return n;
+}
+
+/* Each choice stands on its axis once, chosen or not, in the file's order; nothing stands between them. */
+static void choices_are_the_ticks_of_a_categorical_axis(void **state)
+{
+    static const char *const LABELS[] = {">16<", ">64<", ">32<", ">0<", ">0.9<", ">null<", ">[1,2]<"};
+    char *text = picture_of("{\"batch\": {\"type\": \"categorical\", \"vals\": [16, 64, 32]}, \"opt\": {"
+                            "\"momentum\": {\"type\": \"categorical\", \"vals\": [0, 0.9]},"
+                            " \"kind\": {\"type\": \"categorical\", \"vals\": [null, [1, 2]]}}}",
+                            "{\"batch\": 16, \"opt\": {\"momentum\": 0.9, \"kind\": null}}",
+                            "{\"batch\": 64, \"opt\": {\"momentum\": 0.9, \"kind\": [1, 2]}}",
+                            "2026-11-21T01:02:06.500Z");
+    char *axes = strstr(text, "halo\">");
+
+    (void)state;
+    for (size_t i = 0; i < sizeof LABELS / sizeof *LABELS; i++)
+        if (!axes || count(axes - 40, LABELS[i]) != 1)
+            fail_msg("not one %s in %s", LABELS[i], axes ? axes : text);
+    assert_null(strstr(axes, ">20<"));
+    assert_null(strstr(axes, ">0.2<"));
+    assert_true(strstr(axes, ">16<") < strstr(axes, ">64<") && strstr(axes, ">64<") < strstr(axes, ">32<"));
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -167,6 +246,8 @@ int main(void)
         cmocka_unit_test(a_path_breaks_where_a_value_is_not_finite),
         cmocka_unit_test(sparklines_are_thinned_and_plain_where_needed),
         cmocka_unit_test(a_picture_of_ten_thousand_trials_stays_small),
+        cmocka_unit_test(the_ticks_of_a_short_time_differ),
+        cmocka_unit_test(choices_are_the_ticks_of_a_categorical_axis),
     };
 
     term_locale(); /* what is text and what is not depends on it */

@@ -191,6 +191,13 @@ static inline void say_saved(struct bench *b, int64_t run, int64_t seq, int unit
                      0);
 }
 
+/* Under a path of the worker's choice. */
+static inline int say_saved_as(struct bench *b, int64_t run, int64_t seq, int unit, const char *path)
+{
+    return bench_say(b, "{\"op\":\"checkpoint\",\"run\":%lld,\"seq\":%lld,\"units\":{\"rounds\":%d},\"path\":\"%s\","
+                        "\"bytes\":10}", (long long)run, (long long)seq, unit, path);
+}
+
 static inline void say_end(struct bench *b, int64_t run, int64_t seq, const char *reason)
 {
     assert_int_equal(bench_say(b, "{\"op\":\"done\",\"run\":%lld,\"seq\":%lld,\"reason\":\"%s\",\"units\":{}}",

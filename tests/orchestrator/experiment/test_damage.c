@@ -102,6 +102,26 @@ static void a_lost_best_gives_its_place_to_the_best_that_is_kept(void **state)
     bench_close(&b);
 }
 
+/* A program may name them by the unit alone, and no file is deleted. */
+static void the_path_of_a_damaged_checkpoint_may_come_again(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, PLAIN);
+    bench_start(&b, 1);
+    assert_int_equal(say_saved_as(&b, 1, 1, 2, "c2"), 0);
+    bench_dies(&b, 1, "signal");
+    bench_start(&b, 1);
+    say_bad(&b, 2, 1, TRIAL_1 "c2");
+    bench_start(&b, 1);
+    assert_int_equal(say_saved_as(&b, 3, 1, 2, "c2"), 0);
+    bench_dies(&b, 3, "signal");
+    bench_start(&b, 1);
+    assert_string_equal(resumes_from(&b), "c2");
+    bench_close(&b);
+}
+
 /* A worker that says so of a file it was not given is at fault itself, or it would be started for ever. */
 static void what_the_trial_does_not_keep_counts_as_a_failure(void **state)
 {
@@ -177,6 +197,7 @@ int main(void)
         cmocka_unit_test(a_trial_goes_on_from_the_checkpoint_before_and_that_costs_no_restart),
         cmocka_unit_test(with_no_checkpoint_left_a_trial_begins_anew_and_has_no_best),
         cmocka_unit_test(a_lost_best_gives_its_place_to_the_best_that_is_kept),
+        cmocka_unit_test(the_path_of_a_damaged_checkpoint_may_come_again),
         cmocka_unit_test(what_the_trial_does_not_keep_counts_as_a_failure),
         cmocka_unit_test(a_trial_that_waits_trains_to_its_rung_again),
         cmocka_unit_test(at_the_final_evaluation_the_best_stands_without_test_metrics),

@@ -289,6 +289,41 @@ static void progress_reaches_one(void **state)
     bench_close(&b);
 }
 
+static double progress_of(const struct bench *b)
+{
+    return json_double_or(json_object_get(b->disk, "experiment"), "progress", -1);
+}
+
+static void say_trained(struct bench *b, int64_t run, int64_t seq, int64_t round)
+{
+    assert_int_equal(bench_say(b, "{\"op\":\"report\",\"run\":%lld,\"seq\":%lld,\"kind\":\"training\","
+                                  "\"units\":{\"rounds\":%lld},\"metrics\":{\"train_loss\":1}}",
+                               (long long)run, (long long)seq, (long long)round), 0);
+}
+
+/* Three trials of four rounds; nothing has reached a decision yet. */
+static void progress_counts_rounds_that_lead_to_a_decision(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, PLAIN);
+    bench_start(&b, 1);
+    bench_start(&b, 2);
+    assert_true(progress_of(&b) <= 0);
+    say_trained(&b, 1, 1, 1);
+    assert_float_equal(progress_of(&b), 1.0 / 12, 1e-9);
+    say_trained(&b, 2, 1, 2);
+    assert_float_equal(progress_of(&b), 3.0 / 12, 1e-9);
+    assert_int_equal(bench_say(&b, "{\"op\":\"progress\",\"run\":1,\"units\":{\"rounds\":3}}"), 0);
+    assert_float_equal(progress_of(&b), 5.0 / 12, 1e-9);
+    say_value(&b, 1, 2, 4, "0.5");
+    assert_float_equal(progress_of(&b), 6.0 / 12, 1e-9);
+    say_trained(&b, 2, 2, 400); /* not further than it was asked to */
+    assert_float_equal(progress_of(&b), 8.0 / 12, 1e-9);
+    bench_close(&b);
+}
+
 /* --- a journal that does not replay -------------------------------------------------------------------------------- */
 
 static void refuses_a_journal_that_the_searcher_would_not_have_written(void **state)
@@ -365,6 +400,7 @@ int main(void)
         cmocka_unit_test(without_a_finite_value_nothing_is_evaluated),
         cmocka_unit_test(the_order_of_arrival_does_not_choose_between_equals),
         cmocka_unit_test(progress_reaches_one),
+        cmocka_unit_test(progress_counts_rounds_that_lead_to_a_decision),
         cmocka_unit_test(refuses_a_journal_that_the_searcher_would_not_have_written),
         cmocka_unit_test(says_what_was_stored_and_what_was_computed),
     };

@@ -173,6 +173,8 @@ static void what_makes_no_sense_is_refused_and_leaves_no_trace(void **state)
          "operation checkpoint: path must be relative to trial_dir and stay in it, not \"../2/model\""},
         {"{\"op\":\"checkpoint\",\"run\":1,\"seq\":3,\"units\":{\"rounds\":3},\"path\":\"./\"}",
          "operation checkpoint: path must be relative to trial_dir and stay in it, not \"./\""},
+        {"{\"op\":\"checkpoint\",\"run\":1,\"seq\":3,\"units\":{\"rounds\":3},\"path\":\"a/..\"}",
+         "operation checkpoint: path must be relative to trial_dir and stay in it, not \"a/..\""},
         {"{\"op\":\"checkpoint\",\"run\":1,\"seq\":3,\"units\":{\"rounds\":3},\"path\":\"a//b\"}",
          "operation checkpoint: path must be relative to trial_dir and stay in it, not \"a//b\""},
         {"{\"op\":\"checkpoint\",\"run\":1,\"seq\":3,\"units\":{\"rounds\":3},\"path\":\"/etc/passwd\"}",

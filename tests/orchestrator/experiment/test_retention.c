@@ -141,6 +141,28 @@ static void a_running_trial_keeps_its_latest_and_its_best(void **state)
     bench_close(&b);
 }
 
+/* The old file may still be about to go, and would take the new one with it. */
+static void a_path_that_was_deleted_does_not_come_again_in_that_run(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, PLAIN);
+    bench_start(&b, 1);
+    say_value(&b, 1, 1, 1, "0.5");
+    assert_int_equal(say_saved_as(&b, 1, 2, 1, "a"), 0);
+    assert_int_equal(say_saved_as(&b, 1, 3, 2, "b"), 0);
+    assert_int_equal(say_saved_as(&b, 1, 4, 3, "c"), 0);
+    assert_string_equal(kept(&b), "1 3");
+    assert_int_equal(say_saved_as(&b, 1, 5, 3, "b"), -EINVAL);
+    assert_string_equal(b.err.text, "operation checkpoint: path \"b\" was that of an earlier checkpoint, which is"
+                                    " deleted; each needs its own");
+    bench_dies(&b, 1, "signal");
+    bench_start(&b, 1); /* by now that is carried out */
+    assert_int_equal(say_saved_as(&b, 2, 1, 3, "b"), 0);
+    bench_close(&b);
+}
+
 static void a_validation_behind_its_checkpoint_still_counts(void **state)
 {
     struct bench b;
@@ -208,6 +230,7 @@ int main(void)
         cmocka_unit_test(always_keeps_the_winner),
         cmocka_unit_test(a_value_that_is_not_finite_is_never_among_the_best),
         cmocka_unit_test(a_running_trial_keeps_its_latest_and_its_best),
+        cmocka_unit_test(a_path_that_was_deleted_does_not_come_again_in_that_run),
         cmocka_unit_test(a_validation_behind_its_checkpoint_still_counts),
         cmocka_unit_test(at_the_end_only_what_was_asked_for_stays),
     };

@@ -126,6 +126,83 @@ static void gets_back_what_was_put(void **state)
     stored_experiments_free(list, n);
 }
 
+/* A program may call both "validation_accuracy": neither takes the other's place, in whatever order they come. */
+static void a_validation_is_not_mistaken_for_training_of_the_same_name(void **state)
+{
+    struct home *home = *state;
+    struct store *store = open_store(home->path, NULL);
+    struct store_batch *batch = store_batch_new();
+    struct stored_experiment *list;
+    struct error err = {0};
+    json_t *answer = NULL;
+    size_t n;
+
+    put_experiment(batch, 1);
+    put_trial(batch, 1, 1, "{}");
+    put_run(batch, 1, 1, 1, 1, 0);
+    put_report(batch, 1, 1, 1, 1, "{'kind':'training','units':{'rounds':1},'metrics':{'validation_accuracy':0.875}}");
+    put_report(batch, 1, 1, 1, 2, "{'kind':'validation','units':{'rounds':1},'metrics':{'validation_accuracy':0.5}}");
+    put_checkpoint(batch, 1, 1, 1, 1, 3, 1);
+    put_report(batch, 1, 1, 1, 4, "{'kind':'validation','units':{'rounds':2},'metrics':{'validation_accuracy':0.25}}");
+    put_checkpoint(batch, 1, 1, 2, 1, 5, 2);
+    put_report(batch, 1, 1, 1, 6, "{'kind':'training','units':{'rounds':2},'metrics':{'validation_accuracy':0.75}}");
+    put_report(batch, 1, 1, 1, 7, "{'kind':'training','units':{'rounds':3},'metrics':{'validation_accuracy':1}}");
+    put_checkpoint(batch, 1, 1, 3, 1, 8, 3); /* not validated */
+    store_put_trial_best(batch, (struct trial_ref){1, 1}, 0.5, 1, 1);
+    store_put_experiment_best(batch, 1, 1, 1, NULL, 1);
+    commit(store, batch);
+    if (store_read_metrics(store, (struct trial_ref){1, 1}, "validation_accuracy", -1, &answer, &err))
+        fail_msg("%s", err.text);
+    assert_int_equal(json_array_size(at(answer, "metrics")), 3);
+    json_decref(answer);
+    store_close(store);
+    assert_query(home->path, "SELECT unit, kind, value FROM metrics ORDER BY 1, 2;"
+                             " SELECT unit, kind, value FROM v_metrics; SELECT latest_unit, latest_value FROM v_trials; SELECT value, metrics FROM v_best",
+                 "1.0|0|0.875\n1.0|1|0.5\n2.0|0|0.75\n2.0|1|0.25\n3.0|0|1.0\n1.0|validation|0.5\n2.0|validation|0.25\n"
+                 "3.0|training|1.0\n2.0|0.25\n0.5|{\"validation_accuracy\":0.5}");
+    list = load(home, &n);
+    assert_int_equal(list[0].trials[0].checkpoints_n, 3);
+    assert_true(list[0].trials[0].checkpoints[0].value == 0.5 && list[0].trials[0].checkpoints[1].value == 0.25);
+    assert_false(list[0].trials[0].checkpoints[2].has_value);
+    stored_experiments_free(list, n);
+}
+
+static void assert_deleted_files(struct store *store, const char *expected)
+{
+    struct error err = {0};
+    json_t *list = NULL;
+
+    if (store_read_deleted_files(store, &list, &err))
+        fail_msg("%s", err.text);
+    assert_json(list, expected);
+    json_decref(list);
+}
+
+/* A damaged checkpoint is given up, and the next run writes the same path. */
+static void a_path_that_is_kept_again_is_no_leftover(void **state)
+{
+    struct home *home = *state;
+    struct store *store = open_store(home->path, NULL);
+    struct store_batch *batch = store_batch_new();
+    json_t *units = json_of("{'rounds':4}");
+
+    put_experiment(batch, 1);
+    for (int trial = 1; trial <= 2; trial++) {
+        put_trial(batch, 1, trial, "{}");
+        put_run(batch, 1, trial, trial, 1, 0);
+        store_put_checkpoint(batch, trial, (struct trial_ref){1, trial}, trial, 1, 4, units, "c4", 1, T0);
+        store_put_checkpoint_deleted(batch, trial, T0);
+    }
+    commit(store, batch);
+    assert_deleted_files(store, "['experiments/1/trials/1/c4', 'experiments/1/trials/2/c4']");
+    batch = store_batch_new();
+    store_put_checkpoint(batch, 3, (struct trial_ref){1, 1}, 1, 2, 4, units, "c4", 1, T0);
+    commit(store, batch);
+    assert_deleted_files(store, "['experiments/1/trials/2/c4']");
+    store_close(store);
+    json_decref(units);
+}
+
 static void knows_when_the_best_trial_was_tested(void **state)
 {
     struct home *home = *state;
@@ -181,6 +258,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         test_in_home(gets_back_what_was_put),
+        test_in_home(a_validation_is_not_mistaken_for_training_of_the_same_name),
+        test_in_home(a_path_that_is_kept_again_is_no_leftover),
         test_in_home(knows_when_the_best_trial_was_tested),
         test_in_home(an_empty_store_loads_as_nothing),
         test_in_home(refuses_to_go_on_from_what_was_tampered_with),

@@ -123,7 +123,7 @@ static void refuses_a_newer_schema(void **state)
 
     fill_a_little(home->path);
     make_database(home->path, "PRAGMA user_version=1000;");
-    assert_refused(home, "has schema 1000, newer than the 3 of this flexp");
+    assert_refused(home, "has schema 1000, newer than the 5 of this flexp");
 }
 
 static void refuses_a_truncated_database(void **state)
@@ -279,6 +279,33 @@ static void the_schema_made_step_by_step_is_whole(void **state)
     store_close(open_store(home->path, NULL));
 }
 
+/* Two reports of one name: what lost its place to the other cannot come back, what is there gets its kind. */
+static void values_of_schema_3_are_kept_with_their_kinds(void **state)
+{
+    static const char *const FILL =
+        "INSERT INTO names VALUES (1, 'loss'), (2, 'acc');"
+        "INSERT INTO reports (run, seq, step, kind, unit, time_us) VALUES (1, 1, 0, 0, 1, 0), (1, 2, 0, 1, 1, 0),"
+        " (1, 2, 1, 1, 2, 0), (2, 1, 0, 2, 2, 0);"
+        "INSERT INTO metrics VALUES (1, 1, -1, 1, 1, 1, 0.5, 0), (1, 2, -1, 1, 1, 2, 0.25, 0),"
+        " (1, 2, -1, 2, 1, 2, NULL, 1), (1, 2, -1, 2, 2, 1, 0.75, 0), (1, 1, 7, 1, 1, 1, 4, 0)";
+    struct migration to_3[] = {MIGRATIONS[0], MIGRATIONS[1], MIGRATIONS[2], {0, NULL}};
+    struct view no_views[] = {{NULL, NULL}};
+    struct home *home = *state;
+    struct error err = {0};
+    sqlite3 *db;
+
+    assert_int_equal(sqlite3_open(home->path, &db), SQLITE_OK);
+    assert_int_equal(migrate(db, to_3, no_views, &err), 0);
+    assert_int_equal(sqlite3_exec(db, FILL, NULL, NULL, NULL), SQLITE_OK);
+    if (migrate(db, MIGRATIONS, VIEWS, &err))
+        fail_msg("%s", err.text);
+    sqlite3_close(db);
+    assert_query(home->path,
+                 "SELECT name, client, unit, run, kind, seq, value, status FROM metrics ORDER BY 1, 2, 3, 4",
+                 "1|-1|1.0|1|0|1|0.5|0\n1|7|1.0|1|0|1|4.0|0\n"
+                 "2|-1|1.0|1|1|2|0.25|0\n2|-1|2.0|1|1|2|NULL|1\n2|-1|2.0|2|2|1|0.75|0");
+}
+
 /* --- network file systems ----------------------------------------------------------------------------------------- */
 
 static void knows_network_file_systems_by_name(void **state)
@@ -371,6 +398,48 @@ static void a_reader_sees_what_a_writer_commits(void **state)
     store_close(reader);
 }
 
+/* 'y' or 'n'. 'n': another process may take itself for the only one that uses the file, and remove the log. */
+static char locked_for_others(const char *path)
+{
+    char answer = '?';
+    int pipes[2], status;
+    pid_t child;
+
+    assert_int_equal(pipe(pipes), 0);
+    child = fork();
+    if (child == 0) { /* the locks of its parent are another's to it */
+        struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0x40000002, .l_len = 510};
+        int fd = open(path, O_RDWR);
+        answer = fcntl(fd, F_GETLK, &lock) ? '!' : lock.l_type == F_UNLCK ? 'n' : 'y';
+        _exit(write(pipes[1], &answer, 1) != 1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(read(pipes[0], &answer, 1), 1);
+    close(pipes[0]);
+    close(pipes[1]);
+    return answer;
+}
+
+/* SQLite's shared range is locked as long as the store is open, so that no reader's close removes the log. */
+static void the_database_stays_locked_while_it_is_open(void **state)
+{
+    struct home *home = *state;
+    struct store *store;
+    struct store_batch *batch = store_batch_new();
+    json_t *answer = NULL;
+
+    fill_a_little(home->path);
+    store = open_store(home->path, NULL);
+    assert_int_equal(locked_for_others(home->path), 'y');
+    put_experiment(batch, 2);
+    commit(store, batch);
+    assert_int_equal(store_read_list(store, true, &answer, NULL), 0);
+    json_decref(answer);
+    assert_int_equal(locked_for_others(home->path), 'y');
+    store_close(store);
+    assert_int_equal(locked_for_others(home->path), 'n');
+}
+
 static void reads_what_a_killed_writer_left(void **state)
 {
     struct home *home = *state;
@@ -457,11 +526,13 @@ int main(void)
         test_in_home(paths_may_hold_what_means_something_in_a_uri),
         test_in_home(migrates_from_every_version_to_the_latest),
         test_in_home(a_migration_that_fails_changes_nothing),
+        test_in_home(values_of_schema_3_are_kept_with_their_kinds),
         test_in_home(the_schema_made_step_by_step_is_whole),
         cmocka_unit_test(knows_network_file_systems_by_name),
         test_in_home(reading_makes_no_file),
         test_in_home(a_reader_refuses_to_write),
         test_in_home(a_reader_sees_what_a_writer_commits),
+        test_in_home(the_database_stays_locked_while_it_is_open),
         test_in_home(reads_what_a_killed_writer_left),
         test_in_home(reads_where_nothing_can_be_written),
     };

@@ -178,6 +178,10 @@ static void a_finished_experiment_has_its_times(void **state)
     json_t *answer;
 
     put_experiment(batch, 1);
+    put_trial(batch, 1, 1, "{'lr':0.1}");
+    put_run(batch, 1, 1, 1, 1, 0);
+    put_report(batch, 1, 1, 1, 1, "{'kind':'training','units':{'rounds':1},'metrics':{'train_loss':1}}");
+    store_put_run_end(batch, 1, "stopped", NULL, T0 + 80 * SECOND);
     store_put_experiment_state(batch, 1, "canceled", "by request", T0 + 90 * SECOND);
     commit(store, batch);
     answer = describe(store, 1);
@@ -185,6 +189,7 @@ static void a_finished_experiment_has_its_times(void **state)
     assert_json(at(answer, "reason"), "'by request'");
     assert_json(at(answer, "timings.ended"), "'2026-05-28T20:28:10.000Z'");
     assert_json(at(answer, "timings.elapsed_seconds"), "90.0");
+    assert_json(at(answer, "timings.latest_report"), "'2026-05-28T20:26:51.000Z'");
     json_decref(answer);
     store_close(store);
 }

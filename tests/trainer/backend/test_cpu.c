@@ -82,7 +82,7 @@ static void rig_open(struct rig *rig, const char *layers, size_t threads)
         fail_msg("%s", err.text);
     assert_int_equal(BACKEND_CPU.open(&(struct backend_options){CORES, threads}, &rig->backend, &err), 0);
     assert_int_equal(BACKEND_CPU.load_dataset(rig->backend, dataset, &err), 0);
-    if (BACKEND_CPU.compile(rig->backend, rig->model, BATCH, &rig->plan, &mem_bytes, &err))
+    if (BACKEND_CPU.compile(rig->backend, rig->model, &(struct plan_options){.batch = BATCH}, &rig->plan, &mem_bytes, &err))
         fail_msg("%s", err.text);
     assert_true(mem_bytes > 0);
     rig->weights = malloc(rig->model->weights_n * sizeof(float));
@@ -421,7 +421,7 @@ static void memory_is_told_without_compiling(void **state)
 
     (void)state;
     rig_open(&rig, NET, 1);
-    assert_int_equal(BACKEND_CPU.compile(NULL, rig.model, BATCH, NULL, &mem_bytes, NULL), 0);
+    assert_int_equal(BACKEND_CPU.compile(NULL, rig.model, &(struct plan_options){.batch = BATCH}, NULL, &mem_bytes, NULL), 0);
     assert_true(mem_bytes >= rig.model->weights_n * sizeof(float));
     rig_close(&rig);
 }

@@ -1,4 +1,4 @@
-/* test_kernels.c - the CPU backend's own loops: dropout's stream, norms' running statistics, loss, finite checks.
+/* test_kernels.c - the CPU backend's own loops: norms' running statistics, loss, finite checks.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/cpu_private.h"
 
@@ -11,72 +11,43 @@
 
 #include <cmocka.h>
 
-static void dropout_takes_two_values_from_each_draw_in_order(void **state)
-{
-    static const size_t COUNTS[] = {1, 2, 15, 16, 17, 1023, 1024, 1025, 5000};
-    float x[5000], y[5000], dx[5000];
-    uint8_t kept[5000];
-
-    (void)state;
-    for (size_t i = 0; i < 5000; i++)
-        x[i] = 1 + (float)i;
-    for (size_t k = 0; k < sizeof COUNTS / sizeof COUNTS[0]; k++) {
-        struct pcg32 fast = rng_key(1, RNG_DROPOUT, 2, 3, 4), plain = fast;
-        size_t n = COUNTS[k], dropped = 0;
-        uint32_t draw = 0;
-        kernel_dropout(0.25, &fast, x, y, kept, n);
-        for (size_t i = 0; i < n; i++) {
-            bool keep;
-            draw = i & 1 ? draw >> 16 : pcg32_next(&plain);
-            keep = (draw & 0xffff) >= 16384;
-            dropped += !keep;
-            assert_int_equal(kept[i], keep);
-            assert_true(y[i] == (keep ? x[i] * (float)(1 / 0.75) : 0));
-        }
-        assert_int_equal(fast.state, plain.state);
-        kernel_dropout_backward(0.25, x, kept, dx, n);
-        assert_memory_equal(dx, y, n * sizeof *y);
-        /* 5000 draws of .25: standard deviation 31 */
-        if (n == 5000)
-            assert_in_range(dropped, 1250 - 155, 1250 + 155);
-    }
-}
-
 static void batch_norm_keeps_running_statistics_as_pytorch_does(void **state)
 {
     /* two channels, four values each: 1 2 3 4 and 0 0 8 8; momentum .1; biased variance 1.25 and 16, unbiased 5/3 and
      * 64/3 */
-    struct layer l = {
-        .type = LAYER_BATCH_NORM, .in = {2, 2, 1, false}, .out = {2, 2, 1, false}, .eps = 0, .momentum = 0.1};
+    const struct native *native = native_all()[0];
+    const struct native_norm norm = {.pixels = 2, .channels = 2, .groups = 2};
+    void *scratch = buffer_new(norm_scratch(native, &norm));
     float x[8] = {1, 0, 2, 0, 3, 8, 4, 8}, y[8], gamma[2] = {1, 2}, beta[2] = {0, 1}, mean[2] = {0, 10},
           var[2] = {1, 1};
     float stats[4];
-    double sums[8];
     static const float EXPECTED[8] = {-1.3416408f, -1, -0.4472136f, -1, 0.4472136f, 3, 1.3416408f, 3};
 
     (void)state;
-    norm_batch(&l, x, y, gamma, beta, mean, var, stats, 2, true, true, sums);
+    norm_batch(native, &norm, 0.1, x, y, gamma, beta, mean, var, stats, 2, true, true, scratch);
     for (size_t i = 0; i < 8; i++)
         assert_true(fabsf(y[i] - EXPECTED[i]) < 1e-6f);
     assert_true(fabs((double)mean[0] - 0.25) < 1e-7 && fabs((double)mean[1] - 9.4) < 1e-6);
     assert_true(fabs((double)var[0] - (0.9 + 0.1 * 5 / 3)) < 1e-7 && fabs((double)var[1] - (0.9 + 6.4 / 3)) < 1e-6);
     /* gradients() leaves them alone; evaluation uses them */
-    norm_batch(&l, x, y, gamma, beta, mean, var, stats, 2, true, false, sums);
+    norm_batch(native, &norm, 0.1, x, y, gamma, beta, mean, var, stats, 2, true, false, scratch);
     assert_true(fabs((double)mean[0] - 0.25) < 1e-7);
-    norm_batch(&l, x, y, gamma, beta, mean, var, stats, 2, false, false, sums);
+    norm_batch(native, &norm, 0.1, x, y, gamma, beta, mean, var, stats, 2, false, false, scratch);
     assert_true(fabs((double)y[0] - 0.75 / sqrt(0.9 + 0.5 / 3)) < 1e-6);
+    buffer_free(scratch);
 }
 
 static void a_single_value_has_no_unbiased_variance(void **state)
 {
-    struct layer l = {
-        .type = LAYER_BATCH_NORM, .in = {1, 1, 1, true}, .out = {1, 1, 1, true}, .eps = 1e-5, .momentum = 0.5};
+    const struct native *native = native_all()[0];
+    const struct native_norm norm = {.pixels = 1, .channels = 1, .groups = 1, .eps = 1e-5};
     float x = 3, y, gamma = 1, beta = 0, mean = 0, var = 1, stats[2];
-    double sums[4];
+    void *scratch = buffer_new(norm_scratch(native, &norm));
 
     (void)state;
-    norm_batch(&l, &x, &y, &gamma, &beta, &mean, &var, stats, 1, true, true, sums);
+    norm_batch(native, &norm, 0.5, &x, &y, &gamma, &beta, &mean, &var, stats, 1, true, true, scratch);
     assert_true(y == 0 && mean == 1.5f && var == 0.5f);
+    buffer_free(scratch);
 }
 
 static void loss_is_stable_and_exact_where_it_is_known(void **state)
@@ -195,7 +166,6 @@ static void transposing_back_gives_the_same_values(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(dropout_takes_two_values_from_each_draw_in_order),
         cmocka_unit_test(batch_norm_keeps_running_statistics_as_pytorch_does),
         cmocka_unit_test(a_single_value_has_no_unbiased_variance),
         cmocka_unit_test(loss_is_stable_and_exact_where_it_is_known),

@@ -56,7 +56,7 @@ static void tiny_init(struct tiny *t, const char *layers, int channels, int heig
     if (json_parse(text, strlen(text), &section, &err) ||
         BACKEND_CPU.open(&(struct backend_options){cores, threads}, &t->backend, &err) ||
         BACKEND_CPU.load_dataset(t->backend, &t->data, &err) || model_new(section, &shape, &t->model, &err) ||
-        BACKEND_CPU.compile(t->backend, t->model, batch, &t->plan, NULL, &err)) {
+        BACKEND_CPU.compile(t->backend, t->model, &(struct plan_options){.batch = batch}, &t->plan, NULL, &err)) {
         fprintf(stderr, "%s: %s\n", text, err.text);
         abort();
     }

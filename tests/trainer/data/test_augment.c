@@ -89,13 +89,25 @@ static void check(int channels, int height, int width, struct augment augment, e
     assert_memory_equal(&a, &b, sizeof a); /* and not a draw more */
     for (size_t i = 0; i < BATCH; i++)
         assert_int_equal(fast_labels[i], 3 * samples[i]);
+    if (layout == LAYOUT_NHWC) { /* and in two parts */
+        struct augment_choice choices[BATCH];
+        pcg32_seed(&a, 99, 7);
+        batch_choose(&augment, &a, BATCH, choices);
+        assert_memory_equal(&a, &b, sizeof a);
+        memset(other, 0, bytes);
+        for (size_t lo = 0; lo < BATCH; lo += 24)
+            batch_fill(&dataset, &dataset.train, samples, choices, lo, lo + 24 < BATCH ? lo + 24 : BATCH, layout, other,
+                       fast_labels);
+        assert_memory_equal(other, slow, bytes);
+    }
     for (size_t p = bytes; p < sizeof fast; p++)
         assert_int_equal(((const uint8_t *)fast)[p], 0xff);
 }
 
 static void every_setting_equals_the_slow_reference(void **state)
 {
-    static const int SHAPES[][3] = {{1, 8, 8}, {3, 8, 8}, {3, 5, 12}, {3, 12, 7}, {1, 1, 1}, {2, 3, 2}};
+    static const int SHAPES[][3] = {{1, 8, 8}, {3, 8, 8},  {3, 5, 12},  {3, 12, 7}, {1, 1, 1},
+                                    {2, 3, 2}, {3, 3, 37}, {1, 3, 139}, {2, 3, 65}};
     static const int PADDINGS[] = {0, 1, 4, 15}; /* the last moves whole images out of sight */
 
     (void)state;

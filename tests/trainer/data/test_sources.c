@@ -410,6 +410,8 @@ static void make_tar(const char *name, const char *const (*entries)[2], size_t n
 
     if (!strcmp(name + length - 3, ".gz"))
         assert_int_equal(archive_write_add_filter_gzip(archive), ARCHIVE_OK);
+    if (!strcmp(name + length - 3, ".xz"))
+        assert_int_equal(archive_write_add_filter_xz(archive), ARCHIVE_OK);
     assert_int_equal(archive_write_set_format_pax_restricted(archive), ARCHIVE_OK);
     assert_int_equal(archive_write_open_filename(archive, made_path(name)), ARCHIVE_OK);
     for (size_t i = 0; i < n; i++) {
@@ -608,6 +610,24 @@ static void truncated_and_foreign_images_are_refused_by_name(void **state)
                  made_path("a"));
 }
 
+static void a_truncated_archive_is_said_to_be_truncated(void **state)
+{
+    static const char *const NAMES[] = {"i.tar.gz", "i.tar.xz"};
+    char *bytes;
+    size_t n;
+
+    (void)state;
+    make_images("a");
+    for (size_t i = 0; i < 2; i++) {
+        TAR(NAMES[i], {"cat/1.png", "a/train/cat/1.png"}, {"dog/2.png", "a/train/dog/2.png"});
+        made_read(NAMES[i], &bytes, &n);
+        free(bytes);
+        made_truncate(NAMES[i], n / 2);
+        made_refused("images", made_path(NAMES[i]), -EINVAL,
+                     "%s: not a tar archive that can be read: truncated %s input", made_path(NAMES[i]), i ? "xz" : "gzip");
+    }
+}
+
 static void folders_that_are_not_what_they_should_be_are_refused(void **state)
 {
     (void)state;
@@ -674,6 +694,7 @@ int main(void)
         TEST(archives_that_would_write_elsewhere_are_refused),
         TEST(images_of_unequal_sizes_and_colours_are_refused),
         TEST(truncated_and_foreign_images_are_refused_by_name),
+        TEST(a_truncated_archive_is_said_to_be_truncated),
         TEST(folders_that_are_not_what_they_should_be_are_refused),
         TEST(sections_without_a_known_source_or_path_are_refused),
     };

@@ -31,6 +31,7 @@ struct setup {
 static int set_up(struct setup *s, const char *request, struct error *err)
 {
     struct data_shape shape;
+    struct plan_options options;
     size_t mem_bytes;
     int rc = json_read_file(request, &s->request, err);
 
@@ -52,7 +53,9 @@ static int set_up(struct setup *s, const char *request, struct error *err)
         (rc = BACKEND_CPU.open(&(struct backend_options){.cores = (const int[]){-1}, .cores_n = 1}, &s->backend, err)) ||
         (rc = BACKEND_CPU.load_dataset(s->backend, s->dataset, err)))
         return rc;
-    return BACKEND_CPU.compile(s->backend, s->model, s->n, &s->plan, &mem_bytes, err);
+    options = plan_options_from(json_object_get(s->sections, "training"));
+    options.batch = s->n;
+    return BACKEND_CPU.compile(s->backend, s->model, &options, &s->plan, &mem_bytes, err);
 }
 
 static int train(struct setup *s, float *weights, struct error *err)

@@ -27,7 +27,9 @@ SGD = {"learning_rate": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay":
 # name, model section, colour, training, steps
 CASES = [
     ("seed_cnn", {"preset": "seed_cnn"}, True, {"learning_rate": 0.01, "momentum": 0.9}, 3),
-    ("bench_cnn", {"preset": "bench_cnn"}, True, {"learning_rate": 0.01, "momentum": 0.9}, 20),
+    # F(4x4) rounds more than PyTorch does: which ReLUs are open parts the two after some ten steps
+    ("bench_cnn", {"preset": "bench_cnn"}, True, {"learning_rate": 0.01, "momentum": 0.9}, 3),
+    ("bench_cnn", {"preset": "bench_cnn"}, True, {"learning_rate": 0.01, "momentum": 0.9, "precision": "fp32_strict"}, 20),
     ("lenet", {"preset": "lenet"}, True, SGD, 20),
     ("pfl_cnn", {"preset": "pfl_cnn"}, True, {"learning_rate": 0.05}, 3),
     ("mcmahan_2nn", {"preset": "mcmahan_2nn"}, False, {"learning_rate": 1e-3, "optimizer": "adam", "weight_decay": 1e-3}, 20),
@@ -212,7 +214,7 @@ def main():
         reason = str(why)
     failed = 0
     for number, case in enumerate(CASES, 1):
-        name = f"{case[0]}_agrees_with_pytorch_in_loss_gradients_and_steps"
+        name = f"{case[0]}{'_strict' if 'precision' in case[3] else ''}_agrees_with_pytorch_in_loss_gradients_and_steps"
         if reason:
             print(f"ok {number} - {name} # SKIP {reason}")
             continue

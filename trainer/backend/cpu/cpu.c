@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const struct {
     dnnl_cpu_isa_t isa;
@@ -21,15 +22,32 @@ static const struct {
     {dnnl_cpu_isa_avx512_core_amx, "avx512_core_amx"},
 };
 
+/* FLEXP_ISA holds for oneDNN too; only before its first use, later calls change nothing. */
+static void limit_onednn(const struct native *native)
+{
+    const char *wanted = getenv("FLEXP_ISA");
+
+    if (wanted && !strcmp(native->name, "avx2"))
+        dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2);
+    else if (wanted && !strcmp(native->name, "portable"))
+        dnnl_set_max_cpu_isa(dnnl_cpu_isa_sse41);
+}
+
 static int cpu_open(const struct backend_options *options, struct backend **ret, struct error *err)
 {
     struct backend *b = calloc(1, sizeof *b);
-    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+    dnnl_cpu_isa_t isa;
     dnnl_status_t status;
     int rc;
 
     if (!b)
         return fail(err, -ENOMEM, "out of memory");
+    if ((rc = choose_native(&b->native, err))) {
+        free(b);
+        return rc;
+    }
+    limit_onednn(b->native);
+    isa = dnnl_get_effective_cpu_isa();
     if (!options->cores_n) {
         free(b);
         return fail(err, -EINVAL, "the CPU backend needs at least one core");
@@ -74,7 +92,7 @@ static int cpu_load_dataset(struct backend *b, const struct dataset *dataset, st
 struct compiling {
     struct backend *backend;
     const struct model *model;
-    size_t batch;
+    const struct plan_options *options;
     struct plan **ret;
     struct error *err;
     int rc;
@@ -85,18 +103,21 @@ static void compile_thread(void *arg, size_t thread)
     struct compiling *c = arg;
 
     (void)thread;
-    c->rc = plan_compile(c->backend, c->model, c->batch, c->ret, c->err);
+    c->rc = plan_compile(c->backend, c->model, c->options, c->ret, c->err);
 }
 
-static int cpu_compile(struct backend *b, const struct model *model, size_t batch, struct plan **ret,
-                       size_t *ret_mem_bytes, struct error *err)
+static int cpu_compile(struct backend *b, const struct model *model, const struct plan_options *options,
+                       struct plan **ret, size_t *ret_mem_bytes, struct error *err)
 {
-    struct compiling c = {.backend = b, .model = model, .batch = batch, .ret = ret, .err = err};
+    struct compiling c = {.backend = b, .model = model, .options = options, .ret = ret, .err = err};
 
-    if (!batch)
+    if (!options->batch)
         return fail(err, -EINVAL, "a batch has at least 1 sample");
+    if (options->precision >= PRECISION_TF32)
+        return fail(err, -EINVAL, "training.precision: %s needs a GPU, and CPU cores compute in fp32",
+                    PRECISION_NAMES[options->precision]);
     if (ret_mem_bytes)
-        *ret_mem_bytes = plan_mem_bytes(model, batch, b ? crew_size(b->crew) : 1);
+        *ret_mem_bytes = plan_mem_bytes(model, options->batch, b ? crew_size(b->crew) : 1);
     if (!ret)
         return 0;
     crew_run(b->crew, 1, compile_thread, &c);
@@ -114,4 +135,5 @@ const struct backend_ops BACKEND_CPU = {
     .train = cpu_train,
     .evaluate = cpu_evaluate,
     .gradients = cpu_gradients,
+    .profile = cpu_profile,
 };

@@ -1,15 +1,20 @@
 /* cpu_private.h - the CPU backend's parts and how they hang together.
  *
- *   threads.c   a crew of pinned threads
+ *   threads.c   a crew of pinned threads; teams of them for one replica
+ *   native/     our own kernels for convolutions and dense layers
+ *   choose.c    whose kernel a layer gets
  *   graph.c     model -> nodes and tensors: what is fused, done in place, skipped; which gradients are wanted where
- *   linear.c    oneDNN: convolution and dense primitives for one batch size
- *   plan.c      weights' working layout, variants (batch sizes), what one thread needs to train
+ *   linear.c    oneDNN: convolution and dense primitives for one batch size, and their arguments
+ *   layout.c    weights' working layout
+ *   plan.c      variants (batch sizes), compiling
+ *   workers.c   what one replica in training needs
  *   kernels.c, norm.c, loss.c   own loops
+ *   own.c       layers that have our own kernels
  *   step.c      forward and backward through the nodes
  *   train.c, evaluate.c, cpu.c  the table of functions
  *
- * Activations are channels-last (N, H, W, C). The working layout of weights is what oneDNN likes for the forward pass;
- * each parameter starts at a cache line, and oneDNN's padding, where there is some, holds zeros that every optimizer
+ * Activations are channels-last (N, H, W, C), or a lane for each sample between two convolutions of that kind. The
+ * working layout of weights is what the layer's kernel says, or what oneDNN likes for the forward pass; each parameter starts at a cache line, and oneDNN's padding, where there is some, holds zeros that every optimizer
  * keeps. `flatten` moves nothing: the first dense layer's weights are permuted instead, where only such layers see the
  * order. A last batch that is smaller than the others runs with rows of zeros added, whose gradients are zeros; norms
  * and losses count the real rows alone. SPDX-License-Identifier: Apache-2.0 */
@@ -18,9 +23,11 @@
 
 #include "common/rng.h"
 #include "trainer/backend/backend.h"
+#include "trainer/backend/cpu/native/native.h"
 
 #include <dnnl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 /* threads.c */
 
@@ -29,12 +36,54 @@ struct crew;
 int crew_new(const int *cores, size_t n, struct crew **ret, struct error *err);
 void crew_free(struct crew *crew);
 size_t crew_size(const struct crew *crew);
+double clock_seconds(void); /* monotonic */
 /* Runs fn(arg, 0 .. n - 1) on the first n threads and waits for all of them. */
 void crew_run(struct crew *crew, size_t n, void (*fn)(void *arg, size_t thread), void *arg);
+
+/* Some of the crew's threads that share one replica. The leader calls team_run; the others are in team_follow until
+ * team_dismiss. fn(arg, rank) runs once for each rank below the team's size; team_run returns when all have. */
+struct team {
+    size_t n;
+    size_t first; /* the leader's number in the crew; the others' follow */
+    atomic_uint_fast64_t turn;
+    atomic_size_t running;
+    atomic_bool over;
+    void (*fn)(void *arg, size_t rank);
+    void *arg;
+};
+
+void team_run(struct team *team, void (*fn)(void *arg, size_t rank), void *arg);
+void team_follow(struct team *team, size_t rank);
+void team_dismiss(struct team *team);
+
+/* choose.c: by rule, from shapes, batch, precision and instruction set alone; never by measuring. */
+
+struct choose_rules {
+    const struct native *native; /* NULL: oneDNN everywhere */
+    size_t batch;
+    bool strict;      /* no F(4x4) */
+    const char *only; /* a convolution kernel's name: this one or oneDNN, for comparisons; NULL: by rule */
+};
+
+/* From FLEXP_ISA and FLEXP_CPU_KERNELS. */
+int choose_native(const struct native **ret, struct error *err);
+int choose_rules(const struct native *native, size_t batch, enum precision precision, struct choose_rules *ret,
+                 struct error *err);
+const struct conv_kernel *choose_conv(const struct choose_rules *rules, const struct conv *conv);
+bool choose_dense(const struct choose_rules *rules);
+bool choose_is_batched(const struct conv_kernel *kernel);
+/* Rows of a batch whose gradients of weights are one sum: the same for any number of threads. */
+size_t choose_chunk(const struct conv_kernel *kernel, const struct conv *conv, size_t batch);
 
 /* graph.c */
 
 struct node {          /* of one layer */
+    bool absorbed;     /* computed with a layer before it: nothing to do, nothing of what follows is set */
+    const struct conv_kernel *kernel; /* our own convolution; NULL: none */
+    struct conv conv;
+    bool own_dense;
+    struct dense dense;
+    struct native_norm norm; /* batch norm: pixels of one row of the batch */
     int in, in2, out;  /* tensors: 0 is the image, i + 1 the output of layer i; in2: add only, else -1 */
     bool relu;         /* convolution, dense: the ReLU behind it is computed with it */
     bool skip_forward; /* nothing to do: see relu above, or a flatten that moves nothing */
@@ -50,12 +99,15 @@ struct node {          /* of one layer */
 
 struct tensor {
     size_t values; /* of a row */
+    bool absent;   /* inside a fused group: has no storage */
     int root;      /* shares storage with this tensor */
     int slot;      /* of the gradient; -1: none is wanted */
 };
 
 struct graph {
     const struct model *model;
+    struct choose_rules rules;
+    size_t rows_max;
     struct node *nodes;     /* layers_n */
     struct tensor *tensors; /* layers_n + 1 */
     size_t *slots;          /* values of a row */
@@ -64,7 +116,7 @@ struct graph {
     size_t channels; /* the most that a norm or global pool sees */
 };
 
-int graph_init(struct graph *graph, const struct model *model);
+int graph_init(struct graph *graph, const struct model *model, const struct choose_rules *rules, size_t rows_max);
 void graph_done(struct graph *graph);
 
 /* linear.c */
@@ -85,12 +137,33 @@ void linear_destroy(struct linear *linear);
 /* Where a value of the weights stands in the working layout. index: in (O, I, R, S) or (out, in) order. */
 size_t linear_offset(const dnnl_memory_desc_t *working, const struct layer *layer, const int64_t *index);
 
+struct bound { /* arguments of one layer's primitives for one replica */
+    dnnl_memory_t memories[16];
+    size_t memories_n;
+    dnnl_exec_arg_t forward[5], backward_data[4], backward_weights[5];
+    dnnl_exec_arg_t to_forward[2], to_backward_data[2], from_backward_weights[2];
+    int forward_n, backward_data_n, backward_weights_n;
+};
+
+struct binding {         /* a variant's arguments for one replica */
+    struct bound *bound; /* layers_n */
+    void *buffer;        /* reordered weights and scratch */
+};
+
+struct worker;
+struct variant;
+int binding_new(struct worker *w, const struct variant *v, struct binding **ret, struct error *err);
+void binding_free(struct binding *binding, size_t layers_n);
+int linear_forward(struct worker *w, const struct linear *linear, const struct bound *bound);
+int linear_backward(struct worker *w, const struct linear *linear, const struct bound *bound);
+
 /* plan.c */
 
 struct backend {
     struct crew *crew;
     dnnl_engine_t engine;
     const struct dataset *dataset;
+    const struct native *native;
     char isa[32];
 };
 
@@ -104,20 +177,29 @@ struct place { /* of a parameter in the working layout */
     size_t offset, size;
 };
 
-struct binding {         /* a variant's arguments for one thread */
-    struct bound *bound; /* layers_n */
-    void *buffer;        /* reordered weights and scratch */
+struct layer_times { /* seconds; the quickest so far, 0: not yet run */
+    double forward, backward;
 };
 
-struct worker { /* what one thread needs */
+enum prepared { PREPARED_NOT, PREPARED_FORWARD, PREPARED_BOTH };
+
+struct worker { /* what one replica in training needs */
     struct plan *plan;
+    struct team *team; /* never NULL while it works */
     dnnl_stream_t stream;
     void *arena;
     float *weights, *grads;
+    void **layer_prepared; /* by layer: what conv_kernel.prepare makes of the weights */
+    enum prepared prepared; /* of the weights as they are now */
+    float *partials;        /* sums of the gradients of weights by chunk */
+    size_t partials_n;      /* floats */
+    struct update *update;  /* NULL: gradients are wanted, not steps */
+    struct layer_times *times; /* by layer; NULL: nobody wants to know */
     float **act, **grad; /* by tensor */
     float *spare;
     void **aux; /* by layer */
     uint16_t *labels;
+    struct augment_choice *choices; /* of a batch's samples */
     bool dropping;             /* the last forward pass had dropout on */
     double *channel;           /* 4 x graph.channels */
     struct binding **bindings; /* as plan->variants */
@@ -139,43 +221,83 @@ struct plan {
     dnnl_memory_desc_t *working;   /* by layer; ndims 0 where there are no such weights */
     struct place *places;          /* by parameter */
     size_t weights_n, trainable_n; /* floats of the working layout */
-    uint32_t *where;               /* canonical index -> working index */
+    const struct node **dense_of;  /* by parameter: the dense layer of our own whose weights it is, or NULL */
+    uint32_t *where;               /* canonical index -> working index; of the other parameters */
     struct variant **variants;
     size_t variants_n;
+    size_t *chunks;              /* by layer: choose_chunk */
+    size_t partial_floats, chunks_max; /* of one chunk of the convolution that needs the most */
+    size_t scratch_bytes;        /* that any of our kernels wants */
+    void **scratch;              /* by thread of the crew; NULL until used */
     struct worker **workers; /* crew_size; NULL until used */
     float *start;            /* working layout, shared by the replicas of a train() */
     double *sum;
     float **waiting; /* crew_size buffers for weights that wait to be added; NULL until used */
 };
 
-#define EVALUATE_ROWS 32   /* fixed, so that scores depend on weights and samples alone */
+#define EVALUATE_ROWS 32   /* fixed, so that scores depend on weights, samples and the choice of kernels alone */
 #define EVALUATE_CHUNK 256 /* samples that one thread sums up */
 
-int plan_compile(struct backend *backend, const struct model *model, size_t batch, struct plan **ret,
-                 struct error *err);
+int plan_compile(struct backend *backend, const struct model *model, const struct plan_options *options,
+                 struct plan **ret, struct error *err);
 void plan_free(struct plan *plan);
 size_t plan_mem_bytes(const struct model *model, size_t batch, size_t threads);
 /* On one of the crew's threads. Finds or makes the primitives for a batch of n. */
 int plan_variant(struct plan *plan, size_t n, bool training, size_t *ret_index, struct error *err);
 size_t plan_rows(const struct plan *plan, size_t n);
 const struct variant *plan_find(const struct plan *plan, size_t n, bool training, size_t *ret_index);
-/* Makes the first n workers with bindings of all variants. */
-int plan_workers(struct plan *plan, size_t n, struct error *err);
-/* canonical -> working (padding zeroed), and back. */
+bool plan_is_linear(const struct layer *layer);
+/* A layer that oneDNN computes. */
+bool plan_is_onednn(const struct plan *plan, size_t layer);
+size_t plan_aligned(size_t bytes);
+
+/* layout.c */
+
+/* Places of the parameters in the working layout; -ENOMEM: more than 2^32 floats. */
+int layout_make(struct plan *plan);
+/* canonical -> working (padding zeroed), and back; the sums of a round; what is like the trainable part alone. */
 void plan_gather(const struct plan *plan, const float *canonical, float *working);
 void plan_scatter(const struct plan *plan, const float *working, float *canonical);
-/* 64-byte aligned and zeroed; huge pages where large. */
+void plan_scatter_sum(const struct plan *plan, const double *working, double *canonical);
+void plan_gather_trainable(const struct plan *plan, const float *canonical, float *working);
+void plan_scatter_trainable(const struct plan *plan, const float *working, float *canonical);
+void plan_add_trainable(const struct plan *plan, const float *canonical, float *working);
+
+/* workers.c */
+
+/* For n threads in teams of `team`: the leaders' workers with bindings of all variants, and scratch for every thread. */
+int plan_workers(struct plan *plan, size_t n, size_t team, struct error *err);
+void worker_free(struct worker *w);
+
+/* buffer.c: 64-byte aligned and zeroed; huge pages where large. NULL: no memory. */
 void *buffer_new(size_t bytes);
+void buffer_free(void *buffer);
+
+/* own.c */
+
+/* How the step that ends a batch is taken; ranges of the weights may be given to it as soon as their gradients are
+ * there. */
+struct update {
+    struct optimizer optimizer;
+    float lr, proximal_mu;
+    int64_t t;
+    const float *start; /* the anchor, working layout */
+    bool early;         /* false: all gradients are wanted first (a correction is added to them) */
+};
+
+/* Weights [from, to) of the working layout; g: gradients of these, changed where there is a proximal term. */
+void own_update(struct worker *w, float *g, size_t from, size_t to);
+/* What is left after a backward pass. */
+void own_update_rest(struct worker *w);
+size_t own_dense_scratch(const struct plan *plan, size_t layer);
+/* The part of n things that is rank's, in whole grains. */
+void own_share(const struct team *team, size_t rank, size_t n, size_t grain, size_t *ret_lo, size_t *ret_hi);
+/* Adds the sums of chunks to the first, in order. floats of each, which stand plan->partial_floats apart. */
+void own_add_chunks(struct worker *w, size_t chunks, size_t floats);
+void own_forward(struct worker *w, size_t layer, size_t rows, bool training);
+void own_backward(struct worker *w, size_t layer, size_t rows, float *dx);
 
 /* step.c */
-
-struct bound { /* arguments of one linear layer */
-    dnnl_memory_t memories[16];
-    size_t memories_n;
-    dnnl_exec_arg_t forward[5], backward_data[4], backward_weights[5];
-    dnnl_exec_arg_t to_forward[2], to_backward_data[2], from_backward_weights[2];
-    int forward_n, backward_data_n, backward_weights_n;
-};
 
 enum mode { MODE_TRAIN, MODE_GRADIENTS, MODE_EVALUATE };
 
@@ -196,30 +318,29 @@ void kernel_global_avg_pool(const struct layer *l, const float *x, float *y, siz
 void kernel_global_avg_pool_backward(const struct layer *l, const float *dy, float *dx, size_t n);
 void kernel_relu(const float *x, float *y, size_t n);
 void kernel_relu_backward(const float *y, const float *dy, float *dx, size_t n);
-/* Draws ceil(n / 2) numbers: the low 16 bits are for the first of two values, the high for the second; a value below
- * rate * 65536 is dropped. Elements go in channels-last order; flatten does not change it. */
-void kernel_dropout(double rate, struct pcg32 *rng, const float *x, float *y, uint8_t *kept, size_t n);
-void kernel_dropout_backward(double rate, const float *dy, const uint8_t *kept, float *dx, size_t n);
 void kernel_add(const float *a, const float *b, float *y, size_t n);
 void kernel_accumulate(const float *x, float *y, size_t n);
 /* H, W, C to C, H, W and back. */
 void kernel_transpose(const struct shape *image, const float *x, float *y, size_t n, bool back);
+void kernel_scaled(const float *x, double weight, double *sum, size_t n); /* overwrites */
 void kernel_add_scaled(const float *x, double weight, double *sum, size_t n);
 void kernel_proximal(float mu, const float *w, const float *start, float *g, size_t n);
 bool kernel_finite(const float *x, size_t n);
 double kernel_distance(const float *a, const float *b, size_t n); /* squared */
 
-/* norm.c. sums: 4 x channels doubles of scratch */
+/* norm.c */
 
-void norm_batch(const struct layer *l, const float *x, float *y, const float *gamma, const float *beta,
-                float *running_mean, float *running_var, float *stats, size_t n, bool training, bool update,
-                double *sums);
-void norm_batch_backward(const struct layer *l, const float *x, const float *dy, float *dx, const float *gamma,
-                         float *dgamma, float *dbeta, const float *stats, size_t n, double *sums);
-void norm_group(const struct layer *l, const float *x, float *y, const float *gamma, const float *beta, float *stats,
-                size_t n, double *sums);
-void norm_group_backward(const struct layer *l, const float *x, const float *dy, float *dx, const float *gamma,
-                         float *dgamma, float *dbeta, const float *stats, size_t n, double *sums);
+#define NORM_CHUNK 8 /* rows whose gradients of gamma and beta are one sum */
+
+size_t norm_scratch(const struct native *native, const struct native_norm *norm);
+/* Ioffe, Szegedy 2015 (arXiv:1502.03167). The running variance takes the unbiased one, as PyTorch does (the biased one
+ * where a channel has a single value). stats: 2 x channels; running statistics change with `update` only, and are used
+ * where `training` is not set. */
+void norm_batch(const struct native *native, const struct native_norm *norm, double momentum, const float *x, float *y,
+                const float *gamma, const float *beta, float *running_mean, float *running_var, float *stats, size_t n,
+                bool training, bool update, void *scratch);
+void norm_forward(struct worker *w, size_t layer, size_t n, bool training, bool update);
+void norm_backward(struct worker *w, size_t layer, size_t n, float *dx);
 
 /* loss.c */
 
@@ -228,7 +349,7 @@ void norm_group_backward(const struct layer *l, const float *x, const float *dy,
 double loss_softmax(const float *logits, const uint16_t *labels, size_t n, size_t classes, float *grad,
                     uint64_t *ret_correct, uint64_t *confusion, float *scores);
 
-/* train.c, evaluate.c */
+/* train.c, evaluate.c, profile.c */
 
 int cpu_train(struct plan *plan, struct replica *replicas, size_t n, const struct augment *augment,
               struct reduction *reduction, const volatile int *cancel, struct error *err);
@@ -236,6 +357,7 @@ int cpu_gradients(struct plan *plan, const float *weights, const struct data_spl
                   size_t n, float *ret_gradients, double *ret_loss, struct error *err);
 int cpu_evaluate(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
                  size_t n, struct evaluation *ret, float *predictions, struct error *err);
+json_t *cpu_profile(struct plan *plan, const float *weights, struct error *err);
 int cpu_check_samples(const struct plan *plan, const struct data_split *split, const uint32_t *samples, size_t n,
                       struct error *err);
 

@@ -61,9 +61,12 @@ static void evaluate_thread(void *arg, size_t thread)
 {
     struct job *job = arg;
     struct worker *w = job->plan->workers[thread];
+    struct team alone = {.n = 1, .first = thread};
     size_t chunk;
 
     w->rc = 0;
+    w->team = &alone;
+    w->prepared = PREPARED_NOT;
     memcpy(w->weights, job->plan->start, job->plan->weights_n * sizeof *w->weights);
     while (!w->rc && (chunk = atomic_fetch_add(&job->next, 1)) < job->chunks)
         w->rc = evaluate_chunk(job, w, chunk, &job->parts[thread]);
@@ -102,7 +105,7 @@ int cpu_evaluate(struct plan *p, const float *weights, const struct data_split *
     if (!threads)
         return 0;
     crew_run(p->backend->crew, 1, setup_thread, &setup);
-    if ((rc = setup.rc) || (rc = plan_workers(p, threads, err)))
+    if ((rc = setup.rc) || (rc = plan_workers(p, threads, 1, err)))
         return rc;
     job.losses = calloc(job.chunks, sizeof *job.losses);
     job.parts = calloc(threads, sizeof *job.parts);

@@ -1,4 +1,4 @@
-/* graph.c - what each layer does with which storage, decided once for a model.
+/* graph.c - what each layer does with which storage and by whose kernel, decided once for a model.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/cpu_private.h"
 
@@ -54,6 +54,78 @@ static bool order_is_hidden(struct graph *g, int t, const struct shape *image, b
     return true;
 }
 
+/* Our own kernels: ReLU and a 2x2 max pool behind a convolution are computed with it, ReLU behind a dense layer too. */
+
+static void absorb(struct graph *g, size_t i, int layer)
+{
+    struct tensor *t = &g->tensors[g->nodes[i].out];
+
+    t->absent = true;
+    t->values = 0;
+    g->nodes[i].out = layer + 1;
+    g->nodes[layer].absorbed = true;
+}
+
+static int relu_behind(const struct model *m, int tensor)
+{
+    int reader = sole_reader(m, tensor);
+
+    return reader >= 0 && m->layers[reader].type == LAYER_RELU ? reader : -1;
+}
+
+static int pool_behind(const struct model *m, int tensor)
+{
+    int reader = sole_reader(m, tensor);
+    const struct layer *l = reader >= 0 ? &m->layers[reader] : NULL;
+
+    if (!l || l->type != LAYER_MAX_POOL2D || l->kernel_h != 2 || l->kernel_w != 2 || l->stride != 2 || l->pad_top ||
+        l->pad_left || l->out.h != l->in.h / 2 || l->out.w != l->in.w / 2)
+        return -1;
+    return reader;
+}
+
+static void plan_conv(struct graph *g, size_t i)
+{
+    const struct model *m = g->model;
+    const struct layer *l = &m->layers[i];
+    struct node *n = &g->nodes[i];
+    int relu = relu_behind(m, n->out), pool = relu >= 0 ? pool_behind(m, relu + 1) : -1;
+
+    n->conv = (struct conv){.h = l->in.h, .w = l->in.w, .c = l->in.c, .k = l->out.c, .r = l->kernel_h, .s = l->kernel_w,
+                            .stride = l->stride, .pad_top = l->pad_top, .pad_left = l->pad_left, .p = l->out.h,
+                            .q = l->out.w, .groups = l->groups, .bias = l->bias, .relu = relu >= 0, .pool = pool >= 0,
+                            .need_dx = l->input >= 0, .batch = g->rows_max};
+    n->kernel = choose_conv(&g->rules, &n->conv);
+    if (!n->kernel)
+        return;
+    if (relu >= 0)
+        absorb(g, i, relu);
+    if (pool >= 0)
+        absorb(g, i, pool);
+}
+
+/* Between two convolutions that both take a lane for each sample, so does the tensor. */
+static void plan_batched(struct graph *g)
+{
+    const struct model *m = g->model;
+
+    for (size_t i = 0; i < m->layers_n; i++) {
+        struct node *from = &g->nodes[i], *to;
+        int reader = from->kernel ? sole_reader(m, from->out) : -1;
+        struct conv before, after;
+        if (reader < 0 || !(to = &g->nodes[reader])->kernel || !choose_is_batched(from->kernel) ||
+            !choose_is_batched(to->kernel))
+            continue;
+        before = from->conv;
+        after = to->conv;
+        before.y_batched = after.x_batched = true;
+        if (from->kernel->covers(&before) && to->kernel->covers(&after)) {
+            from->conv = before;
+            to->conv = after;
+        }
+    }
+}
+
 static void plan_layer(struct graph *g, size_t i)
 {
     const struct model *m = g->model;
@@ -66,14 +138,30 @@ static void plan_layer(struct graph *g, size_t i)
     n->in = l->input + 1;
     n->in2 = l->type == LAYER_ADD ? l->from + 1 : -1;
     n->out = (int)i + 1;
-    out->values = values_of(&l->out);
+    out->values = out->absent ? 0 : values_of(&l->out);
     out->root = n->out;
     if ((size_t)l->in.c > g->channels)
         g->channels = (size_t)l->in.c;
+    if (n->absorbed)
+        return;
     switch (l->type) {
+    case LAYER_CONV2D:
+        plan_conv(g, i);
+        break;
+    case LAYER_DENSE: {
+        int relu = relu_behind(m, n->out);
+        n->own_dense = choose_dense(&g->rules);
+        if (!n->own_dense)
+            break;
+        n->dense = (struct dense){.in = (size_t)l->in.c, .out = (size_t)l->out.c,
+                                  .stride = g->rules.native->dense_stride((size_t)l->out.c), .bias = l->bias,
+                                  .relu = relu >= 0};
+        if (relu >= 0)
+            absorb(g, i, relu);
+        break;
+    }
     case LAYER_RELU:
-        if (before != LAYER_CONV2D && before != LAYER_DENSE && before != LAYER_BATCH_NORM &&
-            before != LAYER_GROUP_NORM && before != LAYER_ADD)
+        if (before != LAYER_CONV2D && before != LAYER_DENSE && before != LAYER_ADD)
             break;
         if (sole_reader(m, n->in) != (int)i)
             break;
@@ -88,15 +176,25 @@ static void plan_layer(struct graph *g, size_t i)
         if (before == LAYER_RELU && sole_reader(m, n->in) == (int)i && g->tensors[n->in].root != n->in)
             n->relu_mask = g->nodes[producer].skip_backward = true;
         break;
-    case LAYER_DROPOUT:
-        n->aux = out->values;
+    case LAYER_DROPOUT: /* in place: ReLU's mask, where one is read from the values, is 0 where they are dropped */
+        n->aux = (out->values + 7) / 8;
+        n->aux_fixed = sizeof(uint64_t);
+        if (l->input >= 0 && sole_reader(m, n->in) == (int)i)
+            out->root = g->tensors[n->in].root;
         break;
     case LAYER_BATCH_NORM:
-        n->aux_fixed = 2 * sizeof(float) * (size_t)l->in.c;
+    case LAYER_GROUP_NORM: {
+        bool batch = l->type == LAYER_BATCH_NORM;
+        int relu = relu_behind(m, n->out);
+        n->aux_fixed = batch ? 2 * sizeof(float) * (size_t)l->in.c : 0;
+        n->aux = batch ? 0 : 2 * sizeof(float) * (size_t)l->norm_groups;
+        n->norm = (struct native_norm){.pixels = (size_t)l->in.h * (size_t)l->in.w, .channels = (size_t)l->in.c,
+                                       .groups = (size_t)(batch ? l->in.c : l->norm_groups), .eps = l->eps,
+                                       .relu = relu >= 0};
+        if (relu >= 0)
+            absorb(g, i, relu);
         break;
-    case LAYER_GROUP_NORM:
-        n->aux = 2 * sizeof(float) * (size_t)l->norm_groups;
-        break;
+    }
     case LAYER_FLATTEN:
         if (l->in.h * l->in.w == 1 || l->in.c == 1 || order_is_hidden(g, n->out, &l->in, false)) {
             /* A flatten behind a flatten has h = w = 1 and must not overwrite what the first has marked. */
@@ -124,19 +222,24 @@ static int plan_gradients(struct graph *g)
         goto out;
     for (size_t i = 0; i < m->layers_n; i++) {
         const struct node *n = &g->nodes[i];
+        if (n->absorbed)
+            continue;
         wanted[n->out] = m->layers[i].weight >= 0 || wanted[n->in] || (n->in2 >= 0 && wanted[n->in2]);
     }
     for (size_t t = 0; t < tensors_n; t++)
         g->tensors[t].slot = -1;
+    if (m->layers_n) { /* the loss writes the first */
+        int out = g->tensors[m->layers_n].root;
+        g->tensors[out].slot = 0;
+        taken[0] = true;
+        g->slots_n = 1;
+        g->slots[0] = g->tensors[out].values;
+    }
     for (size_t i = m->layers_n; i-- > 0;) {
         struct node *n = &g->nodes[i];
         int out = g->tensors[n->out].root, inputs[2] = {n->in, n->in2};
-        if (i + 1 == m->layers_n) { /* the loss writes it */
-            g->tensors[out].slot = 0;
-            taken[0] = true;
-            g->slots_n = 1;
-            g->slots[0] = g->tensors[out].values;
-        }
+        if (n->absorbed)
+            continue;
         for (int k = 0; k < 2; k++) {
             int in = inputs[k] >= 0 ? g->tensors[inputs[k]].root : -1;
             size_t slot = 0;
@@ -172,9 +275,10 @@ out:
     return rc;
 }
 
-int graph_init(struct graph *graph, const struct model *model)
+int graph_init(struct graph *graph, const struct model *model, const struct choose_rules *rules, size_t rows_max)
 {
-    struct graph g = {.model = model, .channels = (size_t)model->classes};
+    struct graph g = {
+        .model = model, .rules = *rules, .rows_max = rows_max, .channels = (size_t)model->classes};
     int rc = -ENOMEM;
 
     g.nodes = calloc(model->layers_n + 1, sizeof *g.nodes);
@@ -183,7 +287,11 @@ int graph_init(struct graph *graph, const struct model *model)
         g.tensors[0].values = values_of(&model->input);
         for (size_t i = 0; i < model->layers_n; i++)
             plan_layer(&g, i);
+        plan_batched(&g);
         rc = plan_gradients(&g);
+        for (size_t i = 0; i < model->layers_n; i++)
+            if (g.nodes[i].kernel)
+                g.nodes[i].conv.need_dx = g.nodes[i].need_in;
     }
     if (rc)
         graph_done(&g);

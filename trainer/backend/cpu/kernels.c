@@ -1,4 +1,4 @@
-/* kernels.c - pooling, ReLU, dropout and sums over flat arrays. The innermost loops run over channels, which lie
+/* kernels.c - pooling, ReLU and sums over flat arrays. The innermost loops run over channels, which lie
  * together. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/cpu_private.h"
 #include "trainer/optim/vector.h"
@@ -214,89 +214,6 @@ VECTOR_CLONES void kernel_relu_backward(const float *y, const float *dy, float *
         dx[i] = y[i] > 0 ? dy[i] : 0;
 }
 
-/* dropout */
-
-#define LANES 8
-
-/* The same numbers as pcg32_next, LANES at a time: lane j holds the state of draw j of the block, and all jump LANES
- * ahead. */
-VECTOR_CLONES static void draw_blocks(uint64_t *restrict state, uint64_t multiplier, uint64_t plus,
-                                      uint32_t *restrict out, size_t blocks)
-{
-    uint64_t s[LANES];
-
-    memcpy(s, state, sizeof s);
-    for (size_t b = 0; b < blocks; b++, out += LANES)
-        for (size_t j = 0; j < LANES; j++) {
-            uint32_t shifted = (uint32_t)(((s[j] >> 18) ^ s[j]) >> 27), rot = (uint32_t)(s[j] >> 59);
-            out[j] = (shifted >> rot) | (shifted << ((0u - rot) & 31));
-            s[j] = s[j] * multiplier + plus;
-        }
-    memcpy(state, s, sizeof s);
-}
-
-#define BLOCK 512 /* draws that are kept at once */
-
-static void draw(struct pcg32 *rng, uint32_t *out, size_t n)
-{
-    uint64_t state[LANES], multiplier, plus;
-    struct pcg32 probe = {0, rng->increment}, one = {1, rng->increment};
-    size_t blocks = n / LANES;
-
-    if (blocks) {
-        /* An advance by LANES is state * multiplier + plus: read both off. */
-        pcg32_advance(&probe, LANES);
-        pcg32_advance(&one, LANES);
-        plus = probe.state;
-        multiplier = one.state - plus;
-        for (size_t j = 0; j < LANES; j++) {
-            struct pcg32 lane = *rng;
-            pcg32_advance(&lane, j);
-            state[j] = lane.state;
-        }
-        draw_blocks(state, multiplier, plus, out, blocks);
-        rng->state = state[0];
-    }
-    for (size_t i = blocks * LANES; i < n; i++)
-        out[i] = pcg32_next(rng);
-}
-
-VECTOR_CLONES static void drop(const uint16_t *restrict bits, uint32_t threshold, float scale, const float *restrict x,
-                               float *restrict y, uint8_t *restrict kept, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint8_t keep = bits[i] >= threshold;
-        kept[i] = keep;
-        y[i] = keep ? x[i] * scale : 0;
-    }
-}
-
-void kernel_dropout(double rate, struct pcg32 *rng, const float *x, float *y, uint8_t *kept, size_t n)
-{
-    uint32_t threshold = (uint32_t)(rate * 65536 + 0.5);
-    float scale = (float)(1 / (1 - rate));
-
-    for (size_t i = 0; i < n; i += 2 * BLOCK) {
-        size_t m = n - i < 2 * BLOCK ? n - i : 2 * BLOCK;
-        uint32_t draws[BLOCK];
-        uint16_t bits[2 * BLOCK];
-        draw(rng, draws, (m + 1) / 2);
-        for (size_t k = 0; k < (m + 1) / 2; k++) {
-            bits[2 * k] = (uint16_t)draws[k];
-            bits[2 * k + 1] = (uint16_t)(draws[k] >> 16);
-        }
-        drop(bits, threshold, scale, x + i, y + i, kept + i, m);
-    }
-}
-
-VECTOR_CLONES void kernel_dropout_backward(double rate, const float *dy, const uint8_t *kept, float *dx, size_t n)
-{
-    float scale = (float)(1 / (1 - rate));
-
-    for (size_t i = 0; i < n; i++)
-        dx[i] = kept[i] ? dy[i] * scale : 0;
-}
-
 /* sums */
 
 VECTOR_CLONES void kernel_add(const float *a, const float *b, float *y, size_t n)
@@ -320,6 +237,12 @@ void kernel_transpose(const struct shape *image, const float *x, float *y, size_
         for (size_t r = 0; r < rows; r++)
             for (size_t k = 0; k < columns; k++)
                 y[k * rows + r] = x[r * columns + k];
+}
+
+VECTOR_CLONES void kernel_scaled(const float *x, double weight, double *sum, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        sum[i] = weight * (double)x[i];
 }
 
 VECTOR_CLONES void kernel_add_scaled(const float *x, double weight, double *sum, size_t n)

@@ -9,46 +9,44 @@ static size_t values(const struct plan *p, int tensor)
     return p->graph.tensors[tensor].values;
 }
 
-static float *weights_of(const struct worker *w, int param)
-{
-    return param < 0 ? NULL : w->weights + w->plan->places[param].offset;
-}
-
-static float *grads_of(const struct worker *w, int param)
-{
-    return param < 0 ? NULL : w->grads + w->plan->places[param].offset;
-}
-
-static int run(struct worker *w, dnnl_primitive_t primitive, int n, const dnnl_exec_arg_t *args)
-{
-    dnnl_status_t status = primitive ? dnnl_primitive_execute(primitive, w->stream, n, args) : dnnl_success;
-
-    return status == dnnl_success ? 0 : dnnl_fail(&w->err, status, "running a layer");
-}
-
-static int linear_forward(struct worker *w, const struct linear *lin, const struct bound *b)
-{
-    int rc = run(w, lin->to_forward, 2, b->to_forward);
-
-    return rc ? rc : run(w, lin->forward, b->forward_n, b->forward);
-}
-
-static int linear_backward(struct worker *w, const struct linear *lin, const struct bound *b)
-{
-    int rc = run(w, lin->backward_weights, b->backward_weights_n, b->backward_weights);
-
-    if (!rc)
-        rc = run(w, lin->from_backward_weights, 2, b->from_backward_weights);
-    if (!rc)
-        rc = run(w, lin->to_backward_data, 2, b->to_backward_data);
-    return rc ? rc : run(w, lin->backward_data, b->backward_data_n, b->backward_data);
-}
-
 /* Rows past the real ones, where a kernel has not written them. */
 static void zero_rows(float *x, size_t from, size_t to, size_t row)
 {
     if (to > from)
         memset(x + from * row, 0, (to - from) * row * sizeof *x);
+}
+
+struct dropping {
+    struct worker *w;
+    const struct layer *layer;
+    const struct pcg32 *rng; /* NULL: backward */
+    const float *from;
+    float *to;
+    uint64_t *kept;
+    size_t values;
+};
+
+static void drop_share(void *arg, size_t rank)
+{
+    const struct dropping *d = arg;
+    const struct native *native = d->w->plan->backend->native;
+    size_t lo, hi;
+
+    own_share(d->w->team, rank, d->values, 64, &lo, &hi);
+    if (lo >= hi)
+        return;
+    if (d->rng)
+        native->dropout(d->layer->rate, d->rng, d->from, d->to, d->kept, lo, hi);
+    else
+        native->dropout_backward(d->layer->rate, d->kept, d->from, d->to, lo, hi);
+}
+
+static void note_time(double *quickest, double began)
+{
+    double took = clock_seconds() - began;
+
+    if (!(*quickest > 0) || took < *quickest)
+        *quickest = took;
 }
 
 int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, struct pcg32 *dropout)
@@ -66,13 +64,17 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
         const float *x = w->act[node->in];
         float *y = w->act[node->out];
         size_t row = values(p, node->out);
+        double began = w->times ? clock_seconds() : 0;
 
-        if (node->skip_forward)
+        if (node->absorbed || node->skip_forward)
             continue;
         switch (l->type) {
         case LAYER_CONV2D:
         case LAYER_DENSE:
-            rc = linear_forward(w, &v->linear[i], &w->bindings[variant]->bound[i]);
+            if (node->kernel || node->own_dense)
+                own_forward(w, i, rows, mode != MODE_EVALUATE);
+            else
+                rc = linear_forward(w, &v->linear[i], &w->bindings[variant]->bound[i]);
             break;
         case LAYER_MAX_POOL2D:
             kernel_max_pool(l, x, y, w->aux[i], rows);
@@ -84,22 +86,18 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
             kernel_global_avg_pool(l, x, y, rows, w->channel);
             break;
         case LAYER_BATCH_NORM:
-            norm_batch(l, x, y, weights_of(w, l->weight), weights_of(w, l->bias_param), weights_of(w, l->running_mean),
-                       weights_of(w, l->running_var), w->aux[i], n, mode != MODE_EVALUATE, mode == MODE_TRAIN,
-                       w->channel);
-            zero_rows(y, n, rows, row);
-            break;
         case LAYER_GROUP_NORM:
-            norm_group(l, x, y, weights_of(w, l->weight), weights_of(w, l->bias_param), w->aux[i], n, w->channel);
+            norm_forward(w, i, n, mode != MODE_EVALUATE, mode == MODE_TRAIN);
             zero_rows(y, n, rows, row);
             break;
         case LAYER_DROPOUT:
             if (mode == MODE_TRAIN && l->rate > 0) {
-                kernel_dropout(l->rate, dropout, x, y, w->aux[i], n * row);
+                struct dropping d = {w, l, dropout, x, y, w->aux[i], n * row};
+                team_run(w->team, drop_share, &d);
+                pcg32_advance(dropout, (n * row + 1) / 2);
                 zero_rows(y, n, rows, row);
-            } else {
+            } else if (y != x) {
                 memcpy(y, x, rows * row * sizeof *y);
-                memset(w->aux[i], 1, rows * row);
             }
             break;
         case LAYER_RELU:
@@ -112,8 +110,11 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
             kernel_add(x, w->act[node->in2], y, rows * row);
             break;
         }
+        if (w->times)
+            note_time(&w->times[i].forward, began);
     }
     w->dropping = mode == MODE_TRAIN;
+    w->prepared = mode != MODE_EVALUATE ? PREPARED_BOTH : w->prepared == PREPARED_NOT ? PREPARED_FORWARD : w->prepared;
     return rc;
 }
 
@@ -124,22 +125,20 @@ static int layer_backward(struct worker *w, size_t variant, size_t n, size_t i, 
     const struct layer *l = &p->model->layers[i];
     const struct node *node = &p->graph.nodes[i];
     const struct variant *v = p->variants[variant];
-    const float *x = w->act[node->in], *y = w->act[node->out], *dy = w->grad[node->out];
+    const float *y = w->act[node->out], *dy = w->grad[node->out];
     size_t rows = v->rows, row = values(p, node->in);
 
     switch (l->type) {
     case LAYER_CONV2D:
     case LAYER_DENSE:
+        if (node->kernel || node->own_dense) {
+            own_backward(w, i, rows, dx);
+            return 0;
+        }
         return linear_backward(w, &v->linear[i], &w->bindings[variant]->bound[i]);
     case LAYER_BATCH_NORM:
-        norm_batch_backward(l, x, dy, dx, weights_of(w, l->weight), grads_of(w, l->weight), grads_of(w, l->bias_param),
-                            w->aux[i], n, w->channel);
-        if (dx)
-            zero_rows(dx, n, rows, row);
-        return 0;
     case LAYER_GROUP_NORM:
-        norm_group_backward(l, x, dy, dx, weights_of(w, l->weight), grads_of(w, l->weight), grads_of(w, l->bias_param),
-                            w->aux[i], n, w->channel);
+        norm_backward(w, i, n, dx);
         if (dx)
             zero_rows(dx, n, rows, row);
         return 0;
@@ -159,8 +158,13 @@ static int layer_backward(struct worker *w, size_t variant, size_t n, size_t i, 
         kernel_global_avg_pool_backward(l, dy, dx, rows);
         break;
     case LAYER_DROPOUT:
-        kernel_dropout_backward(w->dropping ? l->rate : 0, dy, w->aux[i], dx, n * row);
-        zero_rows(dx, n, rows, row);
+        if (w->dropping && l->rate > 0) {
+            struct dropping d = {w, l, NULL, dy, dx, w->aux[i], n * row};
+            team_run(w->team, drop_share, &d);
+            zero_rows(dx, n, rows, row);
+        } else if (dx != dy) {
+            memcpy(dx, dy, rows * row * sizeof *dx);
+        }
         break;
     case LAYER_RELU:
         kernel_relu_backward(y, dy, dx, rows * row);
@@ -188,8 +192,9 @@ int step_backward(struct worker *w, size_t variant, size_t n)
         const struct node *node = &p->graph.nodes[i];
         size_t count = rows * values(p, node->in);
         float *dx = node->need_in ? node->add_in ? w->spare : w->grad[node->in] : NULL;
+        double began = w->times ? clock_seconds() : 0;
 
-        if (node->skip_backward)
+        if (node->absorbed || node->skip_backward)
             continue;
         if (dx || l->weight >= 0)
             rc = layer_backward(w, variant, n, i, dx);
@@ -199,6 +204,8 @@ int step_backward(struct worker *w, size_t variant, size_t n)
             kernel_accumulate(w->grad[node->out], w->grad[node->in2], count);
         else if (node->need_in2)
             memcpy(w->grad[node->in2], w->grad[node->out], count * sizeof(float));
+        if (w->times)
+            note_time(&w->times[i].backward, began);
     }
     return rc;
 }

@@ -9,9 +9,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #ifdef __SSE2__
 #include <xmmintrin.h>
 #endif
+
+double clock_seconds(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 
 struct member {
     struct crew *crew;
@@ -133,4 +142,58 @@ void crew_run(struct crew *crew, size_t n, void (*fn)(void *arg, size_t thread),
     while (crew->running)
         pthread_cond_wait(&crew->done, &crew->lock);
     pthread_mutex_unlock(&crew->lock);
+}
+
+/* teams */
+
+#define SPINS 4000 /* some tens of microseconds: longer than most layers take */
+
+static void relax(unsigned *spins)
+{
+    if (++*spins < SPINS) {
+#ifdef __SSE2__
+        _mm_pause();
+#endif
+    } else {
+        sched_yield();
+    }
+}
+
+void team_run(struct team *team, void (*fn)(void *arg, size_t rank), void *arg)
+{
+    unsigned spins = 0;
+
+    if (team->n <= 1) {
+        fn(arg, 0);
+        return;
+    }
+    team->fn = fn;
+    team->arg = arg;
+    atomic_store_explicit(&team->running, team->n - 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&team->turn, 1, memory_order_release);
+    fn(arg, 0);
+    while (atomic_load_explicit(&team->running, memory_order_acquire))
+        relax(&spins);
+}
+
+void team_follow(struct team *team, size_t rank)
+{
+    uint_fast64_t seen = 0;
+
+    for (;;) {
+        unsigned spins = 0;
+        while (atomic_load_explicit(&team->turn, memory_order_acquire) == seen) {
+            if (atomic_load_explicit(&team->over, memory_order_acquire))
+                return;
+            relax(&spins);
+        }
+        seen++;
+        team->fn(team->arg, rank);
+        atomic_fetch_sub_explicit(&team->running, 1, memory_order_release);
+    }
+}
+
+void team_dismiss(struct team *team)
+{
+    atomic_store_explicit(&team->over, true, memory_order_release);
 }

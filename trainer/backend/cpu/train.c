@@ -9,12 +9,13 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct round {
     struct plan *plan;
     struct replica *replicas;
     size_t n, threads;
+    struct team *teams; /* of team_size threads each */
+    size_t team_size;
     const struct augment *augment;
     struct reduction *reduction;
     const volatile int *cancel;
@@ -31,15 +32,24 @@ struct round {
     size_t spares_n;
 };
 
-static double seconds_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* one replica */
+
+struct filling {
+    struct worker *w;
+    const uint32_t *samples;
+    size_t n;
+};
+
+static void fill_share(void *arg, size_t rank)
+{
+    const struct filling *f = arg;
+    const struct dataset *data = f->w->plan->backend->dataset;
+    size_t lo, hi;
+
+    own_share(f->w->team, rank, f->n, 1, &lo, &hi);
+    if (lo < hi)
+        batch_fill(data, &data->train, f->samples, f->w->choices, lo, hi, LAYOUT_NHWC, f->w->act[0], f->w->labels);
+}
 
 static int train_batch(struct round *round, struct worker *w, struct replica *r, const uint32_t *samples, size_t n,
                        struct pcg32 *augment, struct pcg32 *dropout, const float *start, const float *correction)
@@ -50,9 +60,16 @@ static int train_batch(struct round *round, struct worker *w, struct replica *r,
     uint64_t correct;
     int rc;
 
-    plan_find(p, n, true, &variant);
-    batch_assemble(p->backend->dataset, &p->backend->dataset->train, samples, n, round->augment, augment, LAYOUT_NHWC,
-                   w->act[0], w->labels);
+    if (!plan_find(p, n, true, &variant))
+        return fail(&w->err, -EINVAL, "no plan for a batch of %zu", n);
+    *w->update = (struct update){.optimizer = r->optimizer,
+                                 .lr = r->lr,
+                                 .proximal_mu = correction ? 0 : r->proximal_mu,
+                                 .t = r->optimizer_steps + 1,
+                                 .start = start,
+                                 .early = !correction};
+    batch_choose(round->augment, augment, n, w->choices);
+    team_run(w->team, fill_share, &(struct filling){w, samples, n});
     if ((rc = step_forward(w, variant, n, MODE_TRAIN, dropout)))
         return rc;
     r->loss_sum +=
@@ -61,12 +78,12 @@ static int train_batch(struct round *round, struct worker *w, struct replica *r,
            (p->variants[variant]->rows - n) * (size_t)m->classes * sizeof(float));
     if ((rc = step_backward(w, variant, n)))
         return rc;
-    if (r->proximal_mu > 0)
+    if (correction && r->proximal_mu > 0)
         kernel_proximal(r->proximal_mu, w->weights, start, w->grads, p->trainable_n);
     if (correction)
-        for (size_t i = 0; i < m->trainable_n; i++)
-            w->grads[p->where[i]] += correction[i];
-    optimizer_step(&r->optimizer, r->lr, ++r->optimizer_steps, w->weights, w->grads, w->state, p->trainable_n);
+        plan_add_trainable(p, correction, w->grads);
+    own_update_rest(w);
+    r->optimizer_steps++;
     r->correct += correct;
     r->samples_seen += n;
     r->batches++;
@@ -78,24 +95,25 @@ static void move_state(const struct plan *p, const struct replica *r, float *wor
 {
     size_t n = p->model->trainable_n, parts = optimizer_state_floats(&r->optimizer, n) / (n ? n : 1);
 
-    for (size_t k = 0; k < parts; k++)
-        for (size_t i = 0; i < n; i++) {
-            float *a = &working[k * p->trainable_n + p->where[i]], *b = &r->optimizer_state[k * n + i];
-            if (in)
-                *a = *b;
-            else
-                *b = *a;
-        }
+    for (size_t k = 0; k < parts; k++) {
+        if (in)
+            plan_gather_trainable(p, r->optimizer_state + k * n, working + k * p->trainable_n);
+        else
+            plan_scatter_trainable(p, working + k * p->trainable_n, r->optimizer_state + k * n);
+    }
 }
 
 static int train_replica(struct round *round, struct worker *w, struct replica *r)
 {
     struct plan *p = round->plan;
     const float *start = p->start;
-    double began = seconds_now();
+    double began = clock_seconds();
     int64_t steps = r->optimizer_steps;
+    struct update update;
     int rc = 0;
 
+    w->update = &update;
+    w->prepared = PREPARED_NOT;
     r->loss_sum = 0;
     r->samples_seen = r->correct = 0;
     r->batches = 0;
@@ -131,6 +149,7 @@ static int train_replica(struct round *round, struct worker *w, struct replica *
         }
     }
 trained:
+    w->update = NULL;
     if (rc)
         return rc;
     r->update_norm = sqrt(kernel_distance(w->weights, start, p->trainable_n));
@@ -139,7 +158,7 @@ trained:
         move_state(p, r, w->state, false);
     else
         r->optimizer_steps = steps;
-    r->seconds = seconds_now() - began;
+    r->seconds = clock_seconds() - began;
     return 0;
 }
 
@@ -155,7 +174,7 @@ static void add_ready(struct round *round)
         float *weights = round->ready[i];
         round->adding = true;
         pthread_mutex_unlock(&round->lock);
-        kernel_add_scaled(weights, round->replicas[i].weight, p->sum, p->weights_n);
+        (i ? kernel_add_scaled : kernel_scaled)(weights, round->replicas[i].weight, p->sum, p->weights_n);
         pthread_mutex_lock(&round->lock);
         round->adding = false;
         round->spares[round->spares_n++] = weights;
@@ -175,7 +194,7 @@ static void deliver_sum(struct round *round, struct worker *w, size_t i)
     if (round->next_to_add == i && !round->adding) { /* its turn: no copy */
         round->adding = true;
         pthread_mutex_unlock(&round->lock);
-        kernel_add_scaled(w->weights, round->replicas[i].weight, p->sum, p->weights_n);
+        (i ? kernel_add_scaled : kernel_scaled)(w->weights, round->replicas[i].weight, p->sum, p->weights_n);
         pthread_mutex_lock(&round->lock);
         round->adding = false;
         round->next_to_add++;
@@ -191,10 +210,9 @@ static void deliver_sum(struct round *round, struct worker *w, size_t i)
     pthread_mutex_unlock(&round->lock);
 }
 
-static void train_thread(void *arg, size_t thread)
+/* The leader of a team: replica after replica. */
+static void train_replicas(struct round *round, struct worker *w)
 {
-    struct round *round = arg;
-    struct worker *w = round->plan->workers[thread];
     size_t i;
 
     w->rc = 0;
@@ -212,6 +230,23 @@ static void train_thread(void *arg, size_t thread)
         else
             plan_scatter(round->plan, w->weights, round->reduction->each[i]);
     }
+}
+
+static void train_thread(void *arg, size_t thread)
+{
+    struct round *round = arg;
+    struct team *team = &round->teams[thread / round->team_size];
+    struct worker *w;
+
+    if (thread % round->team_size) {
+        team_follow(team, thread % round->team_size);
+        return;
+    }
+    w = round->plan->workers[thread];
+    w->team = team;
+    train_replicas(round, w);
+    w->team = NULL;
+    team_dismiss(team);
 }
 
 /* set-up: everything that is allocated */
@@ -242,7 +277,7 @@ static int grow(void **buffer, size_t *size, size_t wanted, size_t item)
 {
     if (*buffer && *size >= wanted)
         return 0;
-    free(*buffer);
+    buffer_free(*buffer);
     *size = wanted;
     *buffer = buffer_new(wanted * item);
     return *buffer ? 0 : -ENOMEM;
@@ -253,7 +288,7 @@ static int setup_workers(struct round *round, struct error *err)
     struct plan *p = round->plan;
     size_t state = 0, order = 0;
     bool own_start = false;
-    int rc = plan_workers(p, round->threads, err);
+    int rc = plan_workers(p, round->threads, round->team_size, err);
 
     for (size_t i = 0; i < round->n; i++) {
         size_t floats = optimizer_state_floats(&round->replicas[i].optimizer, p->trainable_n);
@@ -261,7 +296,7 @@ static int setup_workers(struct round *round, struct error *err)
         order = round->replicas[i].samples_n > order ? round->replicas[i].samples_n : order;
         own_start |= round->replicas[i].start != round->shared;
     }
-    for (size_t i = 0; i < round->threads && !rc; i++) {
+    for (size_t i = 0; i < round->threads && !rc; i += round->team_size) {
         struct worker *w = p->workers[i];
         void *state_buffer = w->state, *order_buffer = w->order;
         rc = grow(&state_buffer, &w->state_n, state, sizeof *w->state);
@@ -297,18 +332,15 @@ static int check_replicas(const struct round *round, struct error *err)
 static int sum_begin(struct round *round, struct error *err)
 {
     struct plan *p = round->plan;
-    size_t spares = round->threads;
+    size_t spares = round->threads / round->team_size;
 
-    memset(p->sum, 0, p->weights_n * sizeof *p->sum);
-    for (size_t i = 0; i < p->model->weights_n; i++)
-        p->sum[p->where[i]] = round->reduction->sum[i];
     round->ready = calloc(round->n, sizeof *round->ready);
     round->spares = calloc(round->n + spares, sizeof *round->spares);
     if (!round->ready || !round->spares)
         return fail(err, -ENOMEM, "out of memory for %zu replicas", round->n);
     if (!p->waiting && !(p->waiting = calloc(crew_size(p->backend->crew), sizeof *p->waiting)))
         return fail(err, -ENOMEM, "out of memory");
-    for (size_t i = 0; round->threads > 1 && i < spares; i++) {
+    for (size_t i = 0; spares > 1 && i < spares; i++) {
         if (!p->waiting[i] && !(p->waiting[i] = buffer_new(p->weights_n * sizeof(float))))
             return fail(err, -ENOMEM, "out of memory for %zu replicas at once", round->threads);
         round->spares[round->spares_n++] = p->waiting[i];
@@ -322,36 +354,43 @@ int cpu_train(struct plan *p, struct replica *replicas, size_t n, const struct a
     struct round round = {.plan = p,
                           .replicas = replicas,
                           .n = n,
-                          .threads = crew_size(p->backend->crew) < n ? crew_size(p->backend->crew) : n,
                           .augment = augment ? augment : &(struct augment){0},
                           .reduction = reduction,
                           .cancel = cancel};
     struct setup setup = {.round = &round, .err = err};
+    size_t crew = crew_size(p->backend->crew), teams_n = crew < n ? crew : n;
     int rc;
 
     if (!n)
         return 0;
+    round.team_size = crew / teams_n;
+    round.threads = teams_n * round.team_size;
     round.shared = replicas[0].start;
     if ((rc = check_replicas(&round, err)))
         return rc;
     crew_run(p->backend->crew, 1, setup_thread, &setup);
     if ((rc = setup.rc) || (rc = setup_workers(&round, err)))
         return rc;
+    round.teams = calloc(teams_n, sizeof *round.teams);
+    if (!round.teams)
+        return fail(err, -ENOMEM, "out of memory for %zu replicas at once", teams_n);
+    for (size_t i = 0; i < teams_n; i++)
+        round.teams[i] = (struct team){.n = round.team_size, .first = i * round.team_size};
     pthread_mutex_init(&round.lock, NULL);
     pthread_cond_init(&round.moved, NULL);
     if (reduction->type == REDUCE_WEIGHTED_SUM && (rc = sum_begin(&round, err)))
         goto out;
     plan_gather(p, round.shared, p->start);
     crew_run(p->backend->crew, round.threads, train_thread, &round);
-    for (size_t i = 0; i < round.threads; i++) /* the error that stopped the others, not their being stopped */
+    for (size_t i = 0; i < round.threads; i += round.team_size) /* the error that stopped the others, not their being stopped */
         if (p->workers[i]->rc && (!rc || rc == -ECANCELED))
             rc = fail(err, p->workers[i]->rc, "%s", p->workers[i]->err.text);
     if (!rc && reduction->type == REDUCE_WEIGHTED_SUM)
-        for (size_t i = 0; i < p->model->weights_n; i++)
-            reduction->sum[i] = p->sum[p->where[i]];
+        plan_scatter_sum(p, p->sum, reduction->sum);
 out:
     pthread_cond_destroy(&round.moved);
     pthread_mutex_destroy(&round.lock);
+    free(round.teams);
     free(round.ready);
     free(round.spares);
     return rc;
@@ -382,9 +421,12 @@ static void gradients_thread(void *arg, size_t thread)
     struct gradients *g = arg;
     struct plan *p = g->plan;
     struct worker *w = p->workers[thread];
+    struct team alone = {.n = 1, .first = thread};
     size_t classes = (size_t)p->model->classes;
     float *top = w->grad[p->model->layers_n];
 
+    w->team = &alone;
+    w->prepared = PREPARED_NOT;
     memcpy(w->weights, p->start, p->weights_n * sizeof *w->weights);
     batch_assemble(p->backend->dataset, g->split, g->samples, g->n, &(struct augment){0}, NULL, LAYOUT_NHWC, w->act[0],
                    w->labels);
@@ -406,14 +448,13 @@ int cpu_gradients(struct plan *p, const float *weights, const struct data_split 
     if (!n || n > p->batch)
         return fail(err, -EINVAL, "a batch of %zu, but the plan is for 1 to %zu", n, p->batch);
     crew_run(p->backend->crew, 1, gradients_setup, &g);
-    if ((rc = g.rc) || (rc = plan_workers(p, 1, err)))
+    if ((rc = g.rc) || (rc = plan_workers(p, 1, 1, err)))
         return rc;
     plan_gather(p, weights, p->start);
     crew_run(p->backend->crew, 1, gradients_thread, &g);
     if (g.rc)
         return fail(err, g.rc, "%s", p->workers[0]->err.text);
-    for (size_t i = 0; i < p->model->trainable_n; i++)
-        ret_gradients[i] = p->workers[0]->grads[p->where[i]];
+    plan_scatter_trainable(p, p->workers[0]->grads, ret_gradients);
     *ret_loss = g.loss;
     return 0;
 }

@@ -86,31 +86,24 @@ static int cuda_load_dataset(struct backend *b, const struct dataset *d, struct 
     return 0;
 }
 
-static int cuda_precision(struct backend *b, enum precision precision, struct error *err)
-{
-    (void)err;
-    b->precision = precision;
-    return 0;
-}
-
 /* Refuses what can never fit; what does not fit at the moment fails when it is made. */
-static int cuda_compile(struct backend *b, const struct model *model, size_t batch, struct plan **ret,
-                        size_t *ret_mem_bytes, struct error *err)
+static int cuda_compile(struct backend *b, const struct model *model, const struct plan_options *options,
+                        struct plan **ret, size_t *ret_mem_bytes, struct error *err)
 {
     size_t shared, lane;
     int rc;
 
-    if (!batch)
+    if (!options->batch)
         return fail(err, -EINVAL, "a batch has at least 1 sample");
-    rc = cuda_plan_bytes(model, batch, b ? b->precision : PRECISION_FP32, b ? b->dataset : NULL, &shared, &lane, err);
+    rc = cuda_plan_bytes(model, options->batch, options->precision, b ? b->dataset : NULL, &shared, &lane, err);
     if (rc)
         return rc;
     if (ret_mem_bytes)
         *ret_mem_bytes = shared + lane;
     if (b && shared + lane > b->info.total_bytes)
         return fail(err, -ENOMEM, "needs %zu MiB of GPU memory for batches of %zu, but %s has %zu MiB",
-                    (shared + lane) >> 20, batch, b->info.name, b->info.total_bytes >> 20);
-    return ret ? cuda_plan_new(b, model, batch, ret, err) : 0;
+                    (shared + lane) >> 20, options->batch, b->info.name, b->info.total_bytes >> 20);
+    return ret ? cuda_plan_new(b, model, options, ret, err) : 0;
 }
 
 void selftest_device(struct backend *b, const struct driver **ret_driver, struct device **ret_device)
@@ -125,7 +118,6 @@ const struct backend_ops BACKEND_CUDA = {
     .close = cuda_close,
     .info = cuda_info,
     .load_dataset = cuda_load_dataset,
-    .precision = cuda_precision,
     .compile = cuda_compile,
     .release_plan = cuda_plan_free,
     .train = cuda_train,

@@ -73,7 +73,6 @@ struct backend {
     const struct driver *driver;
     struct device *device;
     struct device_info info;
-    enum precision precision; /* of plans made from now on */
     const struct dataset *dataset;
     uint64_t uploaded; /* counts data sets: what was captured with another is thrown away */
     void *images[2], *labels[2]; /* train, test */
@@ -111,7 +110,8 @@ struct plan {
 #define EVALUATE_ROWS 512 /* fixed, so that scores depend on weights and samples alone */
 #define CONTEXT_BYTES ((size_t)600 << 20) /* what the driver and the libraries take for themselves */
 
-int cuda_plan_new(struct backend *backend, const struct model *model, size_t batch, struct plan **ret, struct error *err);
+int cuda_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options, struct plan **ret,
+                  struct error *err);
 void cuda_plan_free(struct plan *plan);
 /* Bytes on the device: of what all lanes share, and of a lane (with its optimizer's state and its own start). */
 int cuda_plan_bytes(const struct model *model, size_t batch, enum precision precision, const struct dataset *dataset,

@@ -121,19 +121,20 @@ static int device_new(struct plan *p, struct error *err)
     return d->upload(device, p->d_draws, p->draws, p->draws_n * sizeof *p->draws, err);
 }
 
-int cuda_plan_new(struct backend *backend, const struct model *model, size_t batch, struct plan **ret, struct error *err)
+int cuda_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options, struct plan **ret,
+                  struct error *err)
 {
     struct plan *p = calloc(1, sizeof *p);
-    uint32_t precision = gemm_precision(backend->precision);
+    uint32_t precision = gemm_precision(options->precision);
     int rc;
 
     if (!p)
         return fail(err, -ENOMEM, "out of memory");
     p->backend = backend;
     p->model = model;
-    p->batch = batch;
-    p->precision = backend->precision;
-    rc = program_new(model, batch, true, precision, &p->train, err);
+    p->batch = options->batch;
+    p->precision = options->precision;
+    rc = program_new(model, options->batch, true, precision, &p->train, err);
     rc = rc ? rc : program_new(model, EVALUATE_ROWS, false, precision, &p->evaluate, err);
     if (!rc && map_params(p))
         rc = fail(err, -ENOMEM, "out of memory for a model of %zu weights", model->weights_n);

@@ -85,6 +85,8 @@ int bed_init(struct bed *b, const char *layers, int channels, int height, int wi
 {
     size_t pixels = (size_t)channels * (size_t)height * (size_t)width;
     struct data_shape shape = {channels, height, width, classes, n, n};
+    const struct plan_options on_cpu = {.batch = batch, .precision = PRECISION_FP32_STRICT};
+    const struct plan_options on_gpu = {.batch = batch, .precision = precision};
     struct backend_options options = {.cores = (const int[]){-1, -1, -1, -1}, .cores_n = 4};
     struct pcg32 rng = rng_key(11, RNG_SYNTHETIC, 0, 0, 0);
     json_t *section = json_object(), *list = NULL;
@@ -110,10 +112,9 @@ int bed_init(struct bed *b, const char *layers, int channels, int height, int wi
                                .mean = {.45f, .5f, .4f, .5f}, .std = {.25f, .3f, .2f, .25f}};
     if (rc || (rc = model_new(section, &shape, &b->model, err)) || (rc = BACKEND_CPU.open(&options, &b->cpu, err)) ||
         (rc = BACKEND_CPU.load_dataset(b->cpu, &b->data, err)) ||
-        (rc = BACKEND_CPU.compile(b->cpu, b->model, batch, &b->cpu_plan, NULL, err)) ||
+        (rc = BACKEND_CPU.compile(b->cpu, b->model, &on_cpu, &b->cpu_plan, NULL, err)) ||
         (rc = BACKEND_CUDA.open(&options, &b->gpu, err)) || (rc = BACKEND_CUDA.load_dataset(b->gpu, &b->data, err)) ||
-        (rc = BACKEND_CUDA.precision(b->gpu, precision, err)) ||
-        (rc = BACKEND_CUDA.compile(b->gpu, b->model, batch, &b->gpu_plan, NULL, err)))
+        (rc = BACKEND_CUDA.compile(b->gpu, b->model, &on_gpu, &b->gpu_plan, NULL, err)))
         goto out;
     b->weights = malloc(b->model->weights_n * sizeof *b->weights);
     model_init_weights(b->model, 5, 1, b->weights);

@@ -342,9 +342,7 @@ int cuda_train(struct plan *p, struct replica *replicas, size_t n, const struct 
     if ((rc = check_replicas(p, replicas, n, err)) || (rc = check_starts(p, replicas, n, reduction, err)) ||
         (rc = cuda_plan_training(p, n, err)))
         return rc;
-    if (reduction->type == REDUCE_MODEL && (rc = DRIVER(p)->clear(DEVICE_OF(p), p->d_sum, sum_bytes, err)))
-        return rc;
-    if (sums && (rc = DRIVER(p)->upload(DEVICE_OF(p), p->d_sum, reduction->sum, sum_bytes, err)))
+    if (reduction->type != REDUCE_EACH && (rc = DRIVER(p)->clear(DEVICE_OF(p), p->d_sum, sum_bytes, err)))
         return rc;
     for (size_t first = 0; first < n && !rc; first += p->training->n) {
         struct turn turn = {.plan = p, .lanes = p->training, .replicas = replicas + first, .n = n - first,

@@ -92,7 +92,7 @@ static void what_is_planned_is_what_is_taken(void **state)
 
     (void)state;
     must_open(&b, RESIDUAL);
-    assert_int_equal(BACKEND_CUDA.compile(b.gpu, b.model, 8, NULL, &bytes, &err), 0);
+    assert_int_equal(BACKEND_CUDA.compile(b.gpu, b.model, &(struct plan_options){8, PRECISION_FP32_STRICT}, NULL, &bytes, &err), 0);
     cuda_plan_bytes(b.model, 8, PRECISION_FP32_STRICT, &b.data, &shared, &lane, &err);
     assert_int_equal(bytes, shared + lane);
     sum = calloc(b.model->weights_n, sizeof *sum);
@@ -164,9 +164,9 @@ static void what_does_not_fit_is_refused_in_one_line(void **state)
     assert_non_null(strstr(err.text, "out of GPU memory: a replica needs 1 MiB, 0 of"));
     fake.capacity = whole;
     assert_int_equal(round_of(&b, 2, sum, NULL, &err), 0); /* it goes on when there is room again */
-    assert_int_equal(BACKEND_CUDA.compile(b.gpu, b.model, 4000000, &plan, NULL, &err), -ENOMEM);
+    assert_int_equal(BACKEND_CUDA.compile(b.gpu, b.model, &(struct plan_options){4000000, PRECISION_FP32}, &plan, NULL, &err), -ENOMEM);
     assert_non_null(strstr(err.text, "MiB of GPU memory for batches of 4000000, but Fake GPU has 4096 MiB"));
-    assert_int_equal(BACKEND_CUDA.compile(b.gpu, b.model, 400000000, &plan, NULL, &err), -EINVAL);
+    assert_int_equal(BACKEND_CUDA.compile(b.gpu, b.model, &(struct plan_options){400000000, PRECISION_FP32}, &plan, NULL, &err), -EINVAL);
     assert_string_equal(err.text, "layer 0: a batch of 400000000 is too large for the CUDA backend");
     free(sum);
     must_close(&b);
@@ -233,7 +233,7 @@ static void sums_are_the_cpus_but_for_the_weights_rounding(void **state)
         struct reduction reduction = {.type = REDUCE_WEIGHTED_SUM};
         const struct backend_ops *ops = k ? &BACKEND_CUDA : &BACKEND_CPU;
         sums[k] = reduction.sum = calloc(b.model->weights_n, sizeof(double));
-        sums[k][0] = 3; /* added to */
+        sums[k][0] = 3; /* overwritten */
         make(r[k], 4, b.weights, samples);
         r[k][2].max_batches = 1;
         r[k][3].samples_n = 0; /* a client without samples sends what it got */

@@ -139,10 +139,9 @@ static cudnnBackendDescriptor_t tensor(struct graph *g, int64_t uid, int64_t n, 
 {
     cudnnBackendDescriptor_t t = add(g, CUDNN_BACKEND_TENSOR_DESCRIPTOR, "tensor");
     cudnnDataType_t type = CUDNN_DATA_FLOAT;
-    int64_t sizes[] = {n, c, h, w}, strides[] = {c * h * w, 1, c * w, c}, alignment = 16;
+    int64_t sizes[] = {n, c, h, w}, strides[] = {c * h * w, 1, c * w, c};
+    int64_t alignment = 16; /* of its first value: buffers and parameters start at multiples of 256 */
 
-    if (c % 4) /* whose pixels start anywhere */
-        alignment = 4;
     put(g, t, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type, "tensor's type");
     put(g, t, CUDNN_ATTR_TENSOR_DIMENSIONS, INT64, 4, sizes, "tensor's sizes");
     put(g, t, CUDNN_ATTR_TENSOR_STRIDES, INT64, 4, strides, "tensor's strides");
@@ -217,9 +216,12 @@ static cudnnBackendDescriptor_t pointwise(struct graph *g, cudnnPointwiseMode_t 
 {
     cudnnBackendDescriptor_t p = add(g, CUDNN_BACKEND_POINTWISE_DESCRIPTOR, "pointwise"), op;
     cudnnDataType_t type = CUDNN_DATA_FLOAT;
+    cudnnNanPropagation_t nan = CUDNN_PROPAGATE_NAN; /* a diverged run must be seen to diverge */
 
     put(g, p, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &mode, "pointwise mode");
     put(g, p, CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &type, "pointwise type");
+    if (!b)
+        put(g, p, CUDNN_ATTR_POINTWISE_NAN_PROPAGATION, CUDNN_TYPE_NAN_PROPOGATION, 1, &nan, "pointwise NaN");
     done(g, p, "pointwise");
     op = add(g, CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR, "pointwise operation");
     put(g, op, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, DESCRIPTOR, 1, &p, "pointwise operation's kind");

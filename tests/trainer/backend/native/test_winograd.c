@@ -1,0 +1,246 @@
+/* test_winograd.c - Winograd convolutions of every instruction set, held against the definition in double and against
+ * plain sums in float. SPDX-License-Identifier: Apache-2.0 */
+#include "conv_check.h"
+
+#include <stdio.h>
+
+#define COUNT(x) (sizeof(x) / sizeof *(x))
+
+/* Of every set, the kernels by name. */
+static const struct conv_kernel *kernel_of(const struct native *native, const char *name)
+{
+    for (size_t i = 0; native->convs[i]; i++)
+        if (!strcmp(native->convs[i]->name, name))
+            return native->convs[i];
+    fail_msg("%s has no %s", native->name, name);
+    return NULL;
+}
+
+static const char *const NAMES[] = {"winograd_f4", "winograd_f2"};
+
+struct shape {
+    int h, w, c, k, pad_top, pad_left, p, q; /* p, q: 0: as a pad of the same size on the other side gives */
+    bool relu, pool, bias, need_dx;
+    size_t n, chunk;
+};
+
+static const struct shape SHAPES[] = {
+    {4, 4, 1, 1, 1, 1, 0, 0, false, false, true, true, 1, 1},
+    {3, 3, 3, 5, 0, 0, 0, 0, true, false, true, true, 2, 1},      /* one output */
+    {5, 7, 3, 17, 1, 1, 0, 0, true, true, true, true, 7, 4},      /* odd, pooled */
+    {8, 8, 33, 48, 1, 1, 0, 0, true, true, true, true, 10, 10},
+    {9, 6, 5, 33, 0, 0, 0, 0, true, true, true, true, 33, 10},
+    {13, 11, 17, 3, 1, 0, 0, 0, true, false, true, true, 2, 2},
+    {7, 7, 16, 32, 2, 2, 0, 0, false, false, true, true, 2, 1},
+    {6, 10, 4, 8, 2, 1, 0, 0, true, true, false, true, 7, 3},
+    {10, 10, 16, 16, 0, 2, 9, 10, true, true, true, true, 2, 2},  /* pads unlike each other */
+    {12, 12, 8, 8, 1, 1, 9, 7, true, false, true, true, 2, 2},    /* an output cut short: dx has rows of zeros */
+    {15, 15, 20, 24, 1, 1, 0, 0, true, true, true, false, 3, 2},
+    {40, 36, 17, 33, 1, 1, 0, 0, true, true, true, true, 2, 1},   /* an image is more than a block */
+    {4, 4, 130, 129, 1, 1, 0, 0, false, false, false, true, 2, 2},
+    {1, 1, 3, 4, 1, 1, 0, 0, true, false, true, true, 2, 1},
+    {2, 3, 2, 2, 2, 2, 0, 0, true, true, true, true, 2, 1},
+};
+
+static struct conv conv_of(const struct shape *s)
+{
+    return (struct conv){.h = s->h, .w = s->w, .c = s->c, .k = s->k, .r = 3, .s = 3, .stride = 1,
+                         .pad_top = s->pad_top, .pad_left = s->pad_left, .p = s->p ? s->p : s->h + 2 * s->pad_top - 2,
+                         .q = s->q ? s->q : s->w + 2 * s->pad_left - 2, .groups = 1, .bias = s->bias, .relu = s->relu,
+                         .pool = s->pool, .need_dx = s->need_dx, .batch = s->n};
+}
+
+/* A float has 6e-8; sums of up to 9 * 130 products of unit numbers, and the transforms' factors of up to 5 * 5 ahead of
+ * differences, leave 1e-6 of F4 and 5e-7 of F2. What is looked for here is a value in the wrong place: 1e-2 and up. */
+static void matches_the_definition(void **state)
+{
+    (void)state;
+    for (const struct native *const *native = native_all(); *native; native++)
+        for (size_t name = 0; name < COUNT(NAMES); name++)
+            for (size_t i = 0; i < COUNT(SHAPES); i++) {
+                struct conv c = conv_of(&SHAPES[i]);
+                struct conv_errors e =
+                    conv_check(kernel_of(*native, NAMES[name]), &c, SHAPES[i].n, SHAPES[i].chunk);
+                double limit = name ? 2e-6 : 1e-5;
+
+                if (!(e.y.rms < limit && e.dx.rms < limit && e.dw.rms < limit && e.db.rms < limit) ||
+                    !(e.y.max < 20 * limit && e.dx.max < 20 * limit && e.dw.max < 20 * limit && e.db.max < 20 * limit))
+                    fail_msg("%s %s shape %zu: y %g %g dx %g %g dw %g %g db %g %g", (*native)->name, NAMES[name], i,
+                             e.y.rms, e.y.max, e.dx.rms, e.dx.max, e.dw.rms, e.dw.max, e.db.rms, e.db.max);
+            }
+}
+
+/* Sums in float, one product after the other, as a direct kernel has them; without ReLU. */
+static void direct(const struct conv_case *k, float *y, float *dx, float *dw)
+{
+    const struct conv *c = &k->c;
+
+    for (size_t n = 0; n < k->n; n++)
+        for (int f = 0; f < c->k; f++)
+            for (int p = 0; p < c->p; p++)
+                for (int q = 0; q < c->q; q++) {
+                    size_t out = check_at(false, n, f, p, q, c->k, c->p, c->q);
+                    float sum = k->bias[f];
+
+                    for (int r = 0; r < 3; r++)
+                        for (int s = 0; s < 3; s++) {
+                            int row = p - c->pad_top + r, column = q - c->pad_left + s;
+
+                            if (row < 0 || column < 0 || row >= c->h || column >= c->w)
+                                continue;
+                            for (int ci = 0; ci < c->c; ci++) {
+                                size_t in = check_at(false, n, ci, row, column, c->c, c->h, c->w);
+                                size_t at = k->kernel->weight_at(c, f, ci, r, s);
+
+                                sum = fmaf(k->x[in], k->weights[at], sum);
+                                dx[in] = fmaf(k->dy[out], k->weights[at], dx[in]);
+                                dw[at] = fmaf(k->dy[out], k->x[in], dw[at]);
+                            }
+                        }
+                    y[out] = sum;
+                }
+}
+
+/* The figures that the planner's words rest on: fp32 allows F4, fp32_strict F2. */
+static void errors_are_bounded_multiples_of_a_direct_sum(void **state)
+{
+    static const struct shape shapes[] = {{16, 16, 32, 64, 1, 1, 0, 0, false, false, true, true, 4, 4},
+                                          {12, 12, 64, 48, 0, 0, 0, 0, false, false, true, true, 4, 4}};
+
+    (void)state;
+    for (const struct native *const *native = native_all(); *native; native++)
+        for (size_t i = 0; i < COUNT(shapes); i++)
+            for (size_t name = 0; name < COUNT(NAMES); name++) {
+                struct conv c = conv_of(&shapes[i]);
+                struct conv_case k;
+                struct truth t;
+                double most = name ? 1.5 : 6;
+                double ratio[3];
+                float *y, *dx, *dw;
+
+                case_new(&k, kernel_of(*native, NAMES[name]), &c, shapes[i].n, 3);
+                truth_new(&t, &k);
+                y = calloc(k.y_size, 4);
+                dx = calloc(k.x_size, 4);
+                dw = calloc(k.weights_size, 4);
+                direct(&k, y, dx, dw);
+                case_run(&k, k.n, k.n);
+                ratio[0] = check_error(t.y, k.y, k.y_size).rms / check_error(t.y, y, k.y_size).rms;
+                ratio[1] = check_error(t.dx, k.dx, k.x_size).rms / check_error(t.dx, dx, k.x_size).rms;
+                ratio[2] = check_error(t.dw, k.dw, k.weights_size).rms / check_error(t.dw, dw, k.weights_size).rms;
+                print_message("%s %s: error over a direct sum's: y %.2f dx %.2f dw %.2f\n", (*native)->name,
+                              NAMES[name], ratio[0], ratio[1], ratio[2]);
+                assert_true(ratio[0] <= most && ratio[1] <= most && ratio[2] <= most);
+                free(y);
+                free(dx);
+                free(dw);
+                truth_free(&t);
+                case_free(&k);
+            }
+}
+
+/* A value that is no number or infinite, put into x, the weights or dy: what depends on it by the definition must not
+ * be finite (a tile's other values may go with it, other rows may not). Bias is large, so that ReLU lets through. */
+static void passes_on_what_is_no_number(void **state)
+{
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+
+    (void)state;
+    for (const struct native *const *native = native_all(); *native; native++)
+        for (size_t name = 0; name < COUNT(NAMES); name++)
+            for (size_t b = 0; b < COUNT(bad); b++)
+                for (int pool = 0; pool < 2; pool++)
+                    for (int i = 0; i < 22; i++) {
+                        struct conv c = check_conv(8, 5, 7, 3, 1, 1, true, pool);
+                        struct conv_case k;
+                        int place = i * 3, y0 = place / 8, x0 = place % 8, side = pool ? 4 : 8;
+
+                        case_new(&k, kernel_of(*native, NAMES[name]), &c, 2, 5);
+                        for (int f = 0; f < c.k; f++)
+                            k.bias[f] = 100;
+                        k.x[check_at(false, 0, 2, y0, x0, 5, 8, 8)] = bad[b];
+                        case_run(&k, 2, 2);
+                        for (int f = 0; f < c.k; f++)
+                            for (int p = 0; p < 8; p++)
+                                for (int q = 0; q < 8; q++) {
+                                    int yp = pool ? p / 2 : p, xp = pool ? q / 2 : q;
+                                    float v = k.y[check_at(false, 0, f, yp, xp, 7, side, side)];
+
+                                    if (isnan(bad[b]) && abs(p - y0) < 2 && abs(q - x0) < 2)
+                                        assert_true(isnan(v));
+                                    /* infinities of either sign: ReLU makes 0 of the wrong one; transforms mix them */
+                                    if (!isnan(bad[b]) && p == y0 && q == x0)
+                                        assert_true(!isfinite(v) || v == 0);
+                                    assert_true(isfinite(k.y[check_at(false, 1, f, yp, xp, 7, side, side)]));
+                                }
+                        for (int f = 0; f < c.k; f++)
+                            assert_true(!isfinite(k.dw[k.kernel->weight_at(&c, f, 2, 1, 1)]));
+                        case_free(&k);
+
+                        case_new(&k, kernel_of(*native, NAMES[name]), &c, 2, 5);
+                        for (int f = 0; f < c.k; f++)
+                            k.bias[f] = 100;
+                        k.dy[check_at(false, 0, 3, y0 * side / 8, x0 * side / 8, 7, side, side)] = bad[b];
+                        case_run(&k, 2, 2);
+                        assert_true(!isfinite(k.db[3]));
+                        for (int ci = 0; ci < c.c; ci++) {
+                            bool found = false;
+                            for (int j = 0; j < 4; j++) { /* of a pool's four, the one that won */
+                                int y = y0 / 2 * 2 + j / 2, x = x0 / 2 * 2 + j % 2;
+                                found |= !isfinite(k.dx[check_at(false, 0, ci, y, x, 5, 8, 8)]);
+                            }
+                            assert_true(found);
+                            assert_true(!isfinite(k.dw[k.kernel->weight_at(&c, 3, ci, 1, 1)]));
+                        }
+                        case_free(&k);
+                        if (i >= 9)
+                            continue;
+                        case_new(&k, kernel_of(*native, NAMES[name]), &c, 2, 5);
+                        for (int f = 0; f < c.k; f++)
+                            k.bias[f] = 100;
+                        k.weights[k.kernel->weight_at(&c, 6, 4, i / 3, i % 3)] = bad[b];
+                        case_run(&k, 2, 2);
+                        for (int j = 0; j < side * side; j++)
+                            if (isnan(bad[b])) {
+                                assert_true(isnan(k.y[check_at(false, 1, 6, j / side, j % side, 7, side, side)]));
+                                assert_true(isfinite(k.y[check_at(false, 1, 5, j / side, j % side, 7, side, side)]));
+                            }
+                        case_free(&k);
+                    }
+}
+
+static void refuses_what_it_cannot_do(void **state)
+{
+    (void)state;
+    for (const struct native *const *native = native_all(); *native; native++)
+        for (size_t name = 0; name < COUNT(NAMES); name++) {
+            const struct conv_kernel *kernel = kernel_of(*native, NAMES[name]);
+            struct conv c = check_conv(8, 16, 16, 3, 1, 1, true, true), d;
+
+            assert_true(kernel->covers(&c));
+            d = c, d.stride = 2;
+            assert_false(kernel->covers(&d));
+            d = c, d.r = 5;
+            assert_false(kernel->covers(&d));
+            d = c, d.groups = 2;
+            assert_false(kernel->covers(&d));
+            d = c, d.pad_left = 3;
+            assert_false(kernel->covers(&d));
+            d = c, d.x_batched = true;
+            assert_false(kernel->covers(&d));
+            d = c, d.p = 1;
+            assert_false(kernel->covers(&d));
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(matches_the_definition),
+        cmocka_unit_test(errors_are_bounded_multiples_of_a_direct_sum),
+        cmocka_unit_test(passes_on_what_is_no_number),
+        cmocka_unit_test(refuses_what_it_cannot_do),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

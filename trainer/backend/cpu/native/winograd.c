@@ -1,0 +1,217 @@
+/* winograd.c - 3x3 convolutions of stride 1 by Winograd's F(4x4) and F(2x2); winograd_private.h has the plan of it.
+ * partial: dU, then db. Weights: [filter / VEC_N][channel][9][VEC_N], filters padded to whole vectors.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/native/winograd_private.h"
+
+/* Of a block's V and M. Half of a usual second-level cache: U or dU, x and y want room too. */
+#define BLOCK_BYTES ((size_t)896 << 10)
+
+/* Floats from tile to tile: rows of a power of two would share a few cache sets. */
+static size_t padded(size_t channels)
+{
+    size_t n = (channels + VEC_N - 1) / VEC_N * VEC_N;
+
+    return n >= 128 && n % 32 == 0 ? n + 16 : n;
+}
+
+struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m)
+{
+    struct winograd w = {.m = m, .a = m + 2, .points = (m + 2) * (m + 2), .c = (size_t)c->c, .k = (size_t)c->k};
+    size_t tiles, least;
+
+    w.p = (size_t)(c->pool ? c->p / 2 * 2 : c->p);
+    w.q = (size_t)(c->pool ? c->q / 2 * 2 : c->q);
+    w.tile_rows = (w.p + m - 1) / m;
+    w.tile_columns = (w.q + m - 1) / m;
+    w.c_vecs = (w.c + VEC_N - 1) / VEC_N;
+    w.k_vecs = (w.k + VEC_N - 1) / VEC_N;
+    w.c_tile = padded(w.c);
+    w.k_tile = padded(w.k);
+    tiles = BLOCK_BYTES / 4 / w.points / (w.c_tile + w.k_tile);
+    least = w.c < w.k ? w.c / 2 : w.k / 2;
+    least = least > 64 ? least : 64;
+    tiles = tiles > least ? tiles : least;
+    w.block = tiles / w.tile_columns ? tiles / w.tile_columns : 1;
+    if (w.block > w.tile_rows * c->batch)
+        w.block = w.tile_rows * c->batch;
+    tiles = w.block * w.tile_columns;
+    /* + 16: frequencies are not to share cache sets either. */
+    w.v_point = tiles * w.c_tile + 16;
+    w.d_point = tiles * w.k_tile + 16;
+    w.u_point = w.c * w.k_vecs * VEC_N + 16;
+    w.ut_point = w.k * w.c_vecs * VEC_N + 16;
+    return w;
+}
+
+/* zeros, or what falls off the input; then V, then M or D */
+static size_t edge_floats(const struct winograd *w)
+{
+    return (w->a * w->c + 2 * VEC_N + 15) / 16 * 16;
+}
+
+static bool covers(const struct conv *c)
+{
+    return c->r == 3 && c->s == 3 && c->stride == 1 && c->groups == 1 && c->pad_top >= 0 && c->pad_top <= 2 &&
+           c->pad_left >= 0 && c->pad_left <= 2 && !c->x_batched && !c->y_batched && (c->relu || !c->pool) &&
+           c->p > c->pool && c->q > c->pool;
+}
+
+static size_t weights_floats(const struct conv *c)
+{
+    return (size_t)c->c * 9 * (((size_t)c->k + VEC_N - 1) / VEC_N * VEC_N);
+}
+
+static size_t weight_at(const struct conv *c, int k, int ci, int r, int s)
+{
+    size_t vector = (size_t)k / VEC_N, lane = (size_t)k % VEC_N;
+
+    return ((vector * (size_t)c->c + (size_t)ci) * 9 + (size_t)(r * 3 + s)) * VEC_N + lane;
+}
+
+static size_t aux_row_bytes(const struct conv *c) /* four masks for each pooled pixel and vector of filters */
+{
+    return c->pool ? (size_t)(c->p / 2) * (size_t)(c->q / 2) * (((size_t)c->k + VEC_N - 1) / VEC_N) * 8 : 0;
+}
+
+static size_t prepared_bytes(const struct winograd *w, bool need_dx)
+{
+    return w->points * (w->u_point + (need_dx ? w->ut_point : 0)) * 4;
+}
+
+static size_t scratch_bytes(const struct winograd *w)
+{
+    return (edge_floats(w) + w->points * (w->v_point + w->d_point)) * 4;
+}
+
+static size_t partial_floats(const struct winograd *w)
+{
+    return w->points * w->u_point + w->k_vecs * VEC_N;
+}
+
+static void prepare(const struct winograd *w, const struct conv *c, const struct conv_args *a, bool training)
+{
+    float *u = a->prepared;
+
+    NATIVE(winograd_weights)(w, a->weights, u, training && c->need_dx ? u + w->points * w->u_point : NULL);
+}
+
+static void forward(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo, size_t hi,
+                    bool training)
+{
+    float *zeros = a->scratch, *v = zeros + edge_floats(w), *m = v + w->points * w->v_point;
+    const float *u = a->prepared;
+    size_t end = hi * w->tile_rows, next;
+
+    memset(zeros, 0, edge_floats(w) * 4);
+    for (size_t row = lo * w->tile_rows; row < end; row = next) {
+        next = row + w->block < end ? row + w->block : end;
+        NATIVE(winograd_input)(w, c, a->x, row, next, v, zeros);
+        for (size_t f = 0; f < w->points; f++)
+            NATIVE(winograd_gemm)(v + f * w->v_point, w->c_tile, u + f * w->u_point, m + f * w->d_point, w->k_tile,
+                                  (next - row) * w->tile_columns, w->c, w->k_vecs);
+        NATIVE(winograd_output)(w, c, a, row, next, m, training);
+    }
+}
+
+/* The frequency of point 1 in both directions is the sum of a tile. */
+static void add_bias_gradient(const struct winograd *w, const float *d, size_t tiles, float *db)
+{
+    for (size_t v = 0; v < w->k_vecs; v++) {
+        vec sum = vec_load(db + v * VEC_N);
+
+        for (size_t t = 0; t < tiles; t++)
+            sum += vec_load(d + (w->a + 1) * w->d_point + t * w->k_tile + v * VEC_N);
+        vec_store(db + v * VEC_N, sum);
+    }
+}
+
+static void backward(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo, size_t hi)
+{
+    float *edge = a->scratch, *v = edge + edge_floats(w), *d = v + w->points * w->v_point;
+    const float *ut = (const float *)a->prepared + w->points * w->u_point;
+    size_t end = hi * w->tile_rows, next;
+
+    for (size_t row = lo * w->tile_rows; row < end; row = next) {
+        size_t tiles;
+
+        next = row + w->block < end ? row + w->block : end;
+        tiles = (next - row) * w->tile_columns;
+        memset(edge, 0, edge_floats(w) * 4);
+        NATIVE(winograd_input)(w, c, a->x, row, next, v, edge);
+        NATIVE(winograd_gradient)(w, c, a, row, next, d);
+        if (c->bias)
+            add_bias_gradient(w, d, tiles, a->partial + w->points * w->u_point);
+        for (size_t f = 0; f < w->points; f++) {
+            float *vf = v + f * w->v_point, *df = d + f * w->d_point;
+
+            NATIVE(winograd_gemm_weights)(vf, w->c_tile, df, w->k_tile, a->partial + f * w->u_point, w->c, tiles,
+                                          w->k_vecs);
+            if (a->dx) /* V of this frequency has had its use: dV takes its place */
+                NATIVE(winograd_gemm)(df, w->k_tile, ut + f * w->ut_point, vf, w->c_tile, tiles, w->k, w->c_vecs);
+        }
+        if (a->dx)
+            NATIVE(winograd_spread)(w, c, a->dx, row, next, v, edge);
+    }
+}
+
+static void finish(const struct winograd *w, const float *partial, float *dw, float *db)
+{
+    NATIVE(winograd_weights_back)(w, partial, dw);
+    if (db)
+        memcpy(db, partial + w->points * w->u_point, w->k * 4);
+}
+
+#define KERNEL(m)                                                                                                      \
+    static size_t prepared_bytes_f##m(const struct conv *c)                                                            \
+    {                                                                                                                  \
+        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        return prepared_bytes(&w, c->need_dx);                                                                         \
+    }                                                                                                                  \
+    static size_t scratch_bytes_f##m(const struct conv *c)                                                             \
+    {                                                                                                                  \
+        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        return scratch_bytes(&w);                                                                                      \
+    }                                                                                                                  \
+    static size_t partial_floats_f##m(const struct conv *c)                                                            \
+    {                                                                                                                  \
+        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        return partial_floats(&w);                                                                                     \
+    }                                                                                                                  \
+    static void prepare_f##m(const struct conv *c, const struct conv_args *a, bool training)                           \
+    {                                                                                                                  \
+        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        prepare(&w, c, a, training);                                                                                   \
+    }                                                                                                                  \
+    static void forward_f##m(const struct conv *c, const struct conv_args *a, size_t lo, size_t hi, bool training)     \
+    {                                                                                                                  \
+        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        forward(&w, c, a, lo, hi, training);                                                                           \
+    }                                                                                                                  \
+    static void backward_f##m(const struct conv *c, const struct conv_args *a, size_t lo, size_t hi)                   \
+    {                                                                                                                  \
+        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        backward(&w, c, a, lo, hi);                                                                                    \
+    }                                                                                                                  \
+    static void finish_f##m(const struct conv *c, const float *partial, float *dw, float *db, void *scratch)           \
+    {                                                                                                                  \
+        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        (void)scratch;                                                                                                 \
+        finish(&w, partial, dw, db);                                                                                   \
+    }                                                                                                                  \
+    const struct conv_kernel NATIVE(conv_winograd_f##m) = {                                                            \
+        .name = "winograd_f" #m,                                                                                       \
+        .covers = covers,                                                                                              \
+        .weights_floats = weights_floats,                                                                              \
+        .weight_at = weight_at,                                                                                        \
+        .prepared_bytes = prepared_bytes_f##m,                                                                         \
+        .scratch_bytes = scratch_bytes_f##m,                                                                           \
+        .aux_row_bytes = aux_row_bytes,                                                                                \
+        .partial_floats = partial_floats_f##m,                                                                         \
+        .prepare = prepare_f##m,                                                                                       \
+        .forward = forward_f##m,                                                                                       \
+        .backward = backward_f##m,                                                                                     \
+        .finish = finish_f##m,                                                                                         \
+    };
+
+KERNEL(4)
+KERNEL(2)

@@ -1,0 +1,244 @@
+/* winograd_output.c - the output's side of a Winograd convolution: M to y with bias, ReLU and pool, dy to D.
+ * Pooled, aux has four masks of VEC_N bits for each pixel and vector of filters: whose gradient which of the four gets.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/native/winograd_private.h"
+#include "trainer/backend/cpu/native/winograd_transform.h"
+
+enum kind { PLAIN, RELU, POOL };
+
+/* b, where it is larger or the first that is no number. */
+VEC_INLINE vec_mask beats(vec b, vec a)
+{
+    return vec_mask_or(vec_gt(b, a), vec_mask_andnot(vec_unordered(b), vec_unordered(a)));
+}
+
+VEC_INLINE vec pool_max(vec v0, vec v1, vec v2, vec v3, uint16_t *masks)
+{
+    vec zero = vec_zero(), a, b, most;
+    vec_mask second, fourth, lower, positive, upper;
+
+    if (vec_mask_bits(vec_unordered(v0 + v1 + (v2 + v3)))) {
+        second = beats(v1, v0);
+        a = vec_select(second, v1, v0);
+        fourth = beats(v3, v2);
+        b = vec_select(fourth, v3, v2);
+        lower = beats(b, a);
+        most = vec_select(lower, b, a);
+        positive = vec_mask_or(vec_gt(most, zero), vec_unordered(most));
+    } else {
+        a = vec_max(v0, v1);
+        b = vec_max(v2, v3);
+        most = vec_max(a, b);
+        if (!masks)
+            return vec_max(zero, most);
+        second = vec_gt(v1, v0);
+        fourth = vec_gt(v3, v2);
+        lower = vec_gt(b, a);
+        positive = vec_gt(most, zero);
+    }
+    if (masks) {
+        upper = vec_mask_andnot(positive, lower);
+        lower = vec_mask_and(positive, lower);
+        masks[0] = vec_mask_bits(vec_mask_andnot(upper, second));
+        masks[1] = vec_mask_bits(vec_mask_and(upper, second));
+        masks[2] = vec_mask_bits(vec_mask_andnot(lower, fourth));
+        masks[3] = vec_mask_bits(vec_mask_and(lower, fourth));
+    }
+    return vec_max(zero, most);
+}
+
+VEC_INLINE void store_lanes(float *y, vec v, size_t lanes)
+{
+    if (lanes == VEC_N)
+        vec_store(y, v);
+    else
+        vec_store_n(y, v, lanes);
+}
+
+/* What a tile's outputs are: its top left corner of y and of aux, how far apart, and how many are there. */
+struct corner {
+    float *y;
+    const float *dy;
+    uint16_t *aux;
+    size_t pitch, pixel, aux_pitch, aux_pixel, rows, columns;
+};
+
+VEC_INLINE void output_lanes(size_t m, enum kind kind, bool edge, const struct corner *at, const float *s, size_t point,
+                             vec bias, size_t k, size_t lanes, bool training)
+{
+    size_t a = m + 2;
+    vec x[6], half[24], out[16];
+
+    s += k;
+    point = winograd_hide(point);
+    VEC_UNROLL
+    for (size_t r = 0; r < a; r++) {
+        VEC_UNROLL
+        for (size_t c = 0; c < a; c++, s += point)
+            x[c] = vec_load(s);
+        winograd_at(m, x, 1, half + r * m, 1);
+    }
+    VEC_UNROLL
+    for (size_t c = 0; c < m; c++) {
+        winograd_at(m, half + c, m, out + c, m);
+        VEC_UNROLL
+        for (size_t r = 0; r < m; r++)
+            out[r * m + c] += bias;
+        if (edge && c >= at->columns)
+            continue;
+        if (kind != POOL) {
+            VEC_UNROLL
+            for (size_t r = 0; r < m; r++)
+                if (!edge || r < at->rows)
+                    store_lanes(at->y + r * at->pitch + c * at->pixel + k,
+                                kind == RELU ? vec_max(vec_zero(), out[r * m + c]) : out[r * m + c], lanes);
+        } else if (c % 2) {
+            VEC_UNROLL
+            for (size_t r = 0; r < m; r += 2)
+                if (!edge || r < at->rows) {
+                    const vec *v = out + r * m + c - 1;
+                    uint16_t *aux = at->aux + r / 2 * at->aux_pitch + c / 2 * at->aux_pixel + k / VEC_N * 4;
+                    store_lanes(at->y + r / 2 * at->pitch + c / 2 * at->pixel + k,
+                                pool_max(v[0], v[1], v[m], v[m + 1], training ? aux : NULL), lanes);
+                }
+        }
+    }
+}
+
+VEC_INLINE void output_tile(size_t m, enum kind kind, bool edge, const struct corner *at, const struct winograd *w,
+                            const float *s, const float *bias, bool training)
+{
+    size_t k = 0;
+
+    for (; k + VEC_N <= w->k; k += VEC_N)
+        output_lanes(m, kind, edge, at, s, w->d_point, bias ? vec_load(bias + k) : vec_zero(), k, VEC_N, training);
+    if (k < w->k)
+        output_lanes(m, kind, edge, at, s, w->d_point, bias ? vec_load_n(bias + k, w->k - k) : vec_zero(), k, w->k - k,
+                     training);
+}
+
+VEC_INLINE void gradient_tile(size_t m, enum kind kind, bool edge, const struct corner *at, const struct winograd *w,
+                              float *d)
+{
+    size_t a = m + 2;
+
+    for (size_t k = 0; k < w->k; k += VEC_N) {
+        vec y[16], half[24], x[6];
+        float *o = d + k;
+        size_t point = winograd_hide(w->d_point);
+
+        if (kind == POOL) {
+            VEC_UNROLL
+            for (size_t r = 0; r < m; r += 2) {
+                VEC_UNROLL
+                for (size_t c = 0; c < m; c += 2) {
+                    vec dy, *to = y + r * m + c;
+                    const uint16_t *aux = at->aux + r / 2 * at->aux_pitch + c / 2 * at->aux_pixel + k / VEC_N * 4;
+
+                    if (edge && (r >= at->rows || c >= at->columns)) {
+                        to[0] = to[1] = to[m] = to[m + 1] = vec_zero();
+                        continue;
+                    }
+                    dy = vec_load(at->dy + r / 2 * at->pitch + c / 2 * at->pixel + k);
+                    to[0] = vec_where(vec_mask_from(aux[0]), dy);
+                    to[1] = vec_where(vec_mask_from(aux[1]), dy);
+                    to[m] = vec_where(vec_mask_from(aux[2]), dy);
+                    to[m + 1] = vec_where(vec_mask_from(aux[3]), dy);
+                }
+            }
+        } else {
+            VEC_UNROLL
+            for (size_t r = 0; r < m; r++) {
+                VEC_UNROLL
+                for (size_t c = 0; c < m; c++) {
+                    size_t from = r * at->pitch + c * at->pixel + k;
+
+                    if (edge && (r >= at->rows || c >= at->columns)) {
+                        y[r * m + c] = vec_zero();
+                        continue;
+                    }
+                    y[r * m + c] = vec_load(at->dy + from);
+                    if (kind == RELU) {
+                        vec through = vec_load(at->y + from);
+                        y[r * m + c] =
+                            vec_where(vec_mask_or(vec_gt(through, vec_zero()), vec_unordered(through)), y[r * m + c]);
+                    }
+                }
+            }
+        }
+        VEC_UNROLL
+        for (size_t c = 0; c < m; c++)
+            winograd_a(m, y + c, m, half + c, m);
+        VEC_UNROLL
+        for (size_t r = 0; r < a; r++) {
+            winograd_a(m, half + m * r, 1, x, 1);
+            VEC_UNROLL
+            for (size_t c = 0; c < a; c++, o += point)
+                vec_store(o, x[c]);
+        }
+    }
+}
+
+/* Both walk the same tiles. */
+VEC_INLINE void walk(size_t m, enum kind kind, bool backward, const struct winograd *w, const struct conv *c,
+                     const struct conv_args *a, size_t lo, size_t hi, float *d, bool training)
+{
+    size_t side = kind == POOL ? 2 : 1;
+    struct corner at = {.pixel = w->k, .aux_pixel = w->k_vecs * 4};
+    size_t height = (size_t)c->p / side, width = (size_t)c->q / side;
+
+    at.pitch = width * at.pixel;
+    at.aux_pitch = width * at.aux_pixel;
+    for (size_t row = lo; row < hi; row++) {
+        size_t n = row / w->tile_rows, i = row % w->tile_rows;
+
+        at.rows = w->p - i * m < m ? w->p - i * m : m;
+        for (size_t j = 0; j < w->tile_columns; j++, d += w->k_tile) {
+            size_t first = n * height * width + i * (m / side) * width + j * (m / side);
+
+            at.columns = w->q - j * m < m ? w->q - j * m : m;
+            at.y = a->y + first * at.pixel;
+            at.dy = backward ? a->dy + first * at.pixel : NULL;
+            at.aux = kind == POOL && (training || backward) ? (uint16_t *)a->aux + first * at.aux_pixel : NULL;
+            if (at.rows == m && at.columns == m) {
+                if (backward)
+                    gradient_tile(m, kind, false, &at, w, d);
+                else
+                    output_tile(m, kind, false, &at, w, d, a->bias, training);
+            } else {
+                if (backward)
+                    gradient_tile(m, kind, true, &at, w, d);
+                else
+                    output_tile(m, kind, true, &at, w, d, a->bias, training);
+            }
+        }
+    }
+}
+
+#define EACH_KIND(m, backward, d, training)                                                                            \
+    do {                                                                                                               \
+        if (c->pool)                                                                                                   \
+            walk(m, POOL, backward, w, c, a, lo, hi, d, training);                                                     \
+        else if (c->relu)                                                                                              \
+            walk(m, RELU, backward, w, c, a, lo, hi, d, training);                                                     \
+        else                                                                                                           \
+            walk(m, PLAIN, backward, w, c, a, lo, hi, d, training);                                                    \
+    } while (0)
+
+void NATIVE(winograd_output)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,
+                             size_t hi, const float *m, bool training)
+{
+    if (w->m == 4)
+        EACH_KIND(4, false, (float *)(uintptr_t)m, training);
+    else
+        EACH_KIND(2, false, (float *)(uintptr_t)m, training);
+}
+
+void NATIVE(winograd_gradient)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,
+                               size_t hi, float *d)
+{
+    if (w->m == 4)
+        EACH_KIND(4, true, d, true);
+    else
+        EACH_KIND(2, true, d, true);
+}

@@ -1,0 +1,72 @@
+/* winograd_private.h - what the files of the Winograd convolutions share.
+ *
+ * The output is cut into tiles of m x m (m 4 or 2), each from a x a inputs, a = m + 2, with a^2 frequencies.
+ *   forward   V = B^T x B, U = G w G^T, M = V U for each frequency (a GEMM: tiles x channels x filters), y = A^T M A
+ *   backward  D = A dy A^T, dU += V^T D, dV = D U^T, dx += B dV B^T (tiles overlap by 2), at the end dw = G^T dU G
+ * Points 0, 1, -1, (2, -2,) infinity; Lavin and Gray, arXiv 1509.09308. Backward is the exact adjoint of forward, so
+ * that one transform of dy serves both gradients.
+ *
+ * Buffers: V and dV [frequency][tile][channel], M and D [frequency][tile][filter], U in panels of two vectors of
+ * filters, [frequency][panel][channel][2 VEC_N] (the last panel has one vector if their number is odd); dU alike; U^T
+ * with channels and filters swapped. Lanes of V, D and dU past the last channel hold anything and end in no sum.
+ * A batch is worked off in blocks of whole rows of tiles, which may begin and end inside an image. Every sum runs over
+ * channels, or over tiles, in their order, so that bits do not depend on the blocks.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_TRAINER_CPU_NATIVE_WINOGRAD_PRIVATE_H
+#define FLEXP_TRAINER_CPU_NATIVE_WINOGRAD_PRIVATE_H
+
+#include "trainer/backend/cpu/native/kernels.h"
+
+struct winograd {
+    size_t m, a, points;   /* points: frequencies, a^2 */
+    size_t p, q;           /* of the outputs that are used: even if a pool drops the last */
+    size_t tile_rows, tile_columns;
+    size_t block;          /* rows of tiles in a block, at most */
+    size_t c, k;
+    size_t c_vecs, k_vecs;
+    size_t c_tile, k_tile; /* floats from tile to tile in V and in D */
+    size_t v_point, d_point, u_point, ut_point; /* floats from frequency to frequency */
+};
+
+struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m);
+
+/* o[i][0 .. vecs) (rows os floats apart) = or += sum over j < n of s[i][j] w[j][0 .. vecs), for one frequency.
+ * gemm: s[i * ss + j], w as U's panels, rows of o hold whole vectors.
+ * gemm_weights: s[j * ss + i], w[j * ws + ...], o as dU's panels, added to. */
+void NATIVE(winograd_gemm)(const float *s, size_t ss, const float *w, float *o, size_t os, size_t rows, size_t n,
+                           size_t vecs);
+void NATIVE(winograd_gemm_weights)(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t rows,
+                                   size_t n, size_t vecs);
+
+/* Rows of tiles [lo, hi), counted through all images. zeros, and dump for what falls off the input: a * c + VEC_N
+ * floats. */
+void NATIVE(winograd_input)(const struct winograd *w, const struct conv *c, const float *x, size_t lo, size_t hi,
+                            float *v, const float *zeros);
+void NATIVE(winograd_output)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,
+                             size_t hi, const float *m, bool training);
+void NATIVE(winograd_gradient)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,
+                               size_t hi, float *d);
+void NATIVE(winograd_spread)(const struct winograd *w, const struct conv *c, float *dx, size_t lo, size_t hi,
+                             const float *dv, float *dump);
+
+/* U (and U^T where transposed is not NULL), from weights [filter / VEC_N][channel][9][VEC_N]; and back. */
+void NATIVE(winograd_weights)(const struct winograd *w, const float *weights, float *u, float *transposed);
+void NATIVE(winograd_weights_back)(const struct winograd *w, const float *du, float *dw);
+
+/* n, of which the compiler knows nothing: otherwise it computes the address of every frequency ahead of the loop over
+ * channels, has far too few registers for them, and reloads each through a vector unit that the sums need. */
+VEC_INLINE size_t winograd_hide(size_t n)
+{
+    __asm__("" : "+r"(n));
+    return n;
+}
+
+/* Where vector v of row `row` of a matrix in panels begins. */
+VEC_INLINE size_t winograd_panel(size_t v, size_t row, size_t rows, size_t vecs)
+{
+    size_t width = v / 2 * 2 + 1 < vecs ? 2 : 1;
+
+    return (v / 2 * 2 * rows + row * width + v % 2) * VEC_N;
+}
+
+#endif
