@@ -31,10 +31,14 @@ static size_t place_params(const struct model *m, struct place *places, size_t *
 static void map_layer(struct plan *p, size_t i)
 {
     const struct layer *l = &p->model->layers[i];
-    const struct param *param = &p->model->params[l->weight];
     const struct shape *image = &p->train.permuted[i];
-    size_t base = p->places[l->weight].offset, in, taps;
+    const struct param *param;
+    size_t base, in, taps;
 
+    if (l->weight < 0)
+        return;
+    param = &p->model->params[l->weight];
+    base = p->places[l->weight].offset;
     if (l->type == LAYER_CONV2D) {
         in = (size_t)param->shape[1];
         taps = (size_t)param->shape[2] * (size_t)param->shape[3];
