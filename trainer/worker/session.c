@@ -59,6 +59,8 @@ static int open_backend(struct session *session, const json_t *slots, struct err
 
     json_array_foreach ((json_t *)slots, i, slot) {
         int core;
+        if (json_is_string(slot) && !strncmp(json_string_value(slot), "cuda:", 5) && ops == &BACKEND_CUDA)
+            return fail(err, -EINVAL, "resources.slots_per_trial: several GPUs in one trial cannot be used yet; give 1");
         if (json_is_string(slot) && !strncmp(json_string_value(slot), "cuda:", 5))
             ops = &BACKEND_CUDA; /* which GPU: CUDA_VISIBLE_DEVICES, as the launcher set it */
         if (n < 1024 && json_is_string(slot) && sscanf(json_string_value(slot), "cpu:%d", &core) == 1)

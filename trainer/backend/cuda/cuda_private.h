@@ -107,7 +107,8 @@ struct plan {
     size_t host_bytes;
 };
 
-#define EVALUATE_ROWS 512 /* fixed, so that scores depend on weights and samples alone */
+#define EVALUATE_ROWS 512 /* at most; fewer where a tensor of so many rows would be larger than EVALUATE_BYTES */
+#define EVALUATE_BYTES ((size_t)256 << 20)
 #define CONTEXT_BYTES ((size_t)600 << 20) /* what the driver and the libraries take for themselves */
 
 int cuda_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options, struct plan **ret,

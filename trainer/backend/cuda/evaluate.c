@@ -82,7 +82,7 @@ int cuda_evaluate(struct plan *p, const float *weights, const struct data_split 
         (rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, n * sizeof *samples, err)) ||
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, sizeof *l->steps, err)) ||
         (rc = lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)) || (rc = cuda_plan_point(l, split, n, err)) ||
-        (rc = lanes_run(l, (n + EVALUATE_ROWS - 1) / EVALUATE_ROWS, NULL, err)))
+        (rc = lanes_run(l, (n + p->evaluate.rows - 1) / p->evaluate.rows, NULL, err)))
         return rc;
     host = cuda_plan_host(p, n * (sizeof(double) + sizeof(uint16_t)));
     if (!host)

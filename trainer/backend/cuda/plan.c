@@ -82,6 +82,18 @@ static uint32_t gemm_precision(enum precision precision)
     return precision == PRECISION_TF32 ? GEMM_TF32 : precision == PRECISION_BF16 ? GEMM_BF16 : GEMM_FP32;
 }
 
+/* Of an evaluation: a rule over the model, so that scores depend on weights and samples alone. */
+static size_t evaluate_rows(const struct model *m)
+{
+    size_t most = values_of(&m->input), rows = EVALUATE_ROWS;
+
+    for (size_t i = 0; i < m->layers_n; i++)
+        most = values_of(&m->layers[i].out) > most ? values_of(&m->layers[i].out) : most;
+    while (rows > 16 && rows * most * sizeof(float) > EVALUATE_BYTES)
+        rows /= 2;
+    return rows;
+}
+
 static size_t data_bytes(const struct dataset *d)
 {
     size_t image = d ? (size_t)d->channels * (size_t)d->height * (size_t)d->width + sizeof(uint16_t) : 0;
@@ -97,7 +109,7 @@ int cuda_plan_bytes(const struct model *m, size_t batch, enum precision precisio
     int rc = program_new(m, batch, true, gemm_precision(precision), &train, err);
 
     if (!rc)
-        rc = program_new(m, EVALUATE_ROWS, false, gemm_precision(precision), &evaluate, err);
+        rc = program_new(m, evaluate_rows(m), false, gemm_precision(precision), &evaluate, err);
     if (!rc) {
         /* where, canonical weights, sums, the resident model; an evaluation; the libraries' workspace is in CONTEXT_BYTES */
         *ret_shared = CONTEXT_BYTES + weights * (4 + 4 + 8 + 4) + lanes_bytes(&evaluate, weights, trainable, 1) +
@@ -139,7 +151,7 @@ int cuda_plan_new(struct backend *backend, const struct model *model, const stru
     p->batch = options->batch;
     p->precision = options->precision;
     rc = program_new(model, options->batch, true, precision, &p->train, err);
-    rc = rc ? rc : program_new(model, EVALUATE_ROWS, false, precision, &p->evaluate, err);
+    rc = rc ? rc : program_new(model, evaluate_rows(model), false, precision, &p->evaluate, err);
     if (!rc && map_params(p))
         rc = fail(err, -ENOMEM, "out of memory for a model of %zu weights", model->weights_n);
     rc = rc ? rc : device_new(p, err);
