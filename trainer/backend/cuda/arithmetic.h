@@ -16,6 +16,15 @@
 #define DEVICE static inline
 #endif
 
+/* Sums in order whose loads go ahead of the additions. */
+#ifdef __CUDACC__
+#define UNROLL _Pragma("unroll")
+#define UNROLL_8 _Pragma("unroll 8")
+#else
+#define UNROLL
+#define UNROLL_8
+#endif
+
 /* Division by a number known at set-up: a multiplication and a shift (Granlund, Montgomery 1994). For n below 2^31. */
 struct divisor {
     uint32_t value, multiplier, shift;

@@ -220,6 +220,7 @@ DEVICE void gemm_finish_body(const struct gemm_args *a, uint64_t i)
     uint64_t line = quotient(i, a->n), which = quotient(line, a->m);
     uint32_t n = (uint32_t)(i - line * a->n), m = (uint32_t)(line - which * a->m), k, used;
     struct gemm_block b;
+    const float *parts;
     float sum = 0;
 
     b.lane = (uint32_t)which / a->groups;
@@ -228,8 +229,9 @@ DEVICE void gemm_finish_body(const struct gemm_args *a, uint64_t i)
     used = (k + a->split_k - 1) / a->split_k;
     if (m >= gemm_m(a, b.lane) || !a->steps[b.lane].rows)
         return;
-    for (b.split = 0; b.split < used; b.split++)
-        sum += a->parts[part_at(a, b, m, n)];
+    b.split = 0;
+    parts = a->parts + part_at(a, b, m, n);
+    UNROLL_8 for (uint32_t split = 0; split < used; split++) sum += parts[(uint64_t)split * a->m * a->n];
     gemm_put(a, b, m, n, sum);
 }
 
@@ -275,12 +277,6 @@ struct tile_thread {
     float a[8], b[8];        /* fetched */
     float sum[32];
 };
-
-#ifdef __CUDACC__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL
-#endif
 
 /* Four values that lie together and aligned. */
 DEVICE void load_4(const float *from, float *to)

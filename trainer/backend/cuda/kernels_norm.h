@@ -57,7 +57,8 @@ DEVICE void norm_sums_body(const struct norm_args *a, uint64_t i)
         mean = a->coefs[a->groups ? i : row / a->rows * a->c + c];
     if (a->what == NORM_GRADIENTS)
         mean = norm_mean(a, row, c);
-    for (uint32_t p = 0; p < a->pixels; p++) {
+    UNROLL_8 for (uint32_t p = 0; p < a->pixels; p++)
+    {
         double value = (double)x[(uint64_t)p * a->c];
         if (a->what == NORM_VALUES) {
             sum += value;
@@ -82,8 +83,7 @@ DEVICE void norm_batch_mean_body(const struct norm_args *a, uint64_t i)
 
     if (!rows)
         return;
-    for (uint64_t r = 0; r < rows; r++)
-        sum += a->sums[(lane * a->rows + r) * a->c + i % a->c];
+    UNROLL_8 for (uint64_t r = 0; r < rows; r++) sum += a->sums[(lane * a->rows + r) * a->c + i % a->c];
     a->coefs[i] = sum / (double)(rows * a->pixels);
 }
 
@@ -97,8 +97,7 @@ DEVICE void norm_batch_stats_body(const struct norm_args *a, uint64_t i)
         return;
     if (a->training) {
         mean = a->coefs[i];
-        for (uint64_t r = 0; r < rows; r++)
-            var += a->sums[(lane * a->rows + r) * a->c + c];
+        UNROLL_8 for (uint64_t r = 0; r < rows; r++) var += a->sums[(lane * a->rows + r) * a->c + c];
         var /= count;
     } else {
         mean = (double)a->running_mean[w];
@@ -175,7 +174,8 @@ DEVICE void norm_batch_backward_body(const struct norm_args *a, uint64_t i)
 
     if (!rows)
         return;
-    for (uint64_t r = 0; r < rows; r++) {
+    UNROLL_8 for (uint64_t r = 0; r < rows; r++)
+    {
         uint64_t at = (lane * a->rows + r) * a->c + c;
         sum += a->sums[at];
         product += a->sums[half + at];

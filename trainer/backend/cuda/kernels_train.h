@@ -75,15 +75,16 @@ struct totals_args {
 DEVICE void totals_body(const struct totals_args *a, uint64_t i)
 {
     struct lane_total *t = &a->totals[i];
+    const double *losses = a->losses + i * a->rows;
+    const uint16_t *predictions = a->predictions + i * a->rows, *labels = a->labels + i * a->rows;
     double loss = 0;
-    uint32_t rows = a->steps[i].rows;
+    uint32_t rows = a->steps[i].rows, correct = 0;
 
-    for (uint32_t r = 0; r < rows; r++) {
-        loss += a->losses[i * a->rows + r];
-        t->correct += a->predictions[i * a->rows + r] == a->labels[i * a->rows + r];
-    }
+    UNROLL_8 for (uint32_t r = 0; r < rows; r++) loss += losses[r];
+    UNROLL_8 for (uint32_t r = 0; r < rows; r++) correct += predictions[r] == labels[r];
     if (rows)
         t->loss += loss;
+    t->correct += correct;
     t->seen += rows;
     t->batches += rows > 0;
 }
@@ -156,8 +157,7 @@ DEVICE void aggregate_body(const struct aggregate_args *a, uint64_t i)
     double sum = a->sum[i];
     uint64_t at = a->where[i];
 
-    for (uint32_t lane = 0; lane < a->lanes_n; lane++)
-        sum += a->lanes[lane].weight * (double)a->weights[lane * a->weights_stride + at];
+    UNROLL_8 for (uint32_t lane = 0; lane < a->lanes_n; lane++) sum += a->lanes[lane].weight * (double)a->weights[lane * a->weights_stride + at];
     a->sum[i] = sum;
 }
 
@@ -197,7 +197,8 @@ DEVICE void distance_body(const struct distance_args *a, uint64_t i)
     double sum = 0;
     uint32_t bad = 0;
 
-    for (uint64_t k = i % a->runs; k < a->n; k += a->runs) {
+    UNROLL_8 for (uint64_t k = i % a->runs; k < a->n; k += a->runs)
+    {
         float w = a->weights[lane * a->weights_stride + k];
         double d = (double)w - (double)a->start[lane * a->start_stride + k];
         if (k < a->trainable)
@@ -213,7 +214,8 @@ DEVICE void distance_sum_body(const struct distance_args *a, uint64_t i)
     double sum = 0;
     uint32_t bad = 0;
 
-    for (uint64_t k = 0; k < a->runs; k++) {
+    UNROLL_8 for (uint64_t k = 0; k < a->runs; k++)
+    {
         sum += a->partial[i * a->runs + k];
         bad |= a->bad[i * a->runs + k];
     }

@@ -325,16 +325,17 @@ static double unequal(const void *a, const void *b, size_t bytes)
     return memcmp(a, b, bytes) ? 1 : 0;
 }
 
-void selftest_bits(struct selftest *t)
+void selftest_bits(struct selftest *t, enum precision precision)
 {
     struct bed b;
     struct error err = {0};
     uint32_t samples[SAMPLES];
     struct replica r[REPLICAS];
     float *weights, *each[3][REPLICAS];
+    char text[100];
     size_t n;
 
-    if (bed_init(&b, DRAWS, 3, 10, 8, 4, SAMPLES, 8, PRECISION_FP32_STRICT, &err)) {
+    if (bed_init(&b, DRAWS, 3, 10, 8, 4, SAMPLES, 8, precision, &err)) {
         selftest_error(t, "bits", err.text);
         return;
     }
@@ -354,9 +355,10 @@ void selftest_bits(struct selftest *t)
     if (err.code) {
         selftest_error(t, "bits", err.text);
     } else {
-        selftest_check(t, "fp32_strict: packed or not, equal bits", unequal(each[0][0], each[1][0], REPLICAS * n * sizeof(float)),
-                       0);
-        selftest_check(t, "fp32_strict: run to run, equal bits", unequal(each[1][0], each[2][0], REPLICAS * n * sizeof(float)), 0);
+        snprintf(text, sizeof text, "%s: packed or not, equal bits", PRECISIONS[precision].name);
+        selftest_check(t, text, unequal(each[0][0], each[1][0], REPLICAS * n * sizeof(float)), 0);
+        snprintf(text, sizeof text, "%s: run to run, equal bits", PRECISIONS[precision].name);
+        selftest_check(t, text, unequal(each[1][0], each[2][0], REPLICAS * n * sizeof(float)), 0);
     }
     free(weights);
     bed_done(&b);

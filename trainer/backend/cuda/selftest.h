@@ -46,7 +46,7 @@ void selftest_operations(struct selftest *t, enum precision precision);
 /* 20 steps of replicas that differ in all they can differ in. */
 void selftest_training(struct selftest *t, enum precision precision);
 /* Bits: run to run, packed or not, in turns or at once. */
-void selftest_bits(struct selftest *t);
+void selftest_bits(struct selftest *t, enum precision precision);
 /* Memory over rounds. */
 void selftest_memory(struct selftest *t, int rounds);
 /* selftest_bench.c. wanted: by precision; NULL: all */

@@ -108,7 +108,9 @@ static void run_checks(struct selftest *t, const struct options *o)
         phase(t, PRECISION_NAMES[ORDER[i]], began);
     }
     if (wants(o, PRECISION_FP32_STRICT))
-        selftest_bits(t);
+        selftest_bits(t, PRECISION_FP32_STRICT);
+    if (wants(o, PRECISION_BF16))
+        selftest_bits(t, PRECISION_BF16);
     selftest_memory(t, o->rounds);
     phase(t, "bits and memory", began);
 }

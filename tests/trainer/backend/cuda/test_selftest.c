@@ -70,11 +70,12 @@ static void bits_do_not_depend_on_packing(void **state)
 
     (void)state;
     selftest_init(&t);
-    selftest_bits(&t);
+    selftest_bits(&t, PRECISION_FP32_STRICT);
+    selftest_bits(&t, PRECISION_BF16);
     fake.tiles = true;
-    selftest_bits(&t);
+    selftest_bits(&t, PRECISION_FP32_STRICT);
     fake.tiles = false;
-    none_failed(&t, 4);
+    none_failed(&t, 6);
 }
 
 static void memory_is_flat_over_rounds(void **state)
