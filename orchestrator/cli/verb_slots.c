@@ -18,7 +18,8 @@ static void print_rows(struct cli *cli, const json_t *rows)
     table_column(table, "STATE", TABLE_LEFT);
     table_column(table, "TRIAL", TABLE_LEFT);
     table_column(table, "HOLDER", TABLE_SHRINK);
-    json_array_foreach((json_t *)rows, i, row) {
+    json_array_foreach((json_t *)rows, i, row)
+    {
         const char *holder = json_string_or(row, "holder", "");
         int64_t experiment = json_int_or(row, "experiment", 0), trial = json_int_or(row, "trial", 0);
         const char *state = json_string_or(row, "state", "?");
@@ -49,17 +50,17 @@ static void print_gpus(struct cli *cli, const json_t *rows)
     table_column(table, "MEMORY", TABLE_LEFT);
     table_column(table, "USED BY", TABLE_LEFT);
     table_column(table, "UUID", TABLE_SHRINK);
-    json_array_foreach((json_t *)rows, i, row) {
+    json_array_foreach((json_t *)rows, i, row)
+    {
         char users[200] = "";
         size_t at = 0;
-        json_array_foreach(json_object_get(row, "used_by"), k, user)
-            if (at < sizeof users - 40)
-                at += (size_t)snprintf(users + at, sizeof users - at, "%spid %lld (%.1f GiB)", at ? ", " : "",
-                                       (long long)json_int_or(user, "pid", 0),
-                                       (double)json_int_or(user, "memory_bytes", 0) / (1 << 30));
+        json_array_foreach(json_object_get(row, "used_by"), k, user) if (at < sizeof users - 40) at += (size_t)snprintf(
+            users + at, sizeof users - at, "%spid %lld (%.1f GiB)", at ? ", " : "",
+            (long long)json_int_or(user, "pid", 0), (double)json_int_or(user, "memory_bytes", 0) / (1 << 30));
         table_cell(table, STYLE_BOLD, "cuda:%lld", (long long)json_int_or(row, "index", 0));
         table_cell(table, STYLE_NONE, "%s", json_string_or(row, "name", "?"));
-        table_cell(table, STYLE_NONE, "%.1f of %.1f GiB used", (double)json_int_or(row, "memory_used_bytes", 0) / (1 << 30),
+        table_cell(table, STYLE_NONE, "%.1f of %.1f GiB used",
+                   (double)json_int_or(row, "memory_used_bytes", 0) / (1 << 30),
                    (double)json_int_or(row, "memory_bytes", 0) / (1 << 30));
         table_cell(table, STYLE_NONE, "%s", *users ? users : "-");
         table_cell(table, STYLE_NONE, "%s", json_string_or(row, "uuid", "?"));

@@ -1,7 +1,6 @@
-/* gpu.c - the GPUs and what processes use of them, asked of NVML. Its few types are written out here, for its header comes with the
- * CUDA toolkit only. Source: NVML API reference, nvmlDeviceGetComputeRunningProcesses_v3, nvmlDeviceGetUtilizationRates,
- * nvmlDeviceGetMemoryInfo, nvmlDeviceGetUUID.
- * SPDX-License-Identifier: Apache-2.0 */
+/* gpu.c - the GPUs and what processes use of them, asked of NVML. Its few types are written out here, for its header
+ * comes with the CUDA toolkit only. Source: NVML API reference, nvmlDeviceGetComputeRunningProcesses_v3,
+ * nvmlDeviceGetUtilizationRates, nvmlDeviceGetMemoryInfo, nvmlDeviceGetUUID. SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/launcher/launcher_private.h"
 
 #include <dlfcn.h>
@@ -79,7 +78,8 @@ static bool works(void)
     return nvml.works;
 }
 
-/* CUDA_VISIBLE_DEVICES: indexes or the beginnings of UUIDs; what comes behind a wrong entry does not count, as in CUDA. */
+/* CUDA_VISIBLE_DEVICES: indexes or the beginnings of UUIDs; what comes behind a wrong entry does not count, as in CUDA.
+ */
 bool gpu_is_visible(const char *visible, unsigned index, const char *uuid)
 {
     while (visible && *visible) {

@@ -1,6 +1,6 @@
-/* arithmetic.h - integer and random arithmetic of the kernels, for host and device alike: the same functions are compiled
- * by nvcc into the kernels and by the C compiler into the tests, which hold them against common/rng.c.
- * The generator, its jump ahead and the key are those of common/rng.h. SPDX-License-Identifier: Apache-2.0 */
+/* arithmetic.h - integer and random arithmetic of the kernels, for host and device alike: the same functions are
+ * compiled by nvcc into the kernels and by the C compiler into the tests, which hold them against common/rng.c. The
+ * generator, its jump ahead and the key are those of common/rng.h. SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CUDA_ARITHMETIC_H
 #define FLEXP_TRAINER_CUDA_ARITHMETIC_H
 

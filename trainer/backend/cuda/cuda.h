@@ -1,6 +1,6 @@
-/* cuda.h - the CUDA backend. Its code that needs the toolkit is in flexp-cuda.so, which is built wherever nvcc is found and
- * opened at run time: beside the executable, in ../lib/flexp of it, or where FLEXP_CUDA names it. Where there is none, or
- * no driver, or no GPU, opening fails with one line that says so, and the CPU backend is what trains.
+/* cuda.h - the CUDA backend. Its code that needs the toolkit is in flexp-cuda.so, which is built wherever nvcc is found
+ * and opened at run time: beside the executable, in ../lib/flexp of it, or where FLEXP_CUDA names it. Where there is
+ * none, or no driver, or no GPU, opening fails with one line that says so, and the CPU backend is what trains.
  * FLEXP_CUDA_LIBRARIES=none leaves all products to the own kernels: for comparisons.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CUDA_H

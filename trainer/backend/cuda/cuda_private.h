@@ -1,4 +1,5 @@
-/* cuda_private.h - the CUDA backend's parts and how they hang together. All of it is plain C over the table of driver.h.
+/* cuda_private.h - the CUDA backend's parts and how they hang together. All of it is plain C over the table of
+ * driver.h.
  *
  *   graph.c      model -> operations and buffers: what is fused, which gradients are wanted where
  *   program.c    when each buffer lives, and where it stands in one arena; memory is known before anything starts
@@ -28,18 +29,18 @@ struct op {
     int layer;
     int x, x2, y, dy, dx; /* buffers; -1: none */
     int aux, aux2, parts;
-    int mask;  /* buffer that masks dx */
-    bool relu; /* the ReLU behind the layer is computed with it */
-    bool add;  /* dx is added to */
-    bool arg_mask; /* max pool: masks by its output what its input's ReLU let through */
+    int mask;         /* buffer that masks dx */
+    bool relu;        /* the ReLU behind the layer is computed with it */
+    bool add;         /* dx is added to */
+    bool arg_mask;    /* max pool: masks by its output what its input's ReLU let through */
     uint32_t dropout; /* dropout layers that draw, in front of this one */
 };
 
-struct space {           /* a buffer */
-    size_t row, fixed;   /* bytes of a row, of a lane */
-    size_t bytes;        /* of a lane, aligned */
-    int first, last;     /* operations that touch it */
-    size_t offset;       /* times lanes */
+struct space {         /* a buffer */
+    size_t row, fixed; /* bytes of a row, of a lane */
+    size_t bytes;      /* of a lane, aligned */
+    int first, last;   /* operations that touch it */
+    size_t offset;     /* times lanes */
 };
 
 struct program {
@@ -74,7 +75,7 @@ struct backend {
     struct device *device;
     struct device_info info;
     const struct dataset *dataset;
-    uint64_t uploaded; /* counts data sets: what was captured with another is thrown away */
+    uint64_t uploaded;           /* counts data sets: what was captured with another is thrown away */
     void *images[2], *labels[2]; /* train, test */
     size_t data_bytes;
 };
@@ -100,7 +101,7 @@ struct plan {
     uint32_t *d_where, *d_draws;
     float *d_canonical; /* one model */
     double *d_sum;
-    float *d_model; /* the resident model, canonical; NULL until it is put */
+    float *d_model;                      /* the resident model, canonical; NULL until it is put */
     struct lanes *training, *evaluation; /* NULL until used */
     uint64_t data_seen;
     void *host; /* staging */
@@ -111,15 +112,15 @@ struct plan {
 #define EVALUATE_BYTES ((size_t)256 << 20)
 #define CONTEXT_BYTES ((size_t)600 << 20) /* what the driver and the libraries take for themselves */
 
-int cuda_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options, struct plan **ret,
-                  struct error *err);
+int cuda_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options,
+                  struct plan **ret, struct error *err);
 void cuda_plan_free(struct plan *plan);
 /* Bytes on the device: of what all lanes share, and of a lane (with its optimizer's state and its own start). */
 int cuda_plan_bytes(const struct model *model, size_t batch, enum precision precision, const struct dataset *dataset,
-               size_t *ret_shared, size_t *ret_lane, struct error *err);
+                    size_t *ret_shared, size_t *ret_lane, struct error *err);
 void *cuda_plan_host(struct plan *plan, size_t bytes); /* NULL: out of memory */
 int cuda_plan_check_samples(const struct plan *plan, const struct data_split *split, const uint32_t *samples, size_t n,
-                       struct error *err);
+                            struct error *err);
 
 /* lanes.c */
 
@@ -138,7 +139,7 @@ struct lanes {
     struct lane_step *steps;
     struct lane_total *totals;
     float *weights, *grads;
-    float *start;  /* one or n */
+    float *start; /* one or n */
     size_t start_stride;
     float *state, *correction; /* NULL until wanted */
     size_t state_parts;

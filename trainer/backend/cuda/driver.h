@@ -78,8 +78,8 @@ struct device_info {
 
 struct driver {
     int api_version;
-    /* index: among the visible GPUs; -1 counts as 0. uuid (may be NULL) has priority. -ENODEV: err says in one line why no
-     * GPU can be used. */
+    /* index: among the visible GPUs; -1 counts as 0. uuid (may be NULL) has priority. -ENODEV: err says in one line why
+     * no GPU can be used. */
     int (*open)(int index, const char *uuid, struct device **ret, struct error *err);
     void (*close)(struct device *device);
     void (*info)(const struct device *device, struct device_info *ret);

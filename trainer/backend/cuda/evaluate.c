@@ -1,5 +1,5 @@
-/* evaluate.c - scores of weights on samples. The device leaves loss and prediction of each sample; they are added up here in
- * the CPU backend's order. SPDX-License-Identifier: Apache-2.0 */
+/* evaluate.c - scores of weights on samples. The device leaves loss and prediction of each sample; they are added up
+ * here in the CPU backend's order. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cuda/cuda_private.h"
 
 #include <stdlib.h>
@@ -81,18 +81,20 @@ int cuda_evaluate(struct plan *p, const float *weights, const struct data_split 
     if ((rc = grow(l, n, predictions != NULL, err)) ||
         (rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, n * sizeof *samples, err)) ||
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, sizeof *l->steps, err)) ||
-        (rc = lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)) || (rc = cuda_plan_point(l, split, n, err)) ||
+        (rc = lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)) ||
+        (rc = cuda_plan_point(l, split, n, err)) ||
         (rc = lanes_run(l, (n + p->evaluate.rows - 1) / p->evaluate.rows, NULL, err)))
         return rc;
     host = cuda_plan_host(p, n * (sizeof(double) + sizeof(uint16_t)));
     if (!host)
         return fail(err, -ENOMEM, "out of memory for an evaluation");
     if ((rc = DRIVER(p)->download(DEVICE_OF(p), host, l->losses, n * sizeof(double), err)) ||
-        (rc = DRIVER(p)->download(DEVICE_OF(p), host + n * sizeof(double), l->predictions, n * sizeof(uint16_t), err)) ||
+        (rc =
+             DRIVER(p)->download(DEVICE_OF(p), host + n * sizeof(double), l->predictions, n * sizeof(uint16_t), err)) ||
         (predictions &&
          (rc = DRIVER(p)->download(DEVICE_OF(p), predictions, l->scores, n * classes * sizeof(float), err))))
         return rc;
-    add_up((const double *)(const void *)host, (const uint16_t *)(const void *)(host + n * sizeof(double)), split->labels,
-           samples, n, ret);
+    add_up((const double *)(const void *)host, (const uint16_t *)(const void *)(host + n * sizeof(double)),
+           split->labels, samples, n, ret);
     return 0;
 }

@@ -1,21 +1,22 @@
 /* gemm.h - convolutions and dense layers of many replicas as implicit matrix products: nothing is unrolled in memory.
  *
  *   mode          out[m][n] = sum over k of a(m, k) b(k, n)          m               n                   k
- *   GEMM_FORWARD  y = x w^T + bias                                   row, pixel      out channel         r, s, in channel
- *   GEMM_DATA     dx = dy w                                          row, in pixel   in channel          r, s, out channel
- *   GEMM_WEIGHTS  dw = dy^T x; column n = r s c is the bias's        out channel     r, s, in channel    row, pixel
+ *   GEMM_FORWARD  y = x w^T + bias                                   row, pixel      out channel         r, s, in
+ * channel GEMM_DATA     dx = dy w                                          row, in pixel   in channel          r, s,
+ * out channel GEMM_WEIGHTS  dw = dy^T x; column n = r s c is the bias's        out channel     r, s, in channel    row,
+ * pixel
  *
- * x, y: lanes x rows x h x w x c; w: (out channel, r, s, in channel) in each lane's weights; groups as in PyTorch. A dense
- * layer is the case h = w = 1. Rows past a lane's own are not computed, and do not enter dw.
+ * x, y: lanes x rows x h x w x c; w: (out channel, r, s, in channel) in each lane's weights; groups as in PyTorch. A
+ * dense layer is the case h = w = 1. Rows past a lane's own are not computed, and do not enter dw.
  *
- * Every output is a sum in order of k, by fused multiply-add: in fp32 the size of a tile or the number of lanes changes no
- * bit. Where a product has few tiles and many k, k is cut into `splits` by a rule that sees the shape alone; the parts
- * are added in order (gemm_finish).
+ * Every output is a sum in order of k, by fused multiply-add: in fp32 the size of a tile or the number of lanes changes
+ * no bit. Where a product has few tiles and many k, k is cut into `splits` by a rule that sees the shape alone; the
+ * parts are added in order (gemm_finish).
  *
- * The tile kernel is written as phases that a block's 256 threads go through together (fetch to registers, put into shared
- * memory, multiply, store): the device puts barriers between them, the test runs them thread after thread. With fp32 a
- * thread multiplies bm/16 x bn/16 values; with tf32 and bf16 a warp multiplies with mma.sync, and the operands are
- * rounded on their way into shared memory. SPDX-License-Identifier: Apache-2.0 */
+ * The tile kernel is written as phases that a block's 256 threads go through together (fetch to registers, put into
+ * shared memory, multiply, store): the device puts barriers between them, the test runs them thread after thread. With
+ * fp32 a thread multiplies bm/16 x bn/16 values; with tf32 and bf16 a warp multiplies with mma.sync, and the operands
+ * are rounded on their way into shared memory. SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CUDA_GEMM_H
 #define FLEXP_TRAINER_CUDA_GEMM_H
 
@@ -29,7 +30,7 @@ struct gemm_args {
     uint64_t count; /* gemm_finish: outputs of all lanes */
     const struct lane_step *steps;
     const float *x, *w, *dy, *bias;
-    float *out;              /* y, dx or the gradients of weights; parts where splits > 1 or mode is WEIGHTS */
+    float *out; /* y, dx or the gradients of weights; parts where splits > 1 or mode is WEIGHTS */
     float *parts, *bias_out;
     /* WEIGHTS: the optimizer's step is taken at once, and no gradient is stored; where the weights and biases stand */
     struct optimize_args update;
@@ -39,10 +40,10 @@ struct gemm_args {
     uint32_t mode, precision, relu, add, lanes, rows;
     uint32_t in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride, groups;
     int32_t pad_top, pad_left;
-    uint32_t m, n, k, splits, split_k; /* for all rows */
+    uint32_t m, n, k, splits, split_k;   /* for all rows */
     uint64_t weights_stride, out_stride; /* out_stride: of gradients (WEIGHTS) */
     struct divisor by_in_c, by_out_c, by_kernel_w, by_in_w, by_in_pixels, by_out_w, by_out_pixels, by_stride;
-    uint32_t in_cg, out_cg; /* of a group */
+    uint32_t in_cg, out_cg;         /* of a group */
     uint32_t vector_in, vector_out; /* groups' channels are multiples of 4 */
     uint32_t tile;                  /* 0: by rule; else, for tests, the number of a size */
 };
@@ -197,8 +198,8 @@ DEVICE void gemm_put(const struct gemm_args *a, struct gemm_block b, uint32_t m,
     } else {
         uint32_t columns = a->kernel_h * a->kernel_w * a->in_cg, o = b.group * a->out_cg + m;
         if (a->updates)
-            optimize_one(&a->update, b.lane, n < columns ? a->weight_first + (uint64_t)o * columns + n : a->bias_first + o,
-                         sum);
+            optimize_one(&a->update, b.lane,
+                         n < columns ? a->weight_first + (uint64_t)o * columns + n : a->bias_first + o, sum);
         else if (n < columns)
             a->out[b.lane * a->out_stride + (uint64_t)o * columns + n] = sum;
         else if (a->bias_out)
@@ -295,8 +296,8 @@ DEVICE void load_4(const float *from, float *to)
 
 /* mode, bm, bn are constants where these are called, so that loops unroll and branches vanish. */
 
-DEVICE bool tile_begin(const struct gemm_args *a, uint32_t mode, uint32_t bm, uint32_t bn, uint32_t thread, uint32_t tile_m,
-                       uint32_t tile_n, uint32_t which, struct tile_thread *t)
+DEVICE bool tile_begin(const struct gemm_args *a, uint32_t mode, uint32_t bm, uint32_t bn, uint32_t thread,
+                       uint32_t tile_m, uint32_t tile_n, uint32_t which, struct tile_thread *t)
 {
     uint32_t per_row = TILE_K / (bm * TILE_K / TILE_THREADS), k;
 
@@ -317,8 +318,8 @@ DEVICE bool tile_begin(const struct gemm_args *a, uint32_t mode, uint32_t bm, ui
 }
 
 /* A run of values along k of a pixel's row. */
-DEVICE void fetch_pixel_run(const struct gemm_args *a, uint32_t mode, const struct tile_thread *t, uint32_t k, uint32_t run,
-                            float *to)
+DEVICE void fetch_pixel_run(const struct gemm_args *a, uint32_t mode, const struct tile_thread *t, uint32_t k,
+                            uint32_t run, float *to)
 {
     struct gemm_tap tap = tap_of(a, k, mode == GEMM_FORWARD ? a->by_in_c : a->by_out_c);
 
@@ -326,7 +327,8 @@ DEVICE void fetch_pixel_run(const struct gemm_args *a, uint32_t mode, const stru
     if (run % 4 == 0 && (mode == GEMM_FORWARD ? a->vector_in : a->vector_out)) {
         UNROLL for (uint32_t i = 0; i < run; i += 4)
         {
-            const float *from = k + i < t->k_end ? mode == GEMM_FORWARD ? x_at(a, t->pixel, tap) : dy_at(a, t->pixel, tap) : NULL;
+            const float *from =
+                k + i < t->k_end ? mode == GEMM_FORWARD ? x_at(a, t->pixel, tap) : dy_at(a, t->pixel, tap) : NULL;
             if (from)
                 load_4(from, to + i);
             tap.c += 3;
@@ -336,14 +338,16 @@ DEVICE void fetch_pixel_run(const struct gemm_args *a, uint32_t mode, const stru
     }
     UNROLL for (uint32_t i = 0; i < run; i++)
     {
-        const float *from = k + i < t->k_end ? mode == GEMM_FORWARD ? x_at(a, t->pixel, tap) : dy_at(a, t->pixel, tap) : NULL;
+        const float *from =
+            k + i < t->k_end ? mode == GEMM_FORWARD ? x_at(a, t->pixel, tap) : dy_at(a, t->pixel, tap) : NULL;
         if (from)
             to[i] = *from;
         next_tap(a, &tap, mode == GEMM_FORWARD ? a->in_cg : a->out_cg);
     }
 }
 
-DEVICE void fetch_a(const struct gemm_args *a, uint32_t mode, uint32_t bm, uint32_t thread, uint32_t k0, struct tile_thread *t)
+DEVICE void fetch_a(const struct gemm_args *a, uint32_t mode, uint32_t bm, uint32_t thread, uint32_t k0,
+                    struct tile_thread *t)
 {
     uint32_t run = bm * TILE_K / TILE_THREADS;
 
@@ -367,7 +371,8 @@ DEVICE void fetch_a(const struct gemm_args *a, uint32_t mode, uint32_t bm, uint3
     }
 }
 
-DEVICE void fetch_b(const struct gemm_args *a, uint32_t mode, uint32_t bn, uint32_t thread, uint32_t k0, struct tile_thread *t)
+DEVICE void fetch_b(const struct gemm_args *a, uint32_t mode, uint32_t bn, uint32_t thread, uint32_t k0,
+                    struct tile_thread *t)
 {
     uint32_t run = bn * TILE_K / TILE_THREADS, taps = a->kernel_h * a->kernel_w;
     const float *w = a->w + t->block.lane * a->weights_stride + (uint64_t)t->block.group * a->out_cg * taps * a->in_cg;
@@ -393,7 +398,8 @@ DEVICE void fetch_b(const struct gemm_args *a, uint32_t mode, uint32_t bn, uint3
             }
         }
     } else {
-        uint32_t per_row = bn / run, k = k0 + thread / per_row, n = t->n0 + thread % per_row * run, columns = taps * a->in_cg;
+        uint32_t per_row = bn / run, k = k0 + thread / per_row, n = t->n0 + thread % per_row * run,
+                 columns = taps * a->in_cg;
         if (k < t->k_end) {
             struct gemm_pixel pixel = pixel_in_x(a, t->block, k);
             struct gemm_tap tap = tap_of(a, n, a->by_in_c);
@@ -434,7 +440,8 @@ DEVICE void tile_share(uint32_t mode, uint32_t precision, uint32_t bm, uint32_t 
     UNROLL for (uint32_t i = 0; i < run; i++)
     {
         if (mode != GEMM_WEIGHTS)
-            shared->a[buffer][thread % (TILE_K / run) * run + i][thread / (TILE_K / run)] = round_for(precision, t->a[i]);
+            shared->a[buffer][thread % (TILE_K / run) * run + i][thread / (TILE_K / run)] =
+                round_for(precision, t->a[i]);
         else
             shared->a[buffer][thread / (bm / run)][thread % (bm / run) * run + i] = round_for(precision, t->a[i]);
     }
@@ -442,7 +449,8 @@ DEVICE void tile_share(uint32_t mode, uint32_t precision, uint32_t bm, uint32_t 
     UNROLL for (uint32_t i = 0; i < run; i++)
     {
         if (mode == GEMM_FORWARD)
-            shared->b[buffer][thread % (TILE_K / run) * run + i][thread / (TILE_K / run)] = round_for(precision, t->b[i]);
+            shared->b[buffer][thread % (TILE_K / run) * run + i][thread / (TILE_K / run)] =
+                round_for(precision, t->b[i]);
         else
             shared->b[buffer][thread / (bn / run)][thread % (bn / run) * run + i] = round_for(precision, t->b[i]);
     }
@@ -458,16 +466,16 @@ DEVICE void tile_multiply(uint32_t bm, uint32_t bn, uint32_t thread, uint32_t bu
         float a[8], b[8];
         UNROLL for (uint32_t i = 0; i < mi; i++) a[i] = shared->a[buffer][k][m + i];
         UNROLL for (uint32_t j = 0; j < ni; j++) b[j] = shared->b[buffer][k][n + j];
-        UNROLL for (uint32_t i = 0; i < mi; i++)
-            UNROLL for (uint32_t j = 0; j < ni; j++) t->sum[i * ni + j] = fmaf(a[i], b[j], t->sum[i * ni + j]);
+        UNROLL for (uint32_t i = 0; i < mi; i++) UNROLL for (uint32_t j = 0; j < ni; j++) t->sum[i * ni + j] =
+            fmaf(a[i], b[j], t->sum[i * ni + j]);
     }
 }
 
 /* mma.sync: 8 warps, 4 along m and 2 along n, or all along n where m is short. */
 #define TILE_WARPS_M(bm) ((bm) >= 64 ? 4u : 1u)
 
-/* Which value of the tile a thread's sum i is; with mma.sync a warp has pieces of 16 x 8, whose values lie as the PTX manual
- * has it for m16n8. */
+/* Which value of the tile a thread's sum i is; with mma.sync a warp has pieces of 16 x 8, whose values lie as the PTX
+ * manual has it for m16n8. */
 DEVICE void tile_place(uint32_t precision, uint32_t bm, uint32_t bn, uint32_t thread, uint32_t i, uint32_t *ret_m,
                        uint32_t *ret_n)
 {

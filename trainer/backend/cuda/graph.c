@@ -92,7 +92,8 @@ static bool fused_relu(const struct model *m, size_t i)
            sole_reader(m, l->input + 1) == (int)i;
 }
 
-/* Whether the order of the values in tensor t, made by a flatten, shows nowhere but in dense layers; these are told it. */
+/* Whether the order of the values in tensor t, made by a flatten, shows nowhere but in dense layers; these are told it.
+ */
 static bool order_is_hidden(struct builder *b, int t, const struct shape *image, bool mark)
 {
     const struct model *m = b->m;

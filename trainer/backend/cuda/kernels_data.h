@@ -1,10 +1,10 @@
 /* kernels_data.h - what of a training run stands on the device, and the kernels that make batches.
  *
- * Replicas in lockstep are lanes. A lane's schedule is made on the device: an entry for each (epoch, position) says which
- * sample comes and how it is cropped and flipped; begin_step moves every lane one batch on. A lane that has no batch
- * left has 0 rows, and every kernel leaves it as it is. A kernel's body is a function of its arguments and an index;
- * the same source is compiled for the host, where tests and the fake device run it.
- * Images are NHWC. SPDX-License-Identifier: Apache-2.0 */
+ * Replicas in lockstep are lanes. A lane's schedule is made on the device: an entry for each (epoch, position) says
+ * which sample comes and how it is cropped and flipped; begin_step moves every lane one batch on. A lane that has no
+ * batch left has 0 rows, and every kernel leaves it as it is. A kernel's body is a function of its arguments and an
+ * index; the same source is compiled for the host, where tests and the fake device run it. Images are NHWC.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CUDA_KERNELS_DATA_H
 #define FLEXP_TRAINER_CUDA_KERNELS_DATA_H
 
@@ -23,7 +23,7 @@ struct lane { /* written by the host at a round's start */
     int64_t t; /* optimizer steps done before */
 };
 
-struct lane_step { /* of the batch at hand */
+struct lane_step {       /* of the batch at hand */
     uint32_t rows, next; /* rows 0: no batch left; next: number of the step after this */
     uint64_t first;      /* of its entries */
     struct pcg32 dropout;
@@ -42,8 +42,8 @@ struct entry {
     uint32_t flip;
 };
 
-/* Shuffles a list into entries and draws how each is placed: position after position, as the CPU backend does batch after
- * batch. */
+/* Shuffles a list into entries and draws how each is placed: position after position, as the CPU backend does batch
+ * after batch. */
 DEVICE void make_entries(const struct lane *lane, uint32_t epoch, const uint32_t *samples, int padding, int flips,
                          struct entry *entries)
 {
@@ -189,7 +189,8 @@ DEVICE void assemble_body(const struct assemble_args *a, uint64_t i)
     sy = (int)y + e.dy;
     sx = (int)(e.flip ? a->width - 1 - x : x) + e.dx;
     inside = sy >= 0 && sy < (int)a->height && sx >= 0 && sx < (int)a->width;
-    from = *a->images + ((uint64_t)e.sample * pixels + (inside ? (uint32_t)sy * a->width + (uint32_t)sx : 0)) * a->channels;
+    from = *a->images +
+           ((uint64_t)e.sample * pixels + (inside ? (uint32_t)sy * a->width + (uint32_t)sx : 0)) * a->channels;
     for (uint32_t c = 0; c < a->channels; c++)
         a->x[i * a->channels + c] = ((float)(inside ? from[c] : 0) / 255.0f - a->mean[c]) / a->std[c];
 }

@@ -1,8 +1,8 @@
-/* kernels_layers.h - pools, ReLU, dropout, sums, transposition. x and y: lanes x rows x values, channels-last; a row past
- * its lane's rows is neither read nor written.
- * A ReLU whose input nobody else reads is computed by the layer before it; what writes the gradient of such a tensor
- * masks it (`mask`: that tensor, or NULL), so that the layer before gets the gradient before the ReLU. add: dx is added
- * to. Gradients of windows are gathered, never scattered: no atomics. SPDX-License-Identifier: Apache-2.0 */
+/* kernels_layers.h - pools, ReLU, dropout, sums, transposition. x and y: lanes x rows x values, channels-last; a row
+ * past its lane's rows is neither read nor written. A ReLU whose input nobody else reads is computed by the layer
+ * before it; what writes the gradient of such a tensor masks it (`mask`: that tensor, or NULL), so that the layer
+ * before gets the gradient before the ReLU. add: dx is added to. Gradients of windows are gathered, never scattered: no
+ * atomics. SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CUDA_KERNELS_LAYERS_H
 #define FLEXP_TRAINER_CUDA_KERNELS_LAYERS_H
 
@@ -113,8 +113,8 @@ DEVICE void max_pool_backward_body(const struct pool_args *a, uint64_t i)
 
     if (!is_live(&a->live, i))
         return;
-    for (uint32_t oh = first_window(h, s->kernel_h, s->stride, s->top); oh < last_window(h, s->stride, s->top, s->out_h);
-         oh++)
+    for (uint32_t oh = first_window(h, s->kernel_h, s->stride, s->top);
+         oh < last_window(h, s->stride, s->top, s->out_h); oh++)
         for (uint32_t ow = first_window(v, s->kernel_w, s->stride, s->left);
              ow < last_window(v, s->stride, s->left, s->out_w); ow++) {
             struct window_at w = window_of(s, oh, ow);
@@ -157,8 +157,8 @@ DEVICE void avg_pool_backward_body(const struct pool_args *a, uint64_t i)
 
     if (!is_live(&a->live, i))
         return;
-    for (uint32_t oh = first_window(h, s->kernel_h, s->stride, s->top); oh < last_window(h, s->stride, s->top, s->out_h);
-         oh++)
+    for (uint32_t oh = first_window(h, s->kernel_h, s->stride, s->top);
+         oh < last_window(h, s->stride, s->top, s->out_h); oh++)
         for (uint32_t ow = first_window(v, s->kernel_w, s->stride, s->left);
              ow < last_window(v, s->stride, s->left, s->out_w); ow++) {
             struct window_at w = window_of(s, oh, ow);
@@ -259,7 +259,8 @@ DEVICE void bias_body(const struct bias_args *a, uint64_t i)
         return;
     value = a->y[i];
     if (a->bias)
-        value += a->bias[quotient(quotient(i, a->live.values), a->live.rows) * a->weights_stride + remainder_of(i, a->c)];
+        value +=
+            a->bias[quotient(quotient(i, a->live.values), a->live.rows) * a->weights_stride + remainder_of(i, a->c)];
     a->y[i] = a->relu && value < 0 ? 0 : value;
 }
 
@@ -277,7 +278,8 @@ struct bias_gradient_args {
 
 DEVICE void bias_gradient_body(const struct bias_gradient_args *a, uint64_t i)
 {
-    uint64_t lane = i / a->c / a->parts_n, part = i / a->c % a->parts_n, end = (uint64_t)a->steps[lane].rows * a->pixels;
+    uint64_t lane = i / a->c / a->parts_n, part = i / a->c % a->parts_n,
+             end = (uint64_t)a->steps[lane].rows * a->pixels;
     const float *dy = a->dy + lane * a->rows * a->pixels * a->c + i % a->c;
     float sum = 0;
 

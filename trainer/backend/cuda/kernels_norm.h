@@ -154,7 +154,8 @@ DEVICE void norm_group_stats_body(const struct norm_args *a, uint64_t i)
 /* count: lanes x rows x pixels x c. */
 DEVICE void norm_apply_body(const struct norm_args *a, uint64_t i)
 {
-    uint64_t pixel = quotient(i, a->c), row = quotient(pixel, a->pixels), lane = quotient(row, a->rows), c = i - pixel * a->c;
+    uint64_t pixel = quotient(i, a->c), row = quotient(pixel, a->pixels), lane = quotient(row, a->rows),
+             c = i - pixel * a->c;
     uint64_t all = quotient(a->count, a->pixels), k = (a->groups ? row : lane) * a->c + c;
     float y;
 
@@ -235,15 +236,17 @@ DEVICE void norm_group_params_body(const struct norm_args *a, uint64_t i)
 /* count: lanes x rows x pixels x c. */
 DEVICE void norm_gradient_body(const struct norm_args *a, uint64_t i)
 {
-    uint64_t pixel = quotient(i, a->c), row = quotient(pixel, a->pixels), lane = quotient(row, a->rows), c = i - pixel * a->c;
+    uint64_t pixel = quotient(i, a->c), row = quotient(pixel, a->pixels), lane = quotient(row, a->rows),
+             c = i - pixel * a->c;
     uint64_t all = quotient(a->count, a->pixels), k = (a->groups ? row : lane) * a->c + c;
 
     if (!a->groups)
         all = quotient(all, a->rows);
     if (row - lane * a->rows < a->steps[lane].rows)
-        put_gradient(&a->y[i],
-                     (float)(a->coefs[k] * (double)a->dy[i] + a->coefs[all + k] * (double)a->x[i] + a->coefs[2 * all + k]),
-                     a->mask ? &a->mask[i] : NULL, a->add);
+        put_gradient(
+            &a->y[i],
+            (float)(a->coefs[k] * (double)a->dy[i] + a->coefs[all + k] * (double)a->x[i] + a->coefs[2 * all + k]),
+            a->mask ? &a->mask[i] : NULL, a->add);
 }
 
 #endif

@@ -1,5 +1,5 @@
-/* kernels_train.h - loss, optimizers, and what a round leaves: totals, norms, the weighted sum. Sums in fixed order, losses
- * and aggregates in double. SPDX-License-Identifier: Apache-2.0 */
+/* kernels_train.h - loss, optimizers, and what a round leaves: totals, norms, the weighted sum. Sums in fixed order,
+ * losses and aggregates in double. SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CUDA_KERNELS_TRAIN_H
 #define FLEXP_TRAINER_CUDA_KERNELS_TRAIN_H
 
@@ -11,10 +11,10 @@ struct loss_args {
     const struct lane_step *steps;
     const float *logits;
     const uint16_t *labels;
-    float *grad;          /* NULL: not wanted; d(mean loss of the batch)/d(logits) */
-    double *losses;       /* by row; or, with at_first, by position of the list */
+    float *grad;    /* NULL: not wanted; d(mean loss of the batch)/d(logits) */
+    double *losses; /* by row; or, with at_first, by position of the list */
     uint16_t *predictions;
-    float *scores;        /* may be NULL */
+    float *scores; /* may be NULL */
     uint32_t rows, classes, at_first;
 };
 
@@ -157,11 +157,13 @@ DEVICE void aggregate_body(const struct aggregate_args *a, uint64_t i)
     double sum = a->sum[i];
     uint64_t at = a->where[i];
 
-    UNROLL_8 for (uint32_t lane = 0; lane < a->lanes_n; lane++) sum += a->lanes[lane].weight * (double)a->weights[lane * a->weights_stride + at];
+    UNROLL_8 for (uint32_t lane = 0; lane < a->lanes_n; lane++) sum +=
+        a->lanes[lane].weight * (double)a->weights[lane * a->weights_stride + at];
     a->sum[i] = sum;
 }
 
-/* The next global model, in place: start + rate x (sum - start) for parameters, sum for buffers; as federation/strategy.c. */
+/* The next global model, in place: start + rate x (sum - start) for parameters, sum for buffers; as
+ * federation/strategy.c. */
 struct apply_args {
     uint64_t count; /* n */
     const double *sum;
@@ -185,8 +187,8 @@ struct distance_args {
     uint64_t count; /* lanes x runs */
     const float *weights, *start;
     struct lane_total *totals;
-    double *partial;  /* lanes x runs */
-    uint32_t *bad;    /* likewise */
+    double *partial; /* lanes x runs */
+    uint32_t *bad;   /* likewise */
     uint64_t n, trainable, runs, weights_stride, start_stride;
 };
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RUNS 1024 /* partial sums of a lane's distance */
+#define RUNS 1024      /* partial sums of a lane's distance */
 #define WAIT_STEPS 512 /* that may be queued before the host waits, so that a cancellation is soon seen */
 #define DRIVER(l) ((l)->plan->backend->driver)
 #define DEVICE_OF(l) ((l)->plan->backend->device)
@@ -149,9 +149,13 @@ int lanes_corrections(struct lanes *l, struct error *err)
 /* n: weights_n, or trainable_n for what is laid out as these. */
 int lanes_put_weights(struct lanes *l, const float *canonical, float *working, size_t n, struct error *err)
 {
-    struct gather_args a = {.count = n, .canonical = canonical ? l->plan->d_canonical : l->plan->d_model,
-                            .working = working, .where = l->plan->d_where, .n = n};
-    int rc = !canonical ? 0 : DRIVER(l)->upload(DEVICE_OF(l), l->plan->d_canonical, canonical, n * sizeof *canonical, err);
+    struct gather_args a = {.count = n,
+                            .canonical = canonical ? l->plan->d_canonical : l->plan->d_model,
+                            .working = working,
+                            .where = l->plan->d_where,
+                            .n = n};
+    int rc =
+        !canonical ? 0 : DRIVER(l)->upload(DEVICE_OF(l), l->plan->d_canonical, canonical, n * sizeof *canonical, err);
 
     return rc ? rc : LAUNCH(l, gather, &a, err);
 }
@@ -161,7 +165,10 @@ int lanes_put_weights(struct lanes *l, const float *canonical, float *working, s
 static int queue_begin(struct lanes *l, struct error *err)
 {
     if (l->update) {
-        struct begin_step_args a = {.count = l->n, .lanes = l->lanes, .steps = l->steps, .draws = l->plan->d_draws,
+        struct begin_step_args a = {.count = l->n,
+                                    .lanes = l->lanes,
+                                    .steps = l->steps,
+                                    .draws = l->plan->d_draws,
                                     .draws_n = l->plan->draws_n};
         return LAUNCH(l, begin_step, &a, err);
     }
@@ -174,9 +181,18 @@ struct optimize_args lanes_update(const struct lanes *l)
     const struct plan *p = l->plan;
 
     return (struct optimize_args){
-        .lanes = l->lanes, .steps = l->steps, .weights = l->weights, .grads = l->grads, .start = l->start,
-        .correction = l->correction, .state = l->state, .n = p->trainable_n, .weights_stride = p->weights_n,
-        .grads_stride = p->trainable_n, .start_stride = l->start_stride, .state_stride = l->state_parts * p->trainable_n,
+        .lanes = l->lanes,
+        .steps = l->steps,
+        .weights = l->weights,
+        .grads = l->grads,
+        .start = l->start,
+        .correction = l->correction,
+        .state = l->state,
+        .n = p->trainable_n,
+        .weights_stride = p->weights_n,
+        .grads_stride = p->trainable_n,
+        .start_stride = l->start_stride,
+        .state_stride = l->state_parts * p->trainable_n,
     };
 }
 
@@ -227,8 +243,8 @@ int lanes_step(struct lanes *l, struct error *err)
     return rc || !l->update ? rc : queue_update(l, err);
 }
 
-/* A step in which no lane has rows: what the first use of a kernel or engine loads is loaded before a capture, which may
- * not wait for it. */
+/* A step in which no lane has rows: what the first use of a kernel or engine loads is loaded before a capture, which
+ * may not wait for it. */
 static int warm_up(struct lanes *l, struct error *err)
 {
     int rc;

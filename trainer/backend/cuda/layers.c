@@ -73,8 +73,13 @@ static int queue_loss(struct lanes *l, const struct op *op, struct error *err)
         .at_first = !l->training,
     };
     struct totals_args totals = {
-        .count = l->n, .steps = l->steps, .totals = l->totals, .losses = l->losses, .predictions = l->predictions,
-        .labels = l->labels, .rows = a.rows,
+        .count = l->n,
+        .steps = l->steps,
+        .totals = l->totals,
+        .losses = l->losses,
+        .predictions = l->predictions,
+        .labels = l->labels,
+        .rows = a.rows,
     };
     int rc = LAUNCH(l, loss, &a, err);
 
@@ -289,16 +294,22 @@ static int queue_forward(struct lanes *l, const struct op *op, struct error *err
             return queue_dropout(l, op, err);
         break;
     case LAYER_FLATTEN: {
-        struct transpose_args a = {.count = count_of(l, &layer->in), .live = live_of(l, &layer->in),
-                                   .x = space(l, op->x), .y = space(l, op->y), .c = (uint32_t)layer->in.c,
+        struct transpose_args a = {.count = count_of(l, &layer->in),
+                                   .live = live_of(l, &layer->in),
+                                   .x = space(l, op->x),
+                                   .y = space(l, op->y),
+                                   .c = (uint32_t)layer->in.c,
                                    .pixels = (uint32_t)layer->in.h * (uint32_t)layer->in.w};
         return LAUNCH(l, transpose, &a, err);
     }
     default:
         break;
     }
-    struct add_args a = {.count = count_of(l, &layer->out), .live = live_of(l, &layer->out), .x = space(l, op->x),
-                         .x2 = space(l, op->x2), .y = space(l, op->y),
+    struct add_args a = {.count = count_of(l, &layer->out),
+                         .live = live_of(l, &layer->out),
+                         .x = space(l, op->x),
+                         .x2 = space(l, op->x2),
+                         .y = space(l, op->y),
                          .relu = op->relu || layer->type == LAYER_RELU};
     return LAUNCH(l, add, &a, err);
 }
@@ -326,26 +337,40 @@ static int queue_backward(struct lanes *l, const struct op *op, struct error *er
     case LAYER_GLOBAL_AVG_POOL2D:
         return LAUNCH(l, global_pool_backward, &pool, err);
     case LAYER_DROPOUT: {
-        struct dropout_backward_args a = {
-            .count = count_of(l, &layer->in), .live = live_of(l, &layer->in), .dy = space(l, op->dy),
-            .mask = space(l, op->mask), .kept = space(l, op->aux), .dx = space(l, op->dx),
-            .scale = l->drop ? (float)(1 / (1 - layer->rate)) : 1, .add = op->add};
+        struct dropout_backward_args a = {.count = count_of(l, &layer->in),
+                                          .live = live_of(l, &layer->in),
+                                          .dy = space(l, op->dy),
+                                          .mask = space(l, op->mask),
+                                          .kept = space(l, op->aux),
+                                          .dx = space(l, op->dx),
+                                          .scale = l->drop ? (float)(1 / (1 - layer->rate)) : 1,
+                                          .add = op->add};
         if (op->aux >= 0 && layer->rate > 0)
             return LAUNCH(l, dropout_backward, &a, err);
         break;
     }
     case LAYER_FLATTEN: {
-        struct transpose_args a = {.count = count_of(l, &layer->in), .live = live_of(l, &layer->in),
-                                   .x = space(l, op->dy), .mask = space(l, op->mask), .y = space(l, op->dx),
+        struct transpose_args a = {.count = count_of(l, &layer->in),
+                                   .live = live_of(l, &layer->in),
+                                   .x = space(l, op->dy),
+                                   .mask = space(l, op->mask),
+                                   .y = space(l, op->dx),
                                    .c = (uint32_t)layer->in.c,
-                                   .pixels = (uint32_t)layer->in.h * (uint32_t)layer->in.w, .back = 1, .add = op->add};
+                                   .pixels = (uint32_t)layer->in.h * (uint32_t)layer->in.w,
+                                   .back = 1,
+                                   .add = op->add};
         return LAUNCH(l, transpose, &a, err);
     }
     default:
         break;
     }
-    struct pass_args a = {.count = count_of(l, &layer->in), .live = live_of(l, &layer->in), .dy = space(l, op->dy),
-                          .y = space(l, op->y), .mask = space(l, op->mask), .dx = space(l, op->dx), .add = op->add};
+    struct pass_args a = {.count = count_of(l, &layer->in),
+                          .live = live_of(l, &layer->in),
+                          .dy = space(l, op->dy),
+                          .y = space(l, op->y),
+                          .mask = space(l, op->mask),
+                          .dx = space(l, op->dx),
+                          .add = op->add};
     return LAUNCH(l, pass, &a, err);
 }
 

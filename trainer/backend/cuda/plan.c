@@ -102,7 +102,7 @@ static size_t data_bytes(const struct dataset *d)
 }
 
 int cuda_plan_bytes(const struct model *m, size_t batch, enum precision precision, const struct dataset *dataset,
-               size_t *ret_shared, size_t *ret_lane, struct error *err)
+                    size_t *ret_shared, size_t *ret_lane, struct error *err)
 {
     struct program train = {0}, evaluate = {0};
     size_t trainable, weights = place_params(m, NULL, &trainable);
@@ -111,7 +111,8 @@ int cuda_plan_bytes(const struct model *m, size_t batch, enum precision precisio
     if (!rc)
         rc = program_new(m, evaluate_rows(m), false, gemm_precision(precision), &evaluate, err);
     if (!rc) {
-        /* where, canonical weights, sums, the resident model; an evaluation; the libraries' workspace is in CONTEXT_BYTES */
+        /* where, canonical weights, sums, the resident model; an evaluation; the libraries' workspace is in
+         * CONTEXT_BYTES */
         *ret_shared = CONTEXT_BYTES + weights * (4 + 4 + 8 + 4) + lanes_bytes(&evaluate, weights, trainable, 1) +
                       data_bytes(dataset) + (dataset ? (dataset->train.n + dataset->test.n) * 32 : 0);
         *ret_lane = lanes_bytes(&train, weights, trainable, 1) + (2 * trainable + weights) * sizeof(float);
@@ -137,8 +138,8 @@ static int device_new(struct plan *p, struct error *err)
     return d->upload(device, p->d_draws, p->draws, p->draws_n * sizeof *p->draws, err);
 }
 
-int cuda_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options, struct plan **ret,
-                  struct error *err)
+int cuda_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options,
+                  struct plan **ret, struct error *err)
 {
     struct plan *p = calloc(1, sizeof *p);
     uint32_t precision = gemm_precision(options->precision);
@@ -199,7 +200,7 @@ void *cuda_plan_host(struct plan *p, size_t bytes)
 }
 
 int cuda_plan_check_samples(const struct plan *p, const struct data_split *split, const uint32_t *samples, size_t n,
-                       struct error *err)
+                            struct error *err)
 {
     const struct dataset *d = p->backend->dataset;
     const struct model *m = p->model;

@@ -71,8 +71,8 @@ int program_place(struct program *p)
     return 0;
 }
 
-/* Cuts k so that a lone replica has about two tiles for each multiprocessor of a large GPU, but no part is short. Sees the
- * shape alone: packed or not, the parts are the same. */
+/* Cuts k so that a lone replica has about two tiles for each multiprocessor of a large GPU, but no part is short. Sees
+ * the shape alone: packed or not, the parts are the same. */
 #define TILES_WANTED 256
 #define PART_LEAST 256
 
@@ -105,13 +105,33 @@ int gemm_of(const struct layer *l, uint32_t mode, uint32_t precision, size_t row
     if (in_pixels > 1e9 || out_pixels > 1e9 || taps * in_cg > 1e9 || taps * out_cg > 1e9)
         return -EINVAL;
     *ret = (struct gemm_args){
-        .mode = mode, .precision = precision, .rows = (uint32_t)rows, .in_h = in_h, .in_w = in_w, .in_c = in_c,
-        .out_h = out_h, .out_w = out_w, .out_c = out_c, .kernel_h = kernel_h, .kernel_w = kernel_w, .stride = stride,
-        .groups = groups, .pad_top = dense ? 0 : l->pad_top, .pad_left = dense ? 0 : l->pad_left, .in_cg = in_cg,
-        .out_cg = out_cg, .by_in_c = divisor_of(in_cg), .by_out_c = divisor_of(out_cg),
-        .by_kernel_w = divisor_of(kernel_w), .by_in_w = divisor_of(in_w), .by_in_pixels = divisor_of(in_h * in_w),
-        .by_out_w = divisor_of(out_w), .by_out_pixels = divisor_of(out_h * out_w), .by_stride = divisor_of(stride),
-        .vector_in = in_cg % 4 == 0, .vector_out = out_cg % 4 == 0,
+        .mode = mode,
+        .precision = precision,
+        .rows = (uint32_t)rows,
+        .in_h = in_h,
+        .in_w = in_w,
+        .in_c = in_c,
+        .out_h = out_h,
+        .out_w = out_w,
+        .out_c = out_c,
+        .kernel_h = kernel_h,
+        .kernel_w = kernel_w,
+        .stride = stride,
+        .groups = groups,
+        .pad_top = dense ? 0 : l->pad_top,
+        .pad_left = dense ? 0 : l->pad_left,
+        .in_cg = in_cg,
+        .out_cg = out_cg,
+        .by_in_c = divisor_of(in_cg),
+        .by_out_c = divisor_of(out_cg),
+        .by_kernel_w = divisor_of(kernel_w),
+        .by_in_w = divisor_of(in_w),
+        .by_in_pixels = divisor_of(in_h * in_w),
+        .by_out_w = divisor_of(out_w),
+        .by_out_pixels = divisor_of(out_h * out_w),
+        .by_stride = divisor_of(stride),
+        .vector_in = in_cg % 4 == 0,
+        .vector_out = out_cg % 4 == 0,
     };
     if (mode == GEMM_FORWARD) {
         ret->m = (uint32_t)out_pixels;

@@ -1,10 +1,10 @@
 /* selftest.c - see selftest.h.
  * Tolerances. fp32: sums of a few hundred products of size one in another order differ by about 1e-6 of the largest
- * value, through up to eight layers and norms that divide by small deviations: 4e-5 of a tensor's largest gradient, as the
- * CPU backend is held to; 1e-4 for weights after 20 steps. tf32 has 11 bits of significand and bf16 8: an operand is
- * off by at most 2^-11 or 2^-9, sums of them by less, gradients through several layers by some times that; where a ReLU or
- * a maximum tips over, single values are off by much, so that all of a network's are compared in the mean (l2 norms).
- * SPDX-License-Identifier: Apache-2.0 */
+ * value, through up to eight layers and norms that divide by small deviations: 4e-5 of a tensor's largest gradient, as
+ * the CPU backend is held to; 1e-4 for weights after 20 steps. tf32 has 11 bits of significand and bf16 8: an operand
+ * is off by at most 2^-11 or 2^-9, sums of them by less, gradients through several layers by some times that; where a
+ * ReLU or a maximum tips over, single values are off by much, so that all of a network's are compared in the mean (l2
+ * norms). SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cuda/selftest.h"
 #include "trainer/backend/cuda/selftest_nets.h"
 
@@ -36,8 +36,9 @@ void selftest_done(struct selftest *t)
 static void record(struct selftest *t, const char *name, bool ok, double value, double limit, const char *text)
 {
     *(ok ? &t->passed : &t->failed) += 1;
-    json_array_append_new(t->checks, json_pack("{s:s, s:b, s:o, s:o, s:s*}", "name", name, "ok", ok, "value",
-                                               json_from_double(value), "limit", json_from_double(limit), "text", text));
+    json_array_append_new(t->checks,
+                          json_pack("{s:s, s:b, s:o, s:o, s:s*}", "name", name, "ok", ok, "value",
+                                    json_from_double(value), "limit", json_from_double(limit), "text", text));
     if (!t->quiet && (!ok || text))
         printf("%s %s: %s%s%.3g (at most %.3g)\n", ok ? "ok" : "FAILED", name, text ? text : "", text ? " " : "", value,
                limit);
@@ -107,9 +108,14 @@ int bed_init(struct bed *b, const char *layers, int channels, int height, int wi
         for (size_t k = b->labels[i]; k < pixels; k += (size_t)classes)
             b->images[i * pixels + k] = (uint8_t)(200 + rng_below(&rng, 56));
     }
-    b->data = (struct dataset){.channels = channels, .height = height, .width = width, .classes = classes,
-                               .train = {n, b->images, b->labels}, .test = {n, b->images, b->labels},
-                               .mean = {.45f, .5f, .4f, .5f}, .std = {.25f, .3f, .2f, .25f}};
+    b->data = (struct dataset){.channels = channels,
+                               .height = height,
+                               .width = width,
+                               .classes = classes,
+                               .train = {n, b->images, b->labels},
+                               .test = {n, b->images, b->labels},
+                               .mean = {.45f, .5f, .4f, .5f},
+                               .std = {.25f, .3f, .2f, .25f}};
     if (rc || (rc = model_new(section, &shape, &b->model, err)) || (rc = BACKEND_CPU.open(&options, &b->cpu, err)) ||
         (rc = BACKEND_CPU.load_dataset(b->cpu, &b->data, err)) ||
         (rc = BACKEND_CPU.compile(b->cpu, b->model, &on_cpu, &b->cpu_plan, NULL, err)) ||
@@ -172,7 +178,8 @@ static void evaluate_both(struct selftest *t, struct bed *b, const char *name, d
     struct error err = {0};
     size_t n = 37;
     uint32_t samples[37];
-    float *scores = calloc(2 * n * (size_t)b->model->classes, sizeof *scores), *other = scores + n * (size_t)b->model->classes;
+    float *scores = calloc(2 * n * (size_t)b->model->classes, sizeof *scores),
+          *other = scores + n * (size_t)b->model->classes;
     char text[200];
 
     for (size_t i = 0; i < n; i++)
@@ -184,14 +191,17 @@ static void evaluate_both(struct selftest *t, struct bed *b, const char *name, d
         BACKEND_CUDA.evaluate(b->gpu_plan, b->weights, &b->data.test, samples, n, &gpu, other, &err))
         selftest_error(t, text, err.text);
     else
-        selftest_check(t, text, fabs(cpu.loss_sum - gpu.loss_sum) / (1 + fabs(cpu.loss_sum)) + (cpu.n != gpu.n) +
-                                    selftest_difference(scores, other, n * (size_t)b->model->classes), limit);
+        selftest_check(t, text,
+                       fabs(cpu.loss_sum - gpu.loss_sum) / (1 + fabs(cpu.loss_sum)) + (cpu.n != gpu.n) +
+                           selftest_difference(scores, other, n * (size_t)b->model->classes),
+                       limit);
     free(scores);
     evaluation_done(&cpu);
     evaluation_done(&gpu);
 }
 
-static void check_net(struct selftest *t, const struct selftest_net *net, size_t batch, size_t n, enum precision precision)
+static void check_net(struct selftest *t, const struct selftest_net *net, size_t batch, size_t n,
+                      enum precision precision)
 {
     struct bed b;
     struct error err = {0};
@@ -216,8 +226,8 @@ static void check_net(struct selftest *t, const struct selftest_net *net, size_t
         worst = precision == PRECISION_TF32 || precision == PRECISION_BF16
                     ? mean_difference(cpu, gpu, b.model->trainable_n)
                     : worst_gradient(b.model, cpu, gpu, where, sizeof where);
-        snprintf(text, sizeof text, "%s: %s, %zu of %zu: gradient of %s", PRECISIONS[precision].name, net->name, n, batch,
-                 where);
+        snprintf(text, sizeof text, "%s: %s, %zu of %zu: gradient of %s", PRECISIONS[precision].name, net->name, n,
+                 batch, where);
         selftest_check(t, text, worst, PRECISIONS[precision].gradients);
         snprintf(text, sizeof text, "%s: %s, %zu of %zu: loss", PRECISIONS[precision].name, net->name, n, batch);
         selftest_check(t, text, fabs(cpu_loss - gpu_loss) / (1 + fabs(cpu_loss)), PRECISIONS[precision].loss);
@@ -242,8 +252,10 @@ void selftest_operations(struct selftest *t, enum precision precision)
 
 #define DRAWS                                                                                                          \
     "[" CONV(9, 3, SAME) ", {\"batch_norm\": {\"activation\": \"relu\"}}, {\"max_pool2d\": {\"size\": 2}}, "           \
-    "{\"residual\": {\"layers\": [" CONV(9, 3, SAME RELU) "]}}, {\"dropout\": {\"rate\": 0.25}}, \"flatten\", "        \
-    "{\"dense\": {\"units\": 20, \"activation\": \"relu\"}}, {\"dropout\": {\"rate\": 0.5}}, " LAST "]"
+                         "{\"residual\": {\"layers\": [" CONV(                                                         \
+                             9, 3, SAME RELU) "]}}, {\"dropout\": {\"rate\": 0.25}}, \"flatten\", "                    \
+                                              "{\"dense\": {\"units\": 20, \"activation\": \"relu\"}}, {\"dropout\": " \
+                                              "{\"rate\": 0.5}}, " LAST "]"
 #define REPLICAS 6
 #define SAMPLES 120
 
@@ -251,21 +263,36 @@ void selftest_operations(struct selftest *t, enum precision precision)
 static void make_replicas(struct replica *r, const float *start, const uint32_t *samples)
 {
     static const size_t SIZES[REPLICAS] = {60, 5, 17, 1, 40, 29}, BATCHES[REPLICAS] = {8, 8, 5, 8, 3, 8};
-    static const enum optimizer_type TYPES[REPLICAS] = {OPTIMIZER_SGD, OPTIMIZER_SGD, OPTIMIZER_ADAM, OPTIMIZER_SGD,
-                                                        OPTIMIZER_ADAMW, OPTIMIZER_SGD};
+    static const enum optimizer_type TYPES[REPLICAS] = {OPTIMIZER_SGD, OPTIMIZER_SGD,   OPTIMIZER_ADAM,
+                                                        OPTIMIZER_SGD, OPTIMIZER_ADAMW, OPTIMIZER_SGD};
 
     for (size_t i = 0; i < REPLICAS; i++) {
         bool adam = TYPES[i] != OPTIMIZER_SGD;
-        r[i] = (struct replica){.start = start, .samples = samples + 3 * i, .samples_n = SIZES[i], .epochs = 1 + (int64_t)i % 3,
-                                .max_batches = 20, .batch = BATCHES[i], .lr = adam ? 0.003f : 0.02f / (float)(i + 1),
-                                .optimizer = {.type = TYPES[i], .momentum = i == 1 ? 0 : 0.9f, .weight_decay = 1e-3f,
-                                              .beta1 = 0.9f, .beta2 = 0.99f, .eps = 1e-4f, .nesterov = i == 5},
-                                .seed = 7 + i % 2, .trial = 2, .round = 4, .client = i, .weight = (double)(i + 1) / 21,
+        r[i] = (struct replica){.start = start,
+                                .samples = samples + 3 * i,
+                                .samples_n = SIZES[i],
+                                .epochs = 1 + (int64_t)i % 3,
+                                .max_batches = 20,
+                                .batch = BATCHES[i],
+                                .lr = adam ? 0.003f : 0.02f / (float)(i + 1),
+                                .optimizer = {.type = TYPES[i],
+                                              .momentum = i == 1 ? 0 : 0.9f,
+                                              .weight_decay = 1e-3f,
+                                              .beta1 = 0.9f,
+                                              .beta2 = 0.99f,
+                                              .eps = 1e-4f,
+                                              .nesterov = i == 5},
+                                .seed = 7 + i % 2,
+                                .trial = 2,
+                                .round = 4,
+                                .client = i,
+                                .weight = (double)(i + 1) / 21,
                                 .proximal_mu = i == 4 ? 0.1f : 0};
     }
 }
 
-static int train(const struct backend_ops *ops, struct plan *plan, struct replica *r, size_t n, float **each, struct error *err)
+static int train(const struct backend_ops *ops, struct plan *plan, struct replica *r, size_t n, float **each,
+                 struct error *err)
 {
     struct augment augment = {.crop_padding = 2, .horizontal_flip = true};
     struct reduction reduction = {.type = REDUCE_EACH, .each = each};
@@ -308,10 +335,11 @@ void selftest_training(struct selftest *t, enum precision precision)
                  (long long)cpu[i].batches);
         selftest_check(t, text, selftest_difference(each[0][i], each[1][i], n), PRECISIONS[precision].training);
         snprintf(text, sizeof text, "%s: loss, norm and counts of replica %zu", PRECISIONS[precision].name, i);
-        selftest_check(t, text, fabs(cpu[i].loss_sum - gpu[i].loss_sum) / (1 + fabs(cpu[i].loss_sum)) +
-                                    fabs(cpu[i].update_norm - gpu[i].update_norm) / (1 + cpu[i].update_norm) +
-                                    (cpu[i].samples_seen != gpu[i].samples_seen) + (cpu[i].batches != gpu[i].batches) +
-                                    (cpu[i].finite != gpu[i].finite),
+        selftest_check(t, text,
+                       fabs(cpu[i].loss_sum - gpu[i].loss_sum) / (1 + fabs(cpu[i].loss_sum)) +
+                           fabs(cpu[i].update_norm - gpu[i].update_norm) / (1 + cpu[i].update_norm) +
+                           (cpu[i].samples_seen != gpu[i].samples_seen) + (cpu[i].batches != gpu[i].batches) +
+                           (cpu[i].finite != gpu[i].finite),
                        PRECISIONS[precision].training);
     }
     free(weights);

@@ -30,7 +30,8 @@ struct bed {
 int bed_init(struct bed *bed, const char *layers, int channels, int height, int width, int classes, size_t n,
              size_t batch, enum precision precision, struct error *err);
 void bed_done(struct bed *bed);
-void selftest_device(struct backend *backend, const struct driver **ret_driver, struct device **ret_device); /* cuda.c */
+void selftest_device(struct backend *backend, const struct driver **ret_driver,
+                     struct device **ret_device); /* cuda.c */
 
 void selftest_init(struct selftest *t);
 void selftest_done(struct selftest *t);

@@ -1,6 +1,6 @@
 /* selftest_bench.c - timings: images/s of one model and of packed replicas, and pfl-research's CIFAR-10 benchmark.
- * Data are made up (timings do not depend on them; accuracies are measured elsewhere). Every row is the median of several
- * rounds after a warm-up round, by the host's clock around whole calls that end with the results on the host.
+ * Data are made up (timings do not depend on them; accuracies are measured elsewhere). Every row is the median of
+ * several rounds after a warm-up round, by the host's clock around whole calls that end with the results on the host.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cuda/selftest.h"
 
@@ -33,7 +33,8 @@ static void put(struct selftest *t, const char *key, double value)
 }
 
 /* So many replicas, each of `steps` batches. */
-static int time_replicas(struct bed *b, size_t replicas, size_t batch, size_t steps, int repeats, double *ret, struct error *err)
+static int time_replicas(struct bed *b, size_t replicas, size_t batch, size_t steps, int repeats, double *ret,
+                         struct error *err)
 {
     struct replica *r = calloc(replicas, sizeof *r);
     uint32_t *samples = calloc(batch * steps, sizeof *samples);
@@ -47,9 +48,18 @@ static int time_replicas(struct bed *b, size_t replicas, size_t batch, size_t st
     for (int k = 0; k <= repeats && !rc; k++) {
         double began;
         for (size_t i = 0; i < replicas; i++)
-            r[i] = (struct replica){.start = b->weights, .samples = samples, .samples_n = batch * steps, .epochs = 1,
-                                    .batch = batch, .lr = 1e-3f, .optimizer = {.momentum = 0.9f}, .seed = 1, .trial = 1,
-                                    .round = (uint64_t)k, .client = i, .weight = 1 / (double)replicas};
+            r[i] = (struct replica){.start = b->weights,
+                                    .samples = samples,
+                                    .samples_n = batch * steps,
+                                    .epochs = 1,
+                                    .batch = batch,
+                                    .lr = 1e-3f,
+                                    .optimizer = {.momentum = 0.9f},
+                                    .seed = 1,
+                                    .trial = 1,
+                                    .round = (uint64_t)k,
+                                    .client = i,
+                                    .weight = 1 / (double)replicas};
         began = now();
         rc = BACKEND_CUDA.train(b->gpu_plan, r, replicas, &augment, &reduction, NULL, err);
         if (k)
@@ -71,7 +81,8 @@ static void bench_images(struct selftest *t, const char *preset, enum precision 
     double seconds;
     char key[100];
 
-    snprintf(key, sizeof key, "%s %s%s batch 64 replicas %zu, images/s", preset, PRECISION_NAMES[precision], label, replicas);
+    snprintf(key, sizeof key, "%s %s%s batch 64 replicas %zu, images/s", preset, PRECISION_NAMES[precision], label,
+             replicas);
     if (bed_init(&b, preset, 3, 32, 32, 10, 4096, batch, precision, &err)) {
         selftest_error(t, key, err.text);
         return;
@@ -114,9 +125,16 @@ static void bench_pfl(struct selftest *t, enum precision precision, int rounds)
             began = now();
         for (size_t i = 0; i < 50; i++) {
             uint32_t client = rng_below(&rng, 1000);
-            r[i] = (struct replica){.samples = samples + 50 * client, .samples_n = 50, .epochs = 1,
-                                    .batch = 10, .lr = 0.1f, .seed = 1, .trial = 1, .round = (uint64_t)round,
-                                    .client = client, .weight = 1.0 / 50};
+            r[i] = (struct replica){.samples = samples + 50 * client,
+                                    .samples_n = 50,
+                                    .epochs = 1,
+                                    .batch = 10,
+                                    .lr = 0.1f,
+                                    .seed = 1,
+                                    .trial = 1,
+                                    .round = (uint64_t)round,
+                                    .client = client,
+                                    .weight = 1.0 / 50};
         }
         rc = BACKEND_CUDA.train(b.gpu_plan, r, 50, NULL, &reduction, NULL, &err);
         for (size_t i = 0; i < 50 && round; i++)
@@ -161,8 +179,11 @@ void selftest_bench(struct selftest *t, bool quick, const bool *wanted)
     static const struct {
         enum precision precision;
         bool own;
-    } ROWS[] = {{PRECISION_BF16, false}, {PRECISION_TF32, false}, {PRECISION_TF32, true},
-                {PRECISION_FP32, false}, {PRECISION_FP32_STRICT, false}};
+    } ROWS[] = {{PRECISION_BF16, false},
+                {PRECISION_TF32, false},
+                {PRECISION_TF32, true},
+                {PRECISION_FP32, false},
+                {PRECISION_FP32_STRICT, false}};
 
     for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++)
         if (!wanted || wanted[ROWS[i].precision])

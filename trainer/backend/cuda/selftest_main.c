@@ -14,8 +14,10 @@ static const char HELP[] =
     "usage: flexp-trainer selftest --backend cuda [--json FILE] [--no-checks] [--bench | --quick-bench] [--rounds N]\n"
     "                              [--precision fp32|fp32_strict|tf32|bf16 ...]\n"
     "\n"
-    "Holds every operation, gradient and 20 steps of training on the GPU against the CPU backend, checks that bits are\n"
-    "equal from run to run and packed or not, and that memory is flat over N rounds (1000); then, with --bench, times.\n"
+    "Holds every operation, gradient and 20 steps of training on the GPU against the CPU backend, checks that bits "
+    "are\n"
+    "equal from run to run and packed or not, and that memory is flat over N rounds (1000); then, with --bench, "
+    "times.\n"
     "Exits with 1 where something failed, 2 for a wrong call, 3 where there is no GPU.\n";
 
 struct options {
@@ -78,9 +80,9 @@ static json_t *describe(const struct device_info *info)
     struct tm tm;
 
     strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
-    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:I, s:s, s:s}", "gpu", info->name, "uuid", info->uuid, "isa", info->isa,
-                     "driver_version", info->driver_version, "runtime_version", info->runtime_version, "total_bytes",
-                     (json_int_t)info->total_bytes, "commit", FLEXP_COMMIT, "date", date);
+    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:I, s:s, s:s}", "gpu", info->name, "uuid", info->uuid, "isa",
+                     info->isa, "driver_version", info->driver_version, "runtime_version", info->runtime_version,
+                     "total_bytes", (json_int_t)info->total_bytes, "commit", FLEXP_COMMIT, "date", date);
 }
 
 static bool wants(const struct options *o, enum precision precision)

@@ -1,5 +1,5 @@
-/* selftest_nets.h - the shape table: every kind of layer, with channels and widths that are no multiple of a tile, images
- * higher than wide, residuals of all sorts. SPDX-License-Identifier: Apache-2.0 */
+/* selftest_nets.h - the shape table: every kind of layer, with channels and widths that are no multiple of a tile,
+ * images higher than wide, residuals of all sorts. SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CUDA_SELFTEST_NETS_H
 #define FLEXP_TRAINER_CUDA_SELFTEST_NETS_H
 
@@ -95,6 +95,5 @@ static const struct selftest_net {
 };
 /* clang-format on */
 #define NETS_N (sizeof NETS / sizeof NETS[0])
-
 
 #endif

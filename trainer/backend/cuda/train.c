@@ -1,5 +1,5 @@
-/* train.c - a round: replicas in lockstep, their weighted sum in order. Replicas that do not fit in memory together go in
- * turns of equal size; bits do not depend on that. SPDX-License-Identifier: Apache-2.0 */
+/* train.c - a round: replicas in lockstep, their weighted sum in order. Replicas that do not fit in memory together go
+ * in turns of equal size; bits do not depend on that. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cuda/cuda_private.h"
 
 #include <math.h>
@@ -104,12 +104,26 @@ static int fill_lanes(struct turn *t, struct error *err)
         if (steps > 2e9 || r->samples_n > UINT32_MAX || r->epochs > UINT32_MAX)
             return fail(err, -EINVAL, "replica %zu: %.0f steps in a round are too many", i, steps);
         t->host[i] = (struct lane){
-            .seed = r->seed, .trial = r->trial, .round = r->round, .client = r->client, .samples = t->samples_n,
-            .table = t->entries_n, .samples_n = (uint32_t)r->samples_n, .batch = (uint32_t)r->batch,
-            .epochs = (uint32_t)r->epochs, .steps = (uint32_t)steps, .optimizer = (uint32_t)r->optimizer.type,
-            .nesterov = r->optimizer.nesterov, .lr = r->lr, .momentum = r->optimizer.momentum,
-            .decay = r->optimizer.weight_decay, .beta1 = r->optimizer.beta1, .beta2 = r->optimizer.beta2,
-            .eps = r->optimizer.eps, .mu = r->proximal_mu, .weight = r->weight,
+            .seed = r->seed,
+            .trial = r->trial,
+            .round = r->round,
+            .client = r->client,
+            .samples = t->samples_n,
+            .table = t->entries_n,
+            .samples_n = (uint32_t)r->samples_n,
+            .batch = (uint32_t)r->batch,
+            .epochs = (uint32_t)r->epochs,
+            .steps = (uint32_t)steps,
+            .optimizer = (uint32_t)r->optimizer.type,
+            .nesterov = r->optimizer.nesterov,
+            .lr = r->lr,
+            .momentum = r->optimizer.momentum,
+            .decay = r->optimizer.weight_decay,
+            .beta1 = r->optimizer.beta1,
+            .beta2 = r->optimizer.beta2,
+            .eps = r->optimizer.eps,
+            .mu = r->proximal_mu,
+            .weight = r->weight,
             .t = r->optimizer_state ? r->optimizer_steps : 0,
         };
         t->samples_n += r->samples_n;
@@ -121,19 +135,27 @@ static int fill_lanes(struct turn *t, struct error *err)
     return 0;
 }
 
-/* Room for what all clients together can need, where they share the data among them: cohorts then never grow it again. */
+/* Room for what all clients together can need, where they share the data among them: cohorts then never grow it again.
+ */
 static int grow_tables(struct turn *t, struct error *err)
 {
     struct lanes *l = t->lanes;
     size_t all = t->plan->backend->dataset->train.n, entries = all * (t->epochs_max ? t->epochs_max : 1);
     void *buffer = l->entries;
-    int rc = lanes_grow(l, &buffer, &l->entries_room, t->entries_n <= l->entries_room ? t->entries_n
-                        : entries > t->entries_n ? entries : t->entries_n, sizeof *l->entries, err);
+    int rc = lanes_grow(l, &buffer, &l->entries_room,
+                        t->entries_n <= l->entries_room ? t->entries_n
+                        : entries > t->entries_n        ? entries
+                                                        : t->entries_n,
+                        sizeof *l->entries, err);
 
     l->entries = buffer;
     buffer = l->samples;
-    rc = rc ? rc : lanes_grow(l, &buffer, &l->samples_room, t->samples_n <= l->samples_room ? t->samples_n
-                              : all > t->samples_n ? all : t->samples_n, sizeof *l->samples, err);
+    rc = rc ? rc
+            : lanes_grow(l, &buffer, &l->samples_room,
+                         t->samples_n <= l->samples_room ? t->samples_n
+                         : all > t->samples_n            ? all
+                                                         : t->samples_n,
+                         sizeof *l->samples, err);
     l->samples = buffer;
     return rc;
 }
@@ -143,9 +165,14 @@ static int put_tables(struct turn *t, struct error *err)
     struct plan *p = t->plan;
     struct lanes *l = t->lanes;
     bool crop = t->augment->crop_padding > 0;
-    struct schedule_args a = {.count = l->n * (uint64_t)t->epochs_max, .lanes = l->lanes, .samples = l->samples,
-                              .entries = l->entries, .epochs_max = t->epochs_max, .most = SCHEDULE_MOST,
-                              .padding = crop ? t->augment->crop_padding : 0, .flips = t->augment->horizontal_flip};
+    struct schedule_args a = {.count = l->n * (uint64_t)t->epochs_max,
+                              .lanes = l->lanes,
+                              .samples = l->samples,
+                              .entries = l->entries,
+                              .epochs_max = t->epochs_max,
+                              .most = SCHEDULE_MOST,
+                              .padding = crop ? t->augment->crop_padding : 0,
+                              .flips = t->augment->horizontal_flip};
     uint32_t *samples = cuda_plan_host(p, t->samples_n * sizeof *samples);
     struct entry *entries;
     int rc;
@@ -209,8 +236,8 @@ static int put_state(struct turn *t, struct error *err)
     }
     if ((rc = lanes_state(l, parts, err)))
         return rc;
-    if (l->state && (rc = DRIVER(p)->clear(DEVICE_OF(p), l->state,
-                                           l->n * l->state_parts * p->trainable_n * sizeof(float), err)))
+    if (l->state &&
+        (rc = DRIVER(p)->clear(DEVICE_OF(p), l->state, l->n * l->state_parts * p->trainable_n * sizeof(float), err)))
         return rc;
     for (size_t i = 0; i < t->n && !rc; i++)
         for (size_t k = 0; t->replicas[i].optimizer_state && k < state_parts(&t->replicas[i]) && !rc; k++)
@@ -233,17 +260,30 @@ static int get_canonical(struct plan *p, const float *working, float *canonical,
 }
 
 /* Everything that the turn leaves, in order of replicas. */
-static int reduce(struct turn *t, struct reduction *reduction, size_t first, struct lane_total *totals, struct error *err)
+static int reduce(struct turn *t, struct reduction *reduction, size_t first, struct lane_total *totals,
+                  struct error *err)
 {
     struct plan *p = t->plan;
     struct lanes *l = t->lanes;
     struct distance_args d = {
-        .count = l->n * 1024, .weights = l->weights, .start = l->start, .totals = l->totals, .partial = l->partial,
-        .bad = l->bad, .n = p->weights_n, .trainable = p->trainable_n, .runs = 1024, .weights_stride = p->weights_n,
+        .count = l->n * 1024,
+        .weights = l->weights,
+        .start = l->start,
+        .totals = l->totals,
+        .partial = l->partial,
+        .bad = l->bad,
+        .n = p->weights_n,
+        .trainable = p->trainable_n,
+        .runs = 1024,
+        .weights_stride = p->weights_n,
         .start_stride = l->start_stride,
     };
-    struct aggregate_args a = {.count = p->model->weights_n, .lanes = l->lanes, .weights = l->weights,
-                               .where = p->d_where, .sum = p->d_sum, .weights_stride = p->weights_n,
+    struct aggregate_args a = {.count = p->model->weights_n,
+                               .lanes = l->lanes,
+                               .weights = l->weights,
+                               .where = p->d_where,
+                               .sum = p->d_sum,
+                               .weights_stride = p->weights_n,
                                .lanes_n = (uint32_t)t->n};
     size_t n = p->model->trainable_n;
     int rc = LAUNCH(l, distance, &d, err);
@@ -317,8 +357,8 @@ static int check_replicas(const struct plan *p, const struct replica *replicas, 
     return rc;
 }
 
-static int check_starts(const struct plan *p, const struct replica *replicas, size_t n, const struct reduction *reduction,
-                        struct error *err)
+static int check_starts(const struct plan *p, const struct replica *replicas, size_t n,
+                        const struct reduction *reduction, struct error *err)
 {
     bool resident = reduction->type == REDUCE_MODEL;
 
@@ -326,7 +366,8 @@ static int check_starts(const struct plan *p, const struct replica *replicas, si
         return fail(err, -EINVAL, "no model has been put");
     for (size_t i = 0; i < n; i++)
         if (!replicas[i].start != resident)
-            return fail(err, -EINVAL, "replica %zu: %s", i, resident ? "starts from the resident model alone" : "has no start");
+            return fail(err, -EINVAL, "replica %zu: %s", i,
+                        resident ? "starts from the resident model alone" : "has no start");
     return 0;
 }
 
@@ -345,15 +386,21 @@ int cuda_train(struct plan *p, struct replica *replicas, size_t n, const struct 
     if (reduction->type != REDUCE_EACH && (rc = DRIVER(p)->clear(DEVICE_OF(p), p->d_sum, sum_bytes, err)))
         return rc;
     for (size_t first = 0; first < n && !rc; first += p->training->n) {
-        struct turn turn = {.plan = p, .lanes = p->training, .replicas = replicas + first, .n = n - first,
+        struct turn turn = {.plan = p,
+                            .lanes = p->training,
+                            .replicas = replicas + first,
+                            .n = n - first,
                             .augment = augment ? augment : &(struct augment){0}};
         if (turn.n > p->training->n)
             turn.n = p->training->n;
         rc = run_turn(&turn, reduction, first, cancel, err);
     }
     if (!rc && reduction->type == REDUCE_MODEL) {
-        struct apply_args a = {.count = p->model->weights_n, .sum = p->d_sum, .start = p->d_model,
-                               .trainable = p->model->trainable_n, .rate = reduction->rate};
+        struct apply_args a = {.count = p->model->weights_n,
+                               .sum = p->d_sum,
+                               .start = p->d_model,
+                               .trainable = p->model->trainable_n,
+                               .rate = reduction->rate};
         rc = LAUNCH(p->training, apply, &a, err);
     }
     return rc || !sums ? rc : DRIVER(p)->download(DEVICE_OF(p), reduction->sum, p->d_sum, sum_bytes, err);
@@ -398,8 +445,9 @@ int cuda_gradients(struct plan *p, const float *weights, const struct data_split
     if (rc || (rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, n * sizeof *samples, err)) ||
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, l->n * sizeof *l->steps, err)) ||
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->totals, l->n * sizeof *l->totals, err)) ||
-        (rc = lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)) || (rc = cuda_plan_point(l, split, n, err)) ||
-        (rc = lanes_step(l, err)) || (rc = get_canonical(p, l->grads, ret_gradients, p->model->trainable_n, err)) ||
+        (rc = lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)) ||
+        (rc = cuda_plan_point(l, split, n, err)) || (rc = lanes_step(l, err)) ||
+        (rc = get_canonical(p, l->grads, ret_gradients, p->model->trainable_n, err)) ||
         (rc = DRIVER(p)->download(DEVICE_OF(p), &total, l->totals, sizeof total, err)))
         return rc;
     *ret_loss = total.loss / (double)n;

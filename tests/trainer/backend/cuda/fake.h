@@ -1,6 +1,6 @@
-/* fake.h - a device that is the host: the table of driver.h over malloc, with the kernels' bodies in plain loops. It checks
- * what a GPU would not forgive: memory is poisoned (NaN) and has guards, captured work may not copy or allocate, leaks
- * are counted, memory can be made small. SPDX-License-Identifier: Apache-2.0 */
+/* fake.h - a device that is the host: the table of driver.h over malloc, with the kernels' bodies in plain loops. It
+ * checks what a GPU would not forgive: memory is poisoned (NaN) and has guards, captured work may not copy or allocate,
+ * leaks are counted, memory can be made small. SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TESTS_CUDA_FAKE_H
 #define FLEXP_TESTS_CUDA_FAKE_H
 
@@ -37,7 +37,7 @@ struct captured {
 static struct captured *fake_recording;
 
 #define FAKE_LOOP(name, type)                                                                                          \
-    static void fake_##name(const void *args)                                                                         \
+    static void fake_##name(const void *args)                                                                          \
     {                                                                                                                  \
         const struct type *a = args;                                                                                   \
         for (uint64_t i = 0; i < a->count; i++)                                                                        \
@@ -63,7 +63,8 @@ static void fake_product(const struct gemm_args *a)
             for (uint32_t n = 0; n < a->n; n++) {
                 float sum = 0;
                 for (uint32_t i = begin; i < end; i++)
-                    sum = fmaf(round_for(a->precision, gemm_a(a, b, m, i)), round_for(a->precision, gemm_b(a, b, i, n)), sum);
+                    sum = fmaf(round_for(a->precision, gemm_a(a, b, m, i)), round_for(a->precision, gemm_b(a, b, i, n)),
+                               sum);
                 gemm_store(a, b, m, n, sum);
             }
     }
@@ -113,8 +114,7 @@ static void fake_do(const struct fake_work *w)
         if (turn++ % 8 > 3) /* now each in turn, now what the device takes */
             tile_size(w->args, &bm, &bn);
         fake_tiles(w->args, bm, bn);
-    }
-    else
+    } else
         fake_product(w->args);
 }
 

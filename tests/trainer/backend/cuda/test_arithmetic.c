@@ -1,5 +1,5 @@
-/* test_arithmetic.c - the host's compilation of what the kernels compute with, against common/rng and the CPU backend: the same
- * random decisions bit by bit, the same optimizer steps and losses, divisions, roundings.
+/* test_arithmetic.c - the host's compilation of what the kernels compute with, against common/rng and the CPU backend:
+ * the same random decisions bit by bit, the same optimizer steps and losses, divisions, roundings.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "tests/trainer/backend/cuda/fake.h"
 #include "trainer/backend/cpu/cpu_private.h"
@@ -66,19 +66,32 @@ static void shuffles_crops_and_flips_are_the_cpus(void **state)
     uint16_t labels[N];
     uint32_t samples[N], order[N];
     struct pcg32 rng = rng_key(1, RNG_SYNTHETIC, 0, 0, 0);
-    struct lane lane = {.seed = 9, .trial = 3, .round = 11, .client = 6, .samples_n = N, .batch = BATCH, .epochs = 3,
-                        .steps = 15};
+    struct lane lane = {
+        .seed = 9, .trial = 3, .round = 11, .client = 6, .samples_n = N, .batch = BATCH, .epochs = 3, .steps = 15};
     struct entry entries[3 * N];
-    struct dataset data = {.channels = C, .height = H, .width = W, .classes = 4, .train = {N, images, labels},
-                           .mean = {.4f, .5f, .6f}, .std = {.2f, .3f, .25f}};
+    struct dataset data = {.channels = C,
+                           .height = H,
+                           .width = W,
+                           .classes = 4,
+                           .train = {N, images, labels},
+                           .mean = {.4f, .5f, .6f},
+                           .std = {.2f, .3f, .25f}};
     struct augment augment = {.crop_padding = 2, .horizontal_flip = true};
     struct lane_step step = {0};
     const uint8_t *image_pointer = images;
     const uint16_t *label_pointer = labels;
     float expected[BATCH * IMAGE], got[BATCH * IMAGE];
     uint16_t expected_labels[BATCH], got_labels[BATCH];
-    struct assemble_args a = {.steps = &step, .entries = entries, .images = &image_pointer, .labels = &label_pointer,
-                              .x = got, .labels_out = got_labels, .rows = BATCH, .height = H, .width = W, .channels = C};
+    struct assemble_args a = {.steps = &step,
+                              .entries = entries,
+                              .images = &image_pointer,
+                              .labels = &label_pointer,
+                              .x = got,
+                              .labels_out = got_labels,
+                              .rows = BATCH,
+                              .height = H,
+                              .width = W,
+                              .channels = C};
 
     (void)state;
     for (size_t i = 0; i < sizeof images; i++)
@@ -130,8 +143,8 @@ static void dropout_drops_what_the_cpu_drops(void **state)
 {
     enum { N = 13, BATCH = 5, A = 7, B = 33 };
     uint32_t draws[] = {A, B};
-    struct lane lane = {.seed = 4, .trial = 1, .round = 2, .client = 8, .samples_n = N, .batch = BATCH, .epochs = 2,
-                        .steps = 6};
+    struct lane lane = {
+        .seed = 4, .trial = 1, .round = 2, .client = 8, .samples_n = N, .batch = BATCH, .epochs = 2, .steps = 6};
     struct lane_step step = {0};
     float x[BATCH * B], y[BATCH * B], expected[BATCH * B];
     uint8_t kept[BATCH * B], expected_kept[BATCH * B];
@@ -143,14 +156,21 @@ static void dropout_drops_what_the_cpu_drops(void **state)
         struct pcg32 rng = rng_key(4, RNG_DROPOUT, 1, 2, lane.client << 16 | epoch);
         for (size_t i = 0; i < N; i += BATCH) {
             size_t n = N - i < BATCH ? N - i : BATCH;
-            begin_step_body(&(struct begin_step_args){.count = 1, .lanes = &lane, .steps = &step, .draws = draws,
-                                                      .draws_n = 2}, 0);
+            begin_step_body(
+                &(struct begin_step_args){.count = 1, .lanes = &lane, .steps = &step, .draws = draws, .draws_n = 2}, 0);
             for (uint32_t layer = 0; layer < 2; layer++) {
                 double rate = layer ? 0.5 : 0.25;
-                struct dropout_args a = {.steps = &step, .x = x, .y = y, .kept = kept, .draws = draws, .before = layer,
-                                         .rows = BATCH, .values = draws[layer],
+                struct dropout_args a = {.steps = &step,
+                                         .x = x,
+                                         .y = y,
+                                         .kept = kept,
+                                         .draws = draws,
+                                         .before = layer,
+                                         .rows = BATCH,
+                                         .values = draws[layer],
                                          .runs = (BATCH * draws[layer] + 2 * DROP_RUN - 1) / (2 * DROP_RUN),
-                                         .threshold = (uint32_t)(rate * 65536 + 0.5), .scale = (float)(1 / (1 - rate))};
+                                         .threshold = (uint32_t)(rate * 65536 + 0.5),
+                                         .scale = (float)(1 / (1 - rate))};
                 drop(rate, &rng, x, expected, expected_kept, n * draws[layer]);
                 for (uint64_t k = 0; k < a.runs; k++)
                     dropout_body(&a, k);
@@ -175,12 +195,22 @@ static void optimizers_step_as_the_cpus(void **state)
     for (size_t k = 0; k < sizeof OPTIMIZERS / sizeof *OPTIMIZERS; k++) {
         const struct optimizer *o = &OPTIMIZERS[k];
         float w[N], other[N], g[N], s[2 * N] = {0}, t[2 * N] = {0};
-        struct lane lane = {.samples_n = 10, .batch = 2, .epochs = 1, .steps = 5, .optimizer = (uint32_t)o->type,
-                            .nesterov = o->nesterov, .lr = 0.05f, .momentum = o->momentum, .decay = o->weight_decay,
-                            .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .t = 3};
+        struct lane lane = {.samples_n = 10,
+                            .batch = 2,
+                            .epochs = 1,
+                            .steps = 5,
+                            .optimizer = (uint32_t)o->type,
+                            .nesterov = o->nesterov,
+                            .lr = 0.05f,
+                            .momentum = o->momentum,
+                            .decay = o->weight_decay,
+                            .beta1 = o->beta1,
+                            .beta2 = o->beta2,
+                            .eps = o->eps,
+                            .t = 3};
         struct lane_step step = {0};
-        struct optimize_args a = {.count = N, .lanes = &lane, .steps = &step, .weights = other, .grads = g, .state = t,
-                                  .count_n = N, .n = N};
+        struct optimize_args a = {
+            .count = N, .lanes = &lane, .steps = &step, .weights = other, .grads = g, .state = t, .count_n = N, .n = N};
         for (int i = 0; i < N; i++)
             w[i] = other[i] = (float)(i - 18) / 7;
         for (int i = 0; i < 5; i++) {
@@ -204,8 +234,15 @@ static void losses_are_the_cpus(void **state)
     double losses[N], sum = 0;
     uint64_t correct = 0, expected_correct;
     struct lane_step step = {.rows = N};
-    struct loss_args a = {.count = N, .steps = &step, .logits = logits, .labels = labels, .grad = grad, .losses = losses,
-                          .predictions = predictions, .rows = N, .classes = CLASSES};
+    struct loss_args a = {.count = N,
+                          .steps = &step,
+                          .logits = logits,
+                          .labels = labels,
+                          .grad = grad,
+                          .losses = losses,
+                          .predictions = predictions,
+                          .rows = N,
+                          .classes = CLASSES};
 
     (void)state;
     for (int i = 0; i < N * CLASSES; i++)
@@ -230,10 +267,10 @@ static void roundings_are_those_of_the_formats(void **state)
 {
     (void)state;
     assert_true(d_round_bf16(1.0f) == 1.0f && d_round_tf32(-3.5f) == -3.5f);
-    assert_true(d_round_bf16(1 + 0x1p-8f) == 1.0f);             /* a tie, to even */
-    assert_true(d_round_bf16(1 + 3 * 0x1p-8f) == 1 + 0x1p-6f);  /* likewise */
+    assert_true(d_round_bf16(1 + 0x1p-8f) == 1.0f);            /* a tie, to even */
+    assert_true(d_round_bf16(1 + 3 * 0x1p-8f) == 1 + 0x1p-6f); /* likewise */
     assert_true(d_round_bf16(1 + 0x1.02p-8f) == 1 + 0x1p-7f);
-    assert_true(d_round_tf32(1 + 0x1p-11f) == 1 + 0x1p-10f);    /* a tie, away from zero */
+    assert_true(d_round_tf32(1 + 0x1p-11f) == 1 + 0x1p-10f); /* a tie, away from zero */
     assert_true(d_round_tf32(1 + 0x1.fp-12f) == 1.0f);
     assert_true(isnan(d_round_bf16(NAN)) && isnan(d_round_tf32(NAN)) && isinf(d_round_bf16(INFINITY)));
     assert_true(isinf(d_round_tf32(-INFINITY)));

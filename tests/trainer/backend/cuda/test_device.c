@@ -1,6 +1,6 @@
-/* test_device.c - a real GPU against the fake one, which computes with the same source on the host: in fp32 every bit is the
- * same; with rounded operands only the order of sums within an mma differs; libraries differ by rounding. Skipped where
- * there is no GPU. SPDX-License-Identifier: Apache-2.0 */
+/* test_device.c - a real GPU against the fake one, which computes with the same source on the host: in fp32 every bit
+ * is the same; with rounded operands only the order of sums within an mma differs; libraries differ by rounding.
+ * Skipped where there is no GPU. SPDX-License-Identifier: Apache-2.0 */
 #include "tests/trainer/backend/cuda/fake.h"
 #include "trainer/backend/cuda/cuda_private.h"
 #include "trainer/backend/cuda/selftest.h"
@@ -28,11 +28,11 @@ static const struct {
     int in_c, in_h, in_w, out_c, kernel, stride, pad, groups;
     size_t rows;
 } SHAPES[] = {
-    {LAYER_CONV2D, 3, 32, 32, 32, 3, 1, 1, 1, 8},   {LAYER_CONV2D, 32, 16, 16, 64, 3, 1, 1, 1, 7},
-    {LAYER_CONV2D, 32, 30, 30, 64, 3, 1, 0, 1, 2},  {LAYER_CONV2D, 5, 9, 7, 6, 3, 2, 1, 1, 7},
-    {LAYER_CONV2D, 6, 8, 8, 16, 5, 1, 0, 1, 50},    {LAYER_CONV2D, 16, 8, 8, 32, 3, 1, 1, 4, 33},
-    {LAYER_CONV2D, 64, 8, 8, 128, 1, 2, 0, 1, 16},  {LAYER_DENSE, 2048, 1, 1, 128, 1, 1, 0, 1, 64},
-    {LAYER_DENSE, 128, 1, 1, 10, 1, 1, 0, 1, 64},   {LAYER_DENSE, 6272, 1, 1, 128, 1, 1, 0, 1, 10},
+    {LAYER_CONV2D, 3, 32, 32, 32, 3, 1, 1, 1, 8},  {LAYER_CONV2D, 32, 16, 16, 64, 3, 1, 1, 1, 7},
+    {LAYER_CONV2D, 32, 30, 30, 64, 3, 1, 0, 1, 2}, {LAYER_CONV2D, 5, 9, 7, 6, 3, 2, 1, 1, 7},
+    {LAYER_CONV2D, 6, 8, 8, 16, 5, 1, 0, 1, 50},   {LAYER_CONV2D, 16, 8, 8, 32, 3, 1, 1, 4, 33},
+    {LAYER_CONV2D, 64, 8, 8, 128, 1, 2, 0, 1, 16}, {LAYER_DENSE, 2048, 1, 1, 128, 1, 1, 0, 1, 64},
+    {LAYER_DENSE, 128, 1, 1, 10, 1, 1, 0, 1, 64},  {LAYER_DENSE, 6272, 1, 1, 128, 1, 1, 0, 1, 10},
     {LAYER_DENSE, 84, 1, 1, 10, 1, 1, 0, 1, 13},
 };
 #define SHAPES_N (sizeof SHAPES / sizeof *SHAPES)
@@ -42,10 +42,16 @@ static struct layer layer_of(size_t k)
     int out_h = (SHAPES[k].in_h + 2 * SHAPES[k].pad - SHAPES[k].kernel) / SHAPES[k].stride + 1;
     int out_w = (SHAPES[k].in_w + 2 * SHAPES[k].pad - SHAPES[k].kernel) / SHAPES[k].stride + 1;
 
-    return (struct layer){.type = SHAPES[k].type, .in = {SHAPES[k].in_c, SHAPES[k].in_h, SHAPES[k].in_w, false},
-                          .out = {SHAPES[k].out_c, out_h, out_w, false}, .kernel_h = SHAPES[k].kernel,
-                          .kernel_w = SHAPES[k].kernel, .stride = SHAPES[k].stride, .pad_top = SHAPES[k].pad,
-                          .pad_left = SHAPES[k].pad, .groups = SHAPES[k].groups, .bias = true};
+    return (struct layer){.type = SHAPES[k].type,
+                          .in = {SHAPES[k].in_c, SHAPES[k].in_h, SHAPES[k].in_w, false},
+                          .out = {SHAPES[k].out_c, out_h, out_w, false},
+                          .kernel_h = SHAPES[k].kernel,
+                          .kernel_w = SHAPES[k].kernel,
+                          .stride = SHAPES[k].stride,
+                          .pad_top = SHAPES[k].pad,
+                          .pad_left = SHAPES[k].pad,
+                          .groups = SHAPES[k].groups,
+                          .bias = true};
 }
 
 struct product {
@@ -88,8 +94,8 @@ static void make_product(struct product *p, size_t k, uint32_t mode, uint32_t pr
         p->steps[i].rows = i == 1 ? (uint32_t)SHAPES[k].rows / 2 : (uint32_t)SHAPES[k].rows;
 }
 
-static void point(struct gemm_args *a, const struct product *p, const float *x, const float *y, const float *w, float *out,
-                  float *parts, const struct lane_step *steps)
+static void point(struct gemm_args *a, const struct product *p, const float *x, const float *y, const float *w,
+                  float *out, float *parts, const struct lane_step *steps)
 {
     size_t bias = (size_t)p->args.out_c * p->args.kernel_h * p->args.kernel_w * p->args.in_cg;
 
@@ -156,10 +162,12 @@ static bool on_device(struct device *device, const struct product *p, bool by_li
     point(&a, p, x, y, w, out, parts, steps);
     if (by_library) {
         rc = real->library_new(device, &a, &library, &bytes, &err);
-        if (!rc && (real->alloc(device, bytes, &workspace, &err) || real->library_run(device, library, &a, workspace, &err)))
+        if (!rc &&
+            (real->alloc(device, bytes, &workspace, &err) || real->library_run(device, library, &a, workspace, &err)))
             fail_msg("%s", err.text);
         if (rc)
-            print_message("# shape of %u x %u x %u to %u, mode %u: %s\n", a.in_h, a.in_w, a.in_c, a.out_c, a.mode, err.text);
+            print_message("# shape of %u x %u x %u to %u, mode %u: %s\n", a.in_h, a.in_w, a.in_c, a.out_c, a.mode,
+                          err.text);
     } else if (real->gemm(device, &a, &err) ||
                (a.splits > 1 && real->launch(device, KERNEL_gemm_finish, &a, sizeof a, &err))) {
         fail_msg("%s", err.text);
@@ -180,7 +188,8 @@ static bool on_device(struct device *device, const struct product *p, bool by_li
 
 static size_t bad, libraries;
 
-static void compare(const struct product *p, const float *expected, const float *got, const char *by, size_t k, double limit)
+static void compare(const struct product *p, const float *expected, const float *got, const char *by, size_t k,
+                    double limit)
 {
     double off = difference(p, expected, got);
 
@@ -262,12 +271,14 @@ static void gradients_of_every_layer_have_the_hosts_bits(void **state)
                 fail_msg("%s", err.text);
             n = b.model->trainable_n;
             gradients[which] = malloc(n * sizeof(float));
-            if (BACKEND_CUDA.gradients(b.gpu_plan, b.weights, &b.data.train, samples, 7, gradients[which], &losses[which], &err))
+            if (BACKEND_CUDA.gradients(b.gpu_plan, b.weights, &b.data.train, samples, 7, gradients[which],
+                                       &losses[which], &err))
                 fail_msg("%s", err.text);
             bed_done(&b);
         }
         if (memcmp(gradients[0], gradients[1], n * sizeof(float)) || losses[0] != losses[1]) {
-            print_message("# %s: the bits differ, by %.3g\n", NETS[k].name, selftest_difference(gradients[0], gradients[1], n));
+            print_message("# %s: the bits differ, by %.3g\n", NETS[k].name,
+                          selftest_difference(gradients[0], gradients[1], n));
             bad++;
         }
         free(gradients[0]);

@@ -1,6 +1,6 @@
-/* test_plan.c - memory and errors of the CUDA backend on the fake GPU: buffers that live at once stand apart, what a trial
- * needs is known before it starts and refused in one line, a set-up trial allocates nothing, failures leak nothing.
- * SPDX-License-Identifier: Apache-2.0 */
+/* test_plan.c - memory and errors of the CUDA backend on the fake GPU: buffers that live at once stand apart, what a
+ * trial needs is known before it starts and refused in one line, a set-up trial allocates nothing, failures leak
+ * nothing. SPDX-License-Identifier: Apache-2.0 */
 #include "tests/trainer/backend/cuda/fake.h"
 #include "trainer/backend/cuda/cuda_private.h"
 #include "trainer/backend/cuda/selftest.h"
@@ -15,7 +15,8 @@
 
 static const char RESIDUAL[] =
     "[{\"conv2d\": {\"filters\": 8, \"kernel\": 3, \"padding\": \"same\", \"activation\": \"relu\"}}, "
-    "{\"residual\": {\"layers\": [{\"conv2d\": {\"filters\": 8, \"kernel\": 3, \"padding\": \"same\"}}, \"batch_norm\"], "
+    "{\"residual\": {\"layers\": [{\"conv2d\": {\"filters\": 8, \"kernel\": 3, \"padding\": \"same\"}}, "
+    "\"batch_norm\"], "
     "\"activation\": \"relu\"}}, {\"max_pool2d\": {\"size\": 2}}, \"flatten\", {\"dropout\": {\"rate\": 0.5}}, "
     "{\"dense\": {\"units\": \"classes\"}}]";
 
@@ -37,8 +38,16 @@ static void must_close(struct bed *b)
 static void make(struct replica *r, size_t n, const float *start, const uint32_t *samples)
 {
     for (size_t i = 0; i < n; i++)
-        r[i] = (struct replica){.start = start, .samples = samples + i, .samples_n = 20 + 3 * i, .epochs = 1, .batch = 8,
-                                .lr = 0.05f, .optimizer = {.momentum = 0.9f}, .seed = 1, .client = i, .weight = 0.125};
+        r[i] = (struct replica){.start = start,
+                                .samples = samples + i,
+                                .samples_n = 20 + 3 * i,
+                                .epochs = 1,
+                                .batch = 8,
+                                .lr = 0.05f,
+                                .optimizer = {.momentum = 0.9f},
+                                .seed = 1,
+                                .client = i,
+                                .weight = 0.125};
 }
 
 static int round_of(struct bed *b, size_t n, double *sum, const volatile int *cancel, struct error *err)
@@ -92,7 +101,8 @@ static void what_is_planned_is_what_is_taken(void **state)
 
     (void)state;
     must_open(&b, RESIDUAL);
-    assert_int_equal(BACKEND_CUDA.compile(b.gpu, b.model, &(struct plan_options){8, PRECISION_FP32_STRICT}, NULL, &bytes, &err), 0);
+    assert_int_equal(
+        BACKEND_CUDA.compile(b.gpu, b.model, &(struct plan_options){8, PRECISION_FP32_STRICT}, NULL, &bytes, &err), 0);
     cuda_plan_bytes(b.model, 8, PRECISION_FP32_STRICT, &b.data, &shared, &lane, &err);
     assert_int_equal(bytes, shared + lane);
     sum = calloc(b.model->weights_n, sizeof *sum);
@@ -164,9 +174,13 @@ static void what_does_not_fit_is_refused_in_one_line(void **state)
     assert_non_null(strstr(err.text, "out of GPU memory: a replica needs 1 MiB, 0 of"));
     fake.capacity = whole;
     assert_int_equal(round_of(&b, 2, sum, NULL, &err), 0); /* it goes on when there is room again */
-    assert_int_equal(BACKEND_CUDA.compile(b.gpu, b.model, &(struct plan_options){4000000, PRECISION_FP32}, &plan, NULL, &err), -ENOMEM);
+    assert_int_equal(
+        BACKEND_CUDA.compile(b.gpu, b.model, &(struct plan_options){4000000, PRECISION_FP32}, &plan, NULL, &err),
+        -ENOMEM);
     assert_non_null(strstr(err.text, "MiB of GPU memory for batches of 4000000, but Fake GPU has 4096 MiB"));
-    assert_int_equal(BACKEND_CUDA.compile(b.gpu, b.model, &(struct plan_options){400000000, PRECISION_FP32}, &plan, NULL, &err), -EINVAL);
+    assert_int_equal(
+        BACKEND_CUDA.compile(b.gpu, b.model, &(struct plan_options){400000000, PRECISION_FP32}, &plan, NULL, &err),
+        -EINVAL);
     assert_string_equal(err.text, "layer 0: a batch of 400000000 is too large for the CUDA backend");
     free(sum);
     must_close(&b);
@@ -280,14 +294,16 @@ static void a_resident_model_is_trained_to_the_same_bits(void **state)
         assert_int_equal(BACKEND_CUDA.train(b.gpu_plan, r, 4, NULL, &resident, NULL, &err), 0);
         assert_int_equal(round_of(&b, 4, sum, NULL, &err), 0);
         for (size_t i = 0; i < n; i++)
-            b.weights[i] = (float)(i < b.model->trainable_n
-                                       ? (double)b.weights[i] + 0.5 * (sum[i] - (double)b.weights[i]) : sum[i]);
+            b.weights[i] =
+                (float)(i < b.model->trainable_n ? (double)b.weights[i] + 0.5 * (sum[i] - (double)b.weights[i])
+                                                 : sum[i]);
     }
     assert_int_equal(BACKEND_CUDA.get_model(b.gpu_plan, got, &err), 0);
     assert_memory_equal(got, b.weights, n * sizeof *got);
     for (int k = 0; k < 2; k++) {
         assert_int_equal(evaluation_init(&e[k], 4), 0);
-        assert_int_equal(BACKEND_CUDA.evaluate(b.gpu_plan, k ? NULL : got, &b.data.test, samples, 33, &e[k], NULL, &err), 0);
+        assert_int_equal(
+            BACKEND_CUDA.evaluate(b.gpu_plan, k ? NULL : got, &b.data.test, samples, 33, &e[k], NULL, &err), 0);
     }
     assert_true(e[0].loss_sum == e[1].loss_sum && e[1].n == 33);
     evaluation_done(&e[0]);

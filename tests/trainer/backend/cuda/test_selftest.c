@@ -1,5 +1,5 @@
-/* test_selftest.c - the selftest of the CUDA backend on the fake GPU, which runs the same kernel bodies on the host: planner,
- * memory plan, schedules and the numerics of every own kernel, held against the CPU backend.
+/* test_selftest.c - the selftest of the CUDA backend on the fake GPU, which runs the same kernel bodies on the host:
+ * planner, memory plan, schedules and the numerics of every own kernel, held against the CPU backend.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "tests/trainer/backend/cuda/fake.h"
 #include "trainer/backend/cuda/selftest.h"

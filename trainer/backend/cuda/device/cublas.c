@@ -1,6 +1,6 @@
-/* cublas.c - dense layers of all lanes as one strided-batched product of cuBLASLt, with bias, ReLU and the bias's gradient
- * as epilogues. The library is opened at run time. cuBLASLt's matrices are column-major: our row-major (rows x features) is
- * its (features x rows). Source: cuBLAS library documentation, "Using the cuBLASLt API".
+/* cublas.c - dense layers of all lanes as one strided-batched product of cuBLASLt, with bias, ReLU and the bias's
+ * gradient as epilogues. The library is opened at run time. cuBLASLt's matrices are column-major: our row-major (rows x
+ * features) is its (features x rows). Source: cuBLAS library documentation, "Using the cuBLASLt API".
  *
  *   forward  y^T (out x rows) = w (in x out, transposed) x^T        epilogue: bias, ReLU
  *   data     dx^T (in x rows) = w (in x out) dy^T                   added to dx: beta 1
@@ -26,34 +26,35 @@ static struct {
     cublasStatus_t (*layout_set)(cublasLtMatrixLayout_t, cublasLtMatrixLayoutAttribute_t, const void *, size_t);
     cublasStatus_t (*preference_create)(cublasLtMatmulPreference_t *);
     cublasStatus_t (*preference_destroy)(cublasLtMatmulPreference_t);
-    cublasStatus_t (*preference_set)(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, const void *, size_t);
+    cublasStatus_t (*preference_set)(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, const void *,
+                                     size_t);
     cublasStatus_t (*heuristic)(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
                                 cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatmulPreference_t, int,
                                 cublasLtMatmulHeuristicResult_t[], int *);
     cublasStatus_t (*matmul)(cublasLtHandle_t, cublasLtMatmulDesc_t, const void *, const void *, cublasLtMatrixLayout_t,
                              const void *, cublasLtMatrixLayout_t, const void *, const void *, cublasLtMatrixLayout_t,
-                             void *, cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *, void *, size_t, cudaStream_t);
+                             void *, cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *, void *, size_t,
+                             cudaStream_t);
     const char *(*name)(cublasStatus_t);
     size_t (*version)(void);
 } lt;
 
-static const struct symbol SYMBOLS[] = {
-    {"cublasLtCreate", &lt.create},
-    {"cublasLtDestroy", &lt.destroy},
-    {"cublasLtMatmulDescCreate", &lt.desc_create},
-    {"cublasLtMatmulDescDestroy", &lt.desc_destroy},
-    {"cublasLtMatmulDescSetAttribute", &lt.desc_set},
-    {"cublasLtMatrixLayoutCreate", &lt.layout_create},
-    {"cublasLtMatrixLayoutDestroy", &lt.layout_destroy},
-    {"cublasLtMatrixLayoutSetAttribute", &lt.layout_set},
-    {"cublasLtMatmulPreferenceCreate", &lt.preference_create},
-    {"cublasLtMatmulPreferenceDestroy", &lt.preference_destroy},
-    {"cublasLtMatmulPreferenceSetAttribute", &lt.preference_set},
-    {"cublasLtMatmulAlgoGetHeuristic", &lt.heuristic},
-    {"cublasLtMatmul", &lt.matmul},
-    {"cublasLtGetStatusName", &lt.name},
-    {"cublasLtGetVersion", &lt.version},
-    {NULL, NULL}};
+static const struct symbol SYMBOLS[] = {{"cublasLtCreate", &lt.create},
+                                        {"cublasLtDestroy", &lt.destroy},
+                                        {"cublasLtMatmulDescCreate", &lt.desc_create},
+                                        {"cublasLtMatmulDescDestroy", &lt.desc_destroy},
+                                        {"cublasLtMatmulDescSetAttribute", &lt.desc_set},
+                                        {"cublasLtMatrixLayoutCreate", &lt.layout_create},
+                                        {"cublasLtMatrixLayoutDestroy", &lt.layout_destroy},
+                                        {"cublasLtMatrixLayoutSetAttribute", &lt.layout_set},
+                                        {"cublasLtMatmulPreferenceCreate", &lt.preference_create},
+                                        {"cublasLtMatmulPreferenceDestroy", &lt.preference_destroy},
+                                        {"cublasLtMatmulPreferenceSetAttribute", &lt.preference_set},
+                                        {"cublasLtMatmulAlgoGetHeuristic", &lt.heuristic},
+                                        {"cublasLtMatmul", &lt.matmul},
+                                        {"cublasLtGetStatusName", &lt.name},
+                                        {"cublasLtGetVersion", &lt.version},
+                                        {NULL, NULL}};
 
 static int cublas_fail(struct error *err, cublasStatus_t status, const char *what)
 {
@@ -126,8 +127,10 @@ static int product_run(struct device *d, struct library *library, const struct g
     if (bias && args->mode != GEMM_DATA && !p->own_bias_gradient &&
         (rc = cublas_fail(err, lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "bias")))
         return rc;
-    rc = cublas_fail(err, lt.matmul(d->cublas, p->desc, &one, a, p->a, b, p->b, &beta, args->out, p->c, args->out, p->c,
-                                    &p->algo, workspace, p->workspace, d->stream), "dense layer");
+    rc = cublas_fail(err,
+                     lt.matmul(d->cublas, p->desc, &one, a, p->a, b, p->b, &beta, args->out, p->c, args->out, p->c,
+                               &p->algo, workspace, p->workspace, d->stream),
+                     "dense layer");
     if (!rc && args->mode == GEMM_WEIGHTS && args->bias_out && p->own_bias_gradient)
         rc = bias_gradient(d, args, workspace, err);
     return rc || args->mode != GEMM_DATA ? rc : mask_gradient(d, args, err);
@@ -140,8 +143,11 @@ static int make_layout(cublasLtMatrixLayout_t *ret, uint64_t rows, uint64_t colu
     int64_t step = (int64_t)stride;
     int rc = cublas_fail(err, lt.layout_create(ret, CUDA_R_32F, rows, columns, (int64_t)rows), "layout");
 
-    rc = rc ? rc : cublas_fail(err, lt.layout_set(*ret, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch), "layout");
-    return rc ? rc : cublas_fail(err, lt.layout_set(*ret, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step), "layout");
+    rc = rc ? rc
+            : cublas_fail(err, lt.layout_set(*ret, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch), "layout");
+    return rc ? rc
+              : cublas_fail(err, lt.layout_set(*ret, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step),
+                            "layout");
 }
 
 static int make_layouts(struct product *p, const struct gemm_args *a, struct error *err)
@@ -175,20 +181,25 @@ static int set_desc(struct product *p, const struct gemm_args *a, struct error *
     if (p->own_bias_gradient)
         bias = NULL;
     if (a->mode == GEMM_FORWARD)
-        epilogue = bias ? a->relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS
-                   : a->relu ? CUBLASLT_EPILOGUE_RELU : CUBLASLT_EPILOGUE_DEFAULT;
+        epilogue = bias      ? a->relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS
+                   : a->relu ? CUBLASLT_EPILOGUE_RELU
+                             : CUBLASLT_EPILOGUE_DEFAULT;
     else if (bias)
         epilogue = CUBLASLT_EPILOGUE_BGRADB;
     if (a->mode == GEMM_FORWARD)
-        rc = cublas_fail(err, lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "transposition");
+        rc = cublas_fail(err, lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
+                         "transposition");
     if (!rc && a->mode == GEMM_WEIGHTS)
-        rc = cublas_fail(err, lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &transposed, sizeof transposed), "transposition");
+        rc = cublas_fail(err, lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &transposed, sizeof transposed),
+                         "transposition");
     if (!rc)
-        rc = cublas_fail(err, lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue), "epilogue");
+        rc = cublas_fail(err, lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue),
+                         "epilogue");
     if (!rc && bias)
         rc = cublas_fail(err, lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "bias");
     if (!rc && bias)
-        rc = cublas_fail(err, lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, &stride, sizeof stride), "bias");
+        rc = cublas_fail(err, lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, &stride, sizeof stride),
+                         "bias");
     return rc;
 }
 
@@ -202,14 +213,17 @@ static int choose(struct device *d, struct product *p, struct error *err)
 
     if ((rc = cublas_fail(err, lt.preference_create(&preference), "preference")))
         return rc;
-    rc = cublas_fail(err, lt.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most), "preference");
+    rc = cublas_fail(err, lt.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most),
+                     "preference");
     for (int i = 0; i < 4 && !rc; i++) {
         static const cublasLtMatmulPreferenceAttributes_t EACH[] = {
             CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
             CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
         rc = cublas_fail(err, lt.preference_set(preference, EACH[i], &alignment, sizeof alignment), "preference");
     }
-    rc = rc ? rc : cublas_fail(err, lt.heuristic(d->cublas, p->desc, p->a, p->b, p->c, p->c, preference, 1, &result, &found), "heuristic");
+    rc = rc ? rc
+            : cublas_fail(err, lt.heuristic(d->cublas, p->desc, p->a, p->b, p->c, p->c, preference, 1, &result, &found),
+                          "heuristic");
     lt.preference_destroy(preference);
     if (rc || !found || result.state != CUBLAS_STATUS_SUCCESS)
         return rc ? rc : fail(err, -ENOTSUP, "cuBLASLt has no algorithm for it");

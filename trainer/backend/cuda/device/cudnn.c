@@ -1,11 +1,11 @@
 /* cudnn.c - convolutions of one replica through cuDNN's backend graph API. The library is opened at run time.
- * Forward is tried as one graph of convolution, bias and ReLU; where no engine has that, as the convolution alone with an
- * own kernel behind it. Gradients: backward data (with beta 1 where it is added), backward filter; the bias's by an own
- * kernel. Tensors are NHWC, filters KRSC, fp32; arithmetic fp32, or tf32 where asked.
- * Engines come from heuristics mode A, then the fallback list, in their order; the first that is deterministic, of the
- * precision, and finalises is taken, so the choice follows from shape, GPU and version. Every attribute's status is looked
- * at: a graph finalises with success after one was refused.
- * Source: cuDNN documentation, "Backend API". SPDX-License-Identifier: Apache-2.0 */
+ * Forward is tried as one graph of convolution, bias and ReLU; where no engine has that, as the convolution alone with
+ * an own kernel behind it. Gradients: backward data (with beta 1 where it is added), backward filter; the bias's by an
+ * own kernel. Tensors are NHWC, filters KRSC, fp32; arithmetic fp32, or tf32 where asked. Engines come from heuristics
+ * mode A, then the fallback list, in their order; the first that is deterministic, of the precision, and finalises is
+ * taken, so the choice follows from shape, GPU and version. Every attribute's status is looked at: a graph finalises
+ * with success after one was refused. Source: cuDNN documentation, "Backend API". SPDX-License-Identifier: Apache-2.0
+ */
 #include "trainer/backend/cuda/device/device.h"
 
 #include <cudnn.h>
@@ -24,8 +24,8 @@ static struct {
     cudnnStatus_t (*drop)(cudnnBackendDescriptor_t);
     cudnnStatus_t (*set)(cudnnBackendDescriptor_t, cudnnBackendAttributeName_t, cudnnBackendAttributeType_t, int64_t,
                          const void *);
-    cudnnStatus_t (*get)(cudnnBackendDescriptor_t const, cudnnBackendAttributeName_t, cudnnBackendAttributeType_t, int64_t,
-                         int64_t *, void *);
+    cudnnStatus_t (*get)(cudnnBackendDescriptor_t const, cudnnBackendAttributeName_t, cudnnBackendAttributeType_t,
+                         int64_t, int64_t *, void *);
     cudnnStatus_t (*finalize)(cudnnBackendDescriptor_t);
     cudnnStatus_t (*execute)(cudnnHandle_t, cudnnBackendDescriptor_t, cudnnBackendDescriptor_t);
     const char *(*text)(cudnnStatus_t);
@@ -184,13 +184,15 @@ static cudnnBackendDescriptor_t convolve(struct graph *g, const struct gemm_args
         cudnnBackendAttributeName_t conv, x, w, y, alpha, beta;
     } FORMS[] = {
         [GEMM_FORWARD] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR,
-                          CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
-                          CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y,
-                          CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA},
+                          CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
+                          CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
+                          CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
+                          CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA},
         [GEMM_DATA] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR,
-                       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,
-                       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY,
-                       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA},
+                       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
+                       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
+                       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
+                       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA},
         [GEMM_WEIGHTS] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
                           CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC,
                           CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW,
@@ -270,14 +272,17 @@ static bool acceptable(struct graph *g, cudnnBackendDescriptor_t config, bool tf
     if (dnn.make(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine) != CUDNN_STATUS_SUCCESS)
         return false;
     (void)g;
-    if (dnn.get(config, CUDNN_ATTR_ENGINECFG_ENGINE, DESCRIPTOR, 1, &found, &engine) != CUDNN_STATUS_SUCCESS || found != 1 ||
+    if (dnn.get(config, CUDNN_ATTR_ENGINECFG_ENGINE, DESCRIPTOR, 1, &found, &engine) != CUDNN_STATUS_SUCCESS ||
+        found != 1 ||
         dnn.get(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT,
                 &found, notes) != CUDNN_STATUS_SUCCESS)
         good = false;
     for (int64_t i = 0; good && i < found; i++) {
-        if (notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC || notes[i] == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION)
+        if (notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC ||
+            notes[i] == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION)
             good = false;
-        if (!tf32 && (notes[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE || notes[i] == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS))
+        if (!tf32 &&
+            (notes[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE || notes[i] == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS))
             good = false;
     }
     dnn.drop(engine);
@@ -302,7 +307,8 @@ static cudnnBackendDescriptor_t finish_plan(struct device *d, cudnnBackendDescri
     if (dnn.set(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle) == CUDNN_STATUS_SUCCESS &&
         dnn.set(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, DESCRIPTOR, 1, &config) == CUDNN_STATUS_SUCCESS &&
         dnn.finalize(plan) == CUDNN_STATUS_SUCCESS &&
-        dnn.get(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, INT64, 1, &found, ret_workspace) == CUDNN_STATUS_SUCCESS &&
+        dnn.get(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, INT64, 1, &found, ret_workspace) ==
+            CUDNN_STATUS_SUCCESS &&
         *ret_workspace <= WORKSPACE)
         return plan;
     dnn.drop(plan);
@@ -320,7 +326,8 @@ static void ask(struct device *d, struct convolution *c, cudnnBackendDescriptor_
     put(g, heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, DESCRIPTOR, 1, &graph, "heuristic's graph");
     put(g, heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode, "heuristic's mode");
     done(g, heuristic, "heuristic");
-    while (!g->rc && made < CONFIGS && dnn.make(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &configs[made]) == CUDNN_STATUS_SUCCESS)
+    while (!g->rc && made < CONFIGS &&
+           dnn.make(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &configs[made]) == CUDNN_STATUS_SUCCESS)
         made++;
     if (!g->rc)
         g->rc = cudnn_fail(g->err, dnn.get(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS, DESCRIPTOR, made, &found, configs),
@@ -349,8 +356,12 @@ static int convolution_run(struct device *d, struct library *library, const stru
 {
     struct convolution *c = (struct convolution *)library;
     struct bias_args bias = {.count = (uint64_t)a->rows * a->out_h * a->out_w * a->out_c,
-                             .live = {a->steps, a->rows, a->out_h * a->out_w * a->out_c}, .bias = a->bias, .y = a->out,
-                             .weights_stride = a->weights_stride, .c = a->out_c, .relu = a->relu};
+                             .live = {a->steps, a->rows, a->out_h * a->out_w * a->out_c},
+                             .bias = a->bias,
+                             .y = a->out,
+                             .weights_stride = a->weights_stride,
+                             .c = a->out_c,
+                             .relu = a->relu};
     int rc = a->mode == GEMM_WEIGHTS ? clear_dead_rows(d, a, err) : 0;
 
     if (!c->pack) { /* the pointers are the same in every run: they belong to the lanes that this was made for */

@@ -80,7 +80,8 @@ static int self_check(struct device *d, struct error *err)
         return rc;
     a.from = memory;
     a.to = memory + 64;
-    if (!(rc = cuda_fail(err, cudaMemcpyAsync(memory, from, sizeof from, cudaMemcpyHostToDevice, d->stream), "self-check")) &&
+    if (!(rc = cuda_fail(err, cudaMemcpyAsync(memory, from, sizeof from, cudaMemcpyHostToDevice, d->stream),
+                         "self-check")) &&
         !(rc = cuda_fail(err, cuda_launch(d->stream, KERNEL_spread, &a, sizeof a), "self-check")) &&
         !(rc = cuda_fail(err, cudaMemcpyAsync(to, a.to, sizeof to, cudaMemcpyDeviceToHost, d->stream), "self-check")) &&
         !(rc = cuda_fail(err, cudaStreamSynchronize(d->stream), "self-check")) && memcmp(from, to, sizeof from) != 0)
@@ -195,7 +196,8 @@ static int device_upload(struct device *d, void *to, const void *from, size_t by
 
 static int device_download(struct device *d, void *to, const void *from, size_t bytes, struct error *err)
 {
-    int rc = bytes ? cuda_fail(err, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, d->stream), "download") : 0;
+    int rc =
+        bytes ? cuda_fail(err, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, d->stream), "download") : 0;
 
     return rc ? rc : cuda_fail(err, cudaStreamSynchronize(d->stream), "download");
 }
@@ -280,8 +282,10 @@ static int seconds(struct device *d, double *ret, struct error *err)
 int clear_dead_rows(struct device *d, const struct gemm_args *a, struct error *err)
 {
     uint32_t in = a->in_h * a->in_w * a->in_c, out = a->out_h * a->out_w * a->out_c;
-    struct dead_args x = {.count = (uint64_t)a->lanes * a->rows * in, .live = {a->steps, a->rows, in}, .x = (float *)a->x};
-    struct dead_args dy = {.count = (uint64_t)a->lanes * a->rows * out, .live = {a->steps, a->rows, out}, .x = (float *)a->dy};
+    struct dead_args x = {
+        .count = (uint64_t)a->lanes * a->rows * in, .live = {a->steps, a->rows, in}, .x = (float *)a->x};
+    struct dead_args dy = {
+        .count = (uint64_t)a->lanes * a->rows * out, .live = {a->steps, a->rows, out}, .x = (float *)a->dy};
     int rc = device_launch(d, KERNEL_dead, &x, sizeof x, err);
 
     return rc ? rc : device_launch(d, KERNEL_dead, &dy, sizeof dy, err);
@@ -290,8 +294,11 @@ int clear_dead_rows(struct device *d, const struct gemm_args *a, struct error *e
 int mask_gradient(struct device *d, const struct gemm_args *a, struct error *err)
 {
     uint32_t in = a->in_h * a->in_w * a->in_c;
-    struct pass_args pass = {.count = (uint64_t)a->lanes * a->rows * in, .live = {a->steps, a->rows, in}, .dy = a->out,
-                             .mask = a->mask, .dx = a->out};
+    struct pass_args pass = {.count = (uint64_t)a->lanes * a->rows * in,
+                             .live = {a->steps, a->rows, in},
+                             .dy = a->out,
+                             .mask = a->mask,
+                             .dx = a->out};
 
     return a->mask ? device_launch(d, KERNEL_pass, &pass, sizeof pass, err) : 0;
 }
@@ -308,9 +315,15 @@ size_t bias_gradient_bytes(const struct gemm_args *a)
 
 int bias_gradient(struct device *d, const struct gemm_args *a, void *workspace, struct error *err)
 {
-    struct bias_gradient_args b = {.steps = a->steps, .dy = a->dy, .parts = workspace, .out = a->bias_out,
-                                   .out_stride = a->out_stride, .rows = a->rows, .pixels = a->out_h * a->out_w,
-                                   .c = a->out_c, .parts_n = bias_parts(a)};
+    struct bias_gradient_args b = {.steps = a->steps,
+                                   .dy = a->dy,
+                                   .parts = workspace,
+                                   .out = a->bias_out,
+                                   .out_stride = a->out_stride,
+                                   .rows = a->rows,
+                                   .pixels = a->out_h * a->out_w,
+                                   .c = a->out_c,
+                                   .parts_n = bias_parts(a)};
     int rc;
 
     b.count = (uint64_t)a->lanes * b.parts_n * b.c;

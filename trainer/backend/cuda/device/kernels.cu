@@ -38,14 +38,16 @@ cudaError_t cuda_launch(cudaStream_t stream, enum kernel kernel, const void *arg
 
 __device__ static __forceinline__ void mma_tf32(float *sum, const uint32_t *a, const uint32_t *b)
 {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 __device__ static __forceinline__ void mma_bf16(float *sum, const uint32_t *a, const uint32_t *b)
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
@@ -60,7 +62,8 @@ template <uint32_t PRECISION, uint32_t BM, uint32_t BN>
 __device__ static __forceinline__ void warp_multiply(uint32_t thread, uint32_t buffer, struct tile_thread *t,
                                                      const struct tile_shared *shared)
 {
-    const uint32_t WARPS_M = TILE_WARPS_M(BM), WARPS_N = 8 / WARPS_M, PIECES_M = BM / WARPS_M / 16, PIECES_N = BN / WARPS_N / 8;
+    const uint32_t WARPS_M = TILE_WARPS_M(BM), WARPS_N = 8 / WARPS_M;
+    const uint32_t PIECES_M = BM / WARPS_M / 16, PIECES_N = BN / WARPS_N / 8;
     const uint32_t warp = thread / 32, group = thread % 32 / 4, in_group = thread % 4;
     const uint32_t m0 = warp / WARPS_N * (BM / WARPS_M), n0 = warp % WARPS_N * (BN / WARPS_N);
     const uint32_t step = PRECISION == GEMM_TF32 ? 8 : 16;
@@ -108,7 +111,8 @@ __device__ static __forceinline__ void warp_multiply(uint32_t thread, uint32_t b
 }
 
 template <uint32_t MODE, uint32_t PRECISION, uint32_t BM, uint32_t BN>
-__global__ void __launch_bounds__(TILE_THREADS) kernel_gemm(const __grid_constant__ struct gemm_args a, uint32_t first_z)
+__global__ void __launch_bounds__(TILE_THREADS)
+    kernel_gemm(const __grid_constant__ struct gemm_args a, uint32_t first_z)
 {
     __shared__ struct tile_shared shared;
     struct tile_thread t;
