@@ -91,8 +91,11 @@ $O/$(CUDA_DIR)/kernels.o: $(CUDA_DIR)/kernels.cu
 	$(Q)$(NVCC) -ccbin gcc -std=c++17 -t 3 -O3 -fmad=false $(CUDA_GENCODE) -I. -Xcompiler -fPIC -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 $O/common/error.o: EXTRA_common := -fPIC
 
-# The commit that a selftest's figures belong to.
-$O/trainer/backend/cuda/selftest_main.o: EXTRA_trainer += -DFLEXP_COMMIT='"$(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)"'
+# The commit that a selftest's figures belong to; it is compiled in anew where there is another.
+COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+$(shell mkdir -p build; echo '$(COMMIT)' | cmp -s - build/.commit || echo '$(COMMIT)' >build/.commit)
+$O/trainer/backend/cuda/selftest_main.o: EXTRA_trainer += -DFLEXP_COMMIT='"$(COMMIT)"'
+$O/trainer/backend/cuda/selftest_main.o: build/.commit
 
 define archive
 $O/lib$1.a: $(call obj,$(SRC_$1)) $(if $(filter trainer,$1),$(OBJ_native))
