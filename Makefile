@@ -23,7 +23,7 @@ LIBS_common := -ljansson -lxxhash -lm
 LIBS_orchestrator := -lyaml -lsqlite3 -luv -lhwloc -lmd -ldl
 # The trainer's loops are written to be vectorised.
 EXTRA_trainer := -O3
-LIBS_trainer := -ldnnl -lgomp -larchive -ljpeg -lpng -lz -lhwloc
+LIBS_trainer := -ldnnl -lgomp -larchive -ljpeg -lpng -lz -lhwloc -ldl
 
 rwildcard = $(foreach d,$(wildcard $1*),$(call rwildcard,$d/,$2) $(filter $(subst *,%,$2),$d))
 src = $(sort $(call rwildcard,$1/,*.c))
@@ -33,9 +33,11 @@ MAINS := orchestrator/cli/main.c trainer/main.c
 SRC_common := $(call src,common)
 SRC_searchers := $(call src,searchers)
 SRC_orchestrator := $(filter-out $(MAINS),$(call src,orchestrator))
+# What needs the CUDA toolkit is a shared object of its own.
+CUDA_DIR := trainer/backend/cuda/device
 NATIVE := trainer/backend/cpu/native
 SRC_native := $(filter-out $(NATIVE)/native.c,$(call src,$(NATIVE)))
-SRC_trainer := $(filter-out $(MAINS) $(SRC_native),$(call src,trainer))
+SRC_trainer := $(filter-out $(MAINS) $(SRC_native) $(CUDA_DIR)/%,$(call src,trainer))
 # These are compiled for each instruction set, and one is picked when the program starts.
 ISAS := $(if $(filter x86_64,$(shell uname -m)),avx512 avx2) portable
 FLAGS_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512
@@ -56,7 +58,17 @@ BIN := build
 else
 BIN := $O
 endif
-programs: $(BIN)/flexp $(BIN)/flexp-trainer
+
+# nvcc of CUDA_HOME, or of PATH, or none; a sanitizer's build goes without.
+NVCC := $(if $(CUDA_HOME),$(wildcard $(CUDA_HOME)/bin/nvcc),$(shell command -v nvcc 2>/dev/null))
+CUDA_SO := $(if $(and $(NVCC),$(filter release,$(VARIANT))),$(BIN)/flexp-cuda.so)
+CUDA_INCLUDE = $(dir $(NVCC))../include
+# Machine code for Ampere and Ada, and for Hopper; what later ones compile from.
+CUDA_ARCHS ?= 80 90
+CUDA_GENCODE = $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$a,code=sm_$a) \
+  -gencode=arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+CUDA_OBJECTS := $(patsubst %.c,$O/%.o,$(wildcard $(CUDA_DIR)/*.c)) $O/$(CUDA_DIR)/kernels.o $O/common/error.o
+programs: $(BIN)/flexp $(BIN)/flexp-trainer $(CUDA_SO)
 
 $(BIN)/flexp: $(call obj,orchestrator/cli/main.c) $O/liborchestrator.a $O/libsearchers.a $O/libcommon.a
 	$(SAY) $@
@@ -64,6 +76,26 @@ $(BIN)/flexp: $(call obj,orchestrator/cli/main.c) $O/liborchestrator.a $O/libsea
 $(BIN)/flexp-trainer: $(call obj,trainer/main.c) $O/libtrainer.a $O/libsearchers.a $O/libcommon.a
 	$(SAY) $@
 	$(Q)$(CC) $(VARIANT_FLAGS) -pthread -o $@ $^ $(LIBS_trainer) $(LIBS_common) $(LDFLAGS)
+
+$(BIN)/flexp-cuda.so: $(CUDA_OBJECTS)
+	$(SAY) $@
+	$(Q)$(NVCC) -ccbin gcc -shared -cudart static -o $@ $^ -Xlinker -Bsymbolic -ldl
+$O/$(CUDA_DIR)/%.o: $(CUDA_DIR)/%.c
+	@mkdir -p $(@D)
+	$(SAY) $<
+	$(Q)$(CC) $(CFLAGS_ALL) -fPIC -isystem $(CUDA_INCLUDE) -c -o $@ $<
+# No contraction: the host's compilation of the same bodies gives the same bits.
+$O/$(CUDA_DIR)/kernels.o: $(CUDA_DIR)/kernels.cu
+	@mkdir -p $(@D)
+	$(SAY) $<
+	$(Q)$(NVCC) -ccbin gcc -std=c++17 -t 3 -O3 -fmad=false $(CUDA_GENCODE) -I. -Xcompiler -fPIC -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+$O/common/error.o: EXTRA_common := -fPIC
+
+# The commit that a selftest's figures belong to; it is compiled in anew where there is another.
+COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+$(shell mkdir -p build; echo '$(COMMIT)' | cmp -s - build/.commit || echo '$(COMMIT)' >build/.commit)
+$O/trainer/backend/cuda/selftest_main.o: EXTRA_trainer += -DFLEXP_COMMIT='"$(COMMIT)"'
+$O/trainer/backend/cuda/selftest_main.o: build/.commit
 
 define archive
 $O/lib$1.a: $(call obj,$(SRC_$1)) $(if $(filter trainer,$1),$(OBJ_native))
@@ -163,6 +195,7 @@ soak: build/.packages ## At length: 600 s of fuzzing for each reader, and 1,000 
 install: programs ## Install to $(PREFIX), under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/flexp/configs
 	install -m 755 build/flexp build/flexp-trainer $(DESTDIR)$(PREFIX)/bin/
+	$(if $(CUDA_SO),install -D -m 755 $(CUDA_SO) $(DESTDIR)$(PREFIX)/lib/flexp/flexp-cuda.so)
 	install -m 644 configs/*.yaml $(DESTDIR)$(PREFIX)/share/flexp/configs/
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	build/flexp help man >$(DESTDIR)$(PREFIX)/share/man/man1/flexp.1

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/log.h"
 #include "common/version.h"
+#include "trainer/backend/cuda/cuda.h"
 #include "trainer/worker/run.h"
 
 #include <errno.h>
@@ -17,6 +18,7 @@ static const char HELP[] =
     "usage: flexp-trainer [--version] [--help]\n"
     "       flexp-trainer plan FILE    what computes each layer of an experiment's network here, and how fast:\n"
     "                                  the same as `flexp model FILE --kernels`\n"
+    "       flexp-trainer selftest --backend cuda [--help]\n"
     "\n"
     "It speaks the trial protocol (docs/protocol.md) on the socket whose descriptor is in FLEXP_FD and ends when that\n"
     "socket does. To run an experiment, type `flexp create -f FILE`.\n";
@@ -94,6 +96,8 @@ int main(int argc, char **argv)
     }
     if (argc > 1 && !strcmp(argv[1], "plan"))
         return show_plan(argc, argv);
+    if (argc > 1 && !strcmp(argv[1], "selftest"))
+        return cuda_selftest(argc - 1, argv + 1);
     if (argc > 1) {
         bool help = !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h");
         if (!help)

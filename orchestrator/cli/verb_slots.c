@@ -5,6 +5,7 @@
 #include "orchestrator/cli/format.h"
 #include "orchestrator/cli/table.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static void print_rows(struct cli *cli, const json_t *rows)
@@ -17,7 +18,8 @@ static void print_rows(struct cli *cli, const json_t *rows)
     table_column(table, "STATE", TABLE_LEFT);
     table_column(table, "TRIAL", TABLE_LEFT);
     table_column(table, "HOLDER", TABLE_SHRINK);
-    json_array_foreach((json_t *)rows, i, row) {
+    json_array_foreach((json_t *)rows, i, row)
+    {
         const char *holder = json_string_or(row, "holder", "");
         int64_t experiment = json_int_or(row, "experiment", 0), trial = json_int_or(row, "trial", 0);
         const char *state = json_string_or(row, "state", "?");
@@ -30,6 +32,40 @@ static void print_rows(struct cli *cli, const json_t *rows)
             table_cell(table, STYLE_NONE, "-");
         table_cell(table, STYLE_NONE, "%s", *holder ? holder : "-");
     }
+    table_write(table, stdout, &cli->out, 0);
+    table_free(table);
+}
+
+static void print_gpus(struct cli *cli, const json_t *rows)
+{
+    struct table *table;
+    json_t *row, *user;
+    size_t i, k;
+
+    if (!json_array_size(rows))
+        return;
+    table = table_new();
+    table_column(table, "GPU", TABLE_LEFT);
+    table_column(table, "NAME", TABLE_LEFT);
+    table_column(table, "MEMORY", TABLE_LEFT);
+    table_column(table, "USED BY", TABLE_LEFT);
+    table_column(table, "UUID", TABLE_SHRINK);
+    json_array_foreach((json_t *)rows, i, row)
+    {
+        char users[200] = "";
+        size_t at = 0;
+        json_array_foreach(json_object_get(row, "used_by"), k, user) if (at < sizeof users - 40) at += (size_t)snprintf(
+            users + at, sizeof users - at, "%spid %lld (%.1f GiB)", at ? ", " : "",
+            (long long)json_int_or(user, "pid", 0), (double)json_int_or(user, "memory_bytes", 0) / (1 << 30));
+        table_cell(table, STYLE_BOLD, "cuda:%lld", (long long)json_int_or(row, "index", 0));
+        table_cell(table, STYLE_NONE, "%s", json_string_or(row, "name", "?"));
+        table_cell(table, STYLE_NONE, "%.1f of %.1f GiB used",
+                   (double)json_int_or(row, "memory_used_bytes", 0) / (1 << 30),
+                   (double)json_int_or(row, "memory_bytes", 0) / (1 << 30));
+        table_cell(table, STYLE_NONE, "%s", *users ? users : "-");
+        table_cell(table, STYLE_NONE, "%s", json_string_or(row, "uuid", "?"));
+    }
+    putchar('\n');
     table_write(table, stdout, &cli->out, 0);
     table_free(table);
 }
@@ -47,6 +83,7 @@ int verb_slots(struct cli *cli)
         return cli_print_json(cli, answer);
     }
     print_rows(cli, json_object_get(answer, "slots"));
+    print_gpus(cli, json_object_get(answer, "gpus"));
     json_decref(answer);
     return CLI_OK;
 }

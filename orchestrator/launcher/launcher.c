@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/launcher/launcher_private.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,8 +28,10 @@ static int parse_slots(const char *slots, size_t cores, size_t *ret, struct erro
         *ret = quota && quota < cores ? quota : cores;
         return 0;
     }
-    if (!strcmp(slots, "gpu") || !strcmp(slots, "cuda"))
-        return fail(err, -ENODEV, "slots: no GPU can be used (this build has no GPU backend); use \"cpu\" or a number");
+    if (!strcmp(slots, "gpu") || !strcmp(slots, "cuda")) {
+        *ret = 0;
+        return 0;
+    }
     errno = 0;
     n = strtol(slots, &end, 10);
     if (errno || end == slots || *end || n < 1)
@@ -40,20 +43,65 @@ static int parse_slots(const char *slots, size_t cores, size_t *ret, struct erro
     return 0;
 }
 
+/* The trainer says whether it can use the GPUs: what it prints where it cannot. */
+static void keep_line(void *arg, const char *line)
+{
+    snprintf(arg, 200, "%s", line);
+}
+
+/* GPUs that NVML lists and on which the trainer's CUDA backend opens and passes its self-check. reason: why not. */
+static size_t usable_gpus(const char *slots, struct gpu_info **ret, char *reason, size_t room)
+{
+    atomic_bool stop = false;
+    char trainer[PATH_MAX], command[PATH_MAX + 64], said[200] = "", *text = NULL;
+    struct error err;
+    size_t n;
+
+    *ret = NULL;
+    snprintf(reason, room, "NVML lists none that is visible");
+    if (slots && !strcmp(slots, "cpu"))
+        return 0;
+    n = gpu_list(ret);
+    if (!n)
+        return 0;
+    if (trainer_path(trainer, sizeof trainer, &err)) {
+        snprintf(reason, room, "%s", err.text);
+        return 0;
+    }
+    snprintf(command, sizeof command, "exec '%s' selftest --backend cuda --no-checks 2>&1", trainer);
+    if (launcher_run_command(command, NULL, NULL, 60000, &stop, keep_line, said, &text)) {
+        snprintf(reason, room, "%s", *said ? said : text ? text : "?");
+        n = 0;
+    }
+    free(text);
+    return n;
+}
+
 static void show(struct launcher *launcher, size_t i)
 {
     launcher->infos[i] = launcher->slots[i].info;
 }
 
-static int make_slots(struct launcher *launcher, const int *cores, size_t cores_n)
+static int make_slots(struct launcher *launcher, const int *cores, size_t cores_n, const struct gpu_info *gpus, size_t gpus_n)
 {
     size_t n = pretended_cores() ? pretended_cores() : cores_n;
 
-    launcher->slots = calloc(n + 1, sizeof *launcher->slots);
-    launcher->infos = calloc(n + 1, sizeof *launcher->infos);
+    launcher->slots = calloc(n + gpus_n + 1, sizeof *launcher->slots);
+    launcher->infos = calloc(n + gpus_n + 1, sizeof *launcher->infos);
     if (!launcher->slots || !launcher->infos)
         return -ENOMEM;
-    launcher->slots_n = n;
+    launcher->slots_n = n + gpus_n;
+    launcher->gpus_n = gpus_n;
+    for (size_t i = 0; i < gpus_n; i++) {
+        struct slot *slot = &launcher->slots[n + i];
+        slot->cpu = cores[i * cores_n / gpus_n];
+        slot->lease = -1;
+        slot->info.kind = SLOT_KIND_CUDA;
+        slot->info.index = gpus[i].index;
+        snprintf(slot->info.name, sizeof slot->info.name, "cuda:%d", gpus[i].index);
+        snprintf(slot->info.uuid, sizeof slot->info.uuid, "%s", gpus[i].uuid);
+        show(launcher, n + i);
+    }
     for (size_t i = 0; i < n; i++) {
         struct slot *slot = &launcher->slots[i];
         slot->cpu = cores[i % cores_n];
@@ -83,8 +131,10 @@ int launcher_new(uv_loop_t *loop, const char *home, const char *slots, const str
                  struct launcher **ret, struct error *err)
 {
     struct launcher *launcher = calloc(1, sizeof *launcher);
+    struct gpu_info *gpus = NULL;
+    char reason[256];
     int *cores = NULL;
-    size_t cores_n = 0;
+    size_t cores_n = 0, gpus_n = 0;
     int rc;
 
     if (!launcher)
@@ -99,11 +149,16 @@ int launcher_new(uv_loop_t *loop, const char *home, const char *slots, const str
     rc = cores_find(&cores, &cores_n, err);
     if (rc)
         goto out;
-    if (!launcher->home || !launcher->lease_folder || make_slots(launcher, cores, cores_n)) {
+    gpus_n = usable_gpus(slots, &gpus, reason, sizeof reason);
+    if (!gpus_n && slots && (!strcmp(slots, "gpu") || !strcmp(slots, "cuda"))) {
+        rc = fail(err, -ENODEV, "slots: no GPU can be used (%s); use \"cpu\" or a number", reason);
+        goto out;
+    }
+    if (!launcher->home || !launcher->lease_folder || make_slots(launcher, cores, cores_n, gpus, gpus_n)) {
         rc = fail(err, -ENOMEM, "out of memory");
         goto out;
     }
-    rc = parse_slots(slots, launcher->slots_n, &launcher->limit, err);
+    rc = parse_slots(slots, launcher->slots_n - launcher->gpus_n, &launcher->limit, err);
     if (rc)
         goto out;
     /* What a supervisor leaves behind that was itself killed comes to us, see worker.c. */
@@ -111,6 +166,7 @@ int launcher_new(uv_loop_t *loop, const char *home, const char *slots, const str
     *ret = launcher;
     launcher = NULL;
 out:
+    free(gpus);
     free(cores);
     free_launcher(launcher);
     return rc;
@@ -129,28 +185,35 @@ size_t launcher_slots(const struct launcher *launcher, const struct slot_info **
 
 size_t launcher_capacity(const struct launcher *launcher, enum slot_kind kind)
 {
-    return kind == SLOT_KIND_CPU ? launcher->limit : 0;
+    return kind == SLOT_KIND_CPU ? launcher->limit : launcher->gpus_n;
 }
 
 size_t launcher_lease(struct launcher *launcher)
 {
-    size_t ours = 0;
+    size_t ours = 0, cores = 0;
 
-    for (size_t i = 0; i < launcher->slots_n; i++)
+    for (size_t i = 0; i < launcher->slots_n; i++) {
         ours += launcher->slots[i].info.ours;
-    for (size_t i = 0; i < launcher->slots_n && ours < launcher->limit; i++) {
+        cores += launcher->slots[i].info.ours && launcher->slots[i].info.kind == SLOT_KIND_CPU;
+    }
+    for (size_t i = 0; i < launcher->slots_n; i++) {
         struct slot *slot = &launcher->slots[i];
+        bool core = slot->info.kind == SLOT_KIND_CPU;
         struct error err = {0};
-        char name[32];
-        if (slot->info.ours)
+        char name[96];
+        if (slot->info.ours || (core && cores >= launcher->limit))
             continue;
-        snprintf(name, sizeof name, "cpu-%d", slot->info.index);
+        if (core)
+            snprintf(name, sizeof name, "cpu-%d", slot->info.index);
+        else
+            snprintf(name, sizeof name, "%s", slot->info.uuid);
         slot->info.holder[0] = 0;
         if (lease_take(launcher->lease_folder, name, launcher->home, &slot->lease, slot->info.holder,
                        sizeof slot->info.holder, &err) == 0) {
             slot->info.ours = true;
             slot->info.holder[0] = 0;
             ours++;
+            cores += core;
         } else if (!slot->info.holder[0]) {
             snprintf(slot->info.holder, sizeof slot->info.holder, "%s", err.text);
         }

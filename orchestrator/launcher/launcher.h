@@ -1,6 +1,6 @@
 /* launcher.h - supplies slots and makes workers connect. The local launcher: slots are cores (hwloc; those this process
- * may use) and, later, GPUs; leased machine-wide by flock on a file per core in /tmp/flexp-slots so that two homes
- * never share one, while they are needed: the caller leases when something wants to run and gives back when all is
+ * may use) and GPUs, where the trainer's CUDA backend opens; leased machine-wide by flock on a file per core, or per UUID of a
+ * GPU, in /tmp/flexp-slots so that two homes never share one, while they are needed: the caller leases when something wants to run and gives back when all is
  * idle. A lease is inherited by the supervisors on it, so it outlasts an orchestrator that was killed until its
  * processes are gone. Workers run under a supervisor (`flexp` itself, by the hidden verb "supervise": a subreaper that
  * pins to the slots' cores, passes the protocol socket as FLEXP_FD, keeps stdout and stderr in run_dir/output.log while
@@ -28,7 +28,8 @@ struct worker;
 struct slot_info {
     enum slot_kind kind;
     int index;        /* core number of the operating system, or GPU index */
-    char name[16];    /* "cpu:3" */
+    char name[16];    /* "cpu:3", "cuda:0" */
+    char uuid[80];    /* of a GPU; "" of a core */
     char holder[96];  /* when it could not be leased: who holds it (pid and home); "" when it is ours */
     bool ours;        /* leased by this launcher */
 };
@@ -96,6 +97,22 @@ bool process_use(pid_t pid, struct process_use *ret);
 /* GPUs on which these processes compute, by NVML (libnvidia-ml.so.1, or what FLEXP_NVML names), opened at run time: mean
  * utilisation 0..1 and memory of theirs. False where there is no such library, GPU or process. */
 bool gpu_use(const pid_t *pids, size_t n, double *ret_utilisation, int64_t *ret_memory_bytes);
+
+#define GPU_PROCESSES 16
+
+struct gpu_info {
+    int index;
+    char uuid[80], name[96];
+    int64_t total_bytes, used_bytes; /* 0: not known */
+    size_t processes_n;
+    struct {
+        int pid;
+        int64_t bytes; /* -1: not known */
+    } processes[GPU_PROCESSES];
+};
+/* The GPUs that CUDA_VISIBLE_DEVICES lets this process see (all where it is not set), with what uses them, by NVML. The
+ * caller frees. 0 where there is no such library. */
+size_t gpu_list(struct gpu_info **ret);
 
 /* Runs a command by /bin/sh -c under a supervisor, synchronously; everything it started is gone afterwards. env: added to a
  * worker's environment. on_line: each line it prints. *ret_text (the caller frees): how it ended, "exit code 0". 0 only for

@@ -39,7 +39,8 @@ struct launcher {
     void *arg;
     struct slot *slots;
     struct slot_info *infos; /* what launcher_slots shows, kept equal to slots[].info */
-    size_t slots_n, limit;
+    size_t slots_n, limit; /* limit: of cores to hold */
+    size_t gpus_n;         /* the last of the slots */
     struct worker *workers;
     uint64_t started; /* workers ever started */
     bool closing, held;
@@ -75,6 +76,9 @@ long long oom_kills(void);
 /* Reads a file of this process's control group (level 0) or of that so many levels above it; controller "": the unified
  * hierarchy. False where that cannot be read; ret_root: there is none above it. */
 bool cgroup_read_at(const char *controller, const char *file, unsigned level, char *ret, size_t room, bool *ret_root);
+
+/* --- gpu.c --- */
+bool gpu_is_visible(const char *visible, unsigned index, const char *uuid);
 
 /* --- worker.c --- */
 void launcher_kill_all(struct launcher *launcher);

@@ -301,22 +301,42 @@ static int count(const char *const *list)
     return n;
 }
 
-/* The worker's environment: what the caller adds, the protocol socket's number, and the mark. */
+/* "CUDA_VISIBLE_DEVICES=GPU-...,GPU-..." of the slots that are GPUs; "" where none is. The caller frees. */
+static char *gpu_environment(const struct worker *worker)
+{
+    static const char NAME[] = "CUDA_VISIBLE_DEVICES=";
+    char *text = calloc(1, sizeof NAME + worker->slots_n * sizeof((struct slot_info *)0)->uuid), *at = text;
+
+    for (size_t i = 0; text && i < worker->slots_n; i++) {
+        const char *uuid = worker->launcher->slots[worker->slots[i]].info.uuid;
+        if (*uuid)
+            at += sprintf(at, "%s%s", at == text ? NAME : ",", uuid);
+    }
+    return text;
+}
+
+/* The worker's environment: what the caller adds, its GPUs, the protocol socket's number, and the mark. */
 static char **make_environment(const struct worker *worker, const char *const *extra)
 {
     int n = count(extra);
-    const char **all = calloc((size_t)n + 3, sizeof *all);
-    char fd[32], **environment;
+    const char **all = calloc((size_t)n + 4, sizeof *all);
+    char fd[32], **environment, *gpus = gpu_environment(worker);
 
-    if (!all)
+    if (!all || !gpus) {
+        free(all);
+        free(gpus);
         return NULL;
+    }
     if (n)
         memcpy(all, extra, (size_t)n * sizeof *all);
     snprintf(fd, sizeof fd, "FLEXP_FD=%d", SUPERVISE_PROTOCOL);
     all[n] = fd;
     all[n + 1] = worker->mark;
+    if (*gpus)
+        all[n + 2] = gpus;
     environment = environment_new(all);
     free(all);
+    free(gpus);
     return environment;
 }
 

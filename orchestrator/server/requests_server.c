@@ -336,6 +336,28 @@ static void add_use(json_t *row, const struct attempt *attempt)
     json_object_set_new(row, "gpu_memory_bytes", use && use->gpu >= 0 ? json_integer(use->gpu_memory_bytes) : json_null());
 }
 
+static json_t *gpus_json(void)
+{
+    struct gpu_info *gpus;
+    size_t n = gpu_list(&gpus);
+    json_t *rows = json_array();
+
+    for (size_t i = 0; i < n; i++) {
+        json_t *users = json_array();
+        for (size_t k = 0; k < gpus[i].processes_n; k++)
+            json_array_append_new(users, json_pack("{s:i, s:o}", "pid", gpus[i].processes[k].pid, "memory_bytes",
+                                                   gpus[i].processes[k].bytes < 0
+                                                       ? json_null()
+                                                       : json_integer(gpus[i].processes[k].bytes)));
+        json_array_append_new(rows, json_pack("{s:i, s:s, s:s, s:I, s:I, s:o}", "index", gpus[i].index, "uuid",
+                                              gpus[i].uuid, "name", gpus[i].name, "memory_bytes",
+                                              (json_int_t)gpus[i].total_bytes, "memory_used_bytes",
+                                              (json_int_t)gpus[i].used_bytes, "used_by", users));
+    }
+    free(gpus);
+    return rows;
+}
+
 int request_slots(struct server *server, struct store *store, const json_t *arguments, json_t **ret, struct error *err)
 {
     static const char *const KINDS[] = {[SLOT_KIND_CPU] = "cpu", [SLOT_KIND_CUDA] = "cuda"};
@@ -356,8 +378,10 @@ int request_slots(struct server *server, struct store *store, const json_t *argu
         add_use(row, attempt);
         json_array_append_new(rows, row);
     }
-    *ret = json_pack("{s:i, s:I, s:o}", "schema_version", SERVER_SCHEMA_VERSION, "capacity",
-                     (json_int_t)launcher_capacity(server->launcher, SLOT_KIND_CPU), "slots", rows);
+    *ret = json_pack("{s:i, s:I, s:o, s:o}", "schema_version", SERVER_SCHEMA_VERSION, "capacity",
+                     (json_int_t)(launcher_capacity(server->launcher, SLOT_KIND_CPU) +
+                                  launcher_capacity(server->launcher, SLOT_KIND_CUDA)),
+                     "slots", rows, "gpus", gpus_json());
     return *ret ? 0 : fail(err, -ENOMEM, "out of memory");
 }
 

@@ -41,7 +41,8 @@ size_t clients_max(const struct server *server)
     size_t reserved = DESCRIPTORS_NEEDED / 2;
 
     if (server->launcher)
-        reserved += DESCRIPTORS_PER_SLOT * launcher_capacity(server->launcher, SLOT_KIND_CPU);
+        reserved += DESCRIPTORS_PER_SLOT * (launcher_capacity(server->launcher, SLOT_KIND_CPU) +
+                                            launcher_capacity(server->launcher, SLOT_KIND_CUDA));
     if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur > reserved + SERVER_CLIENTS_MAX)
         return SERVER_CLIENTS_MAX;
     return limit.rlim_cur > reserved + CLIENTS_MIN ? (size_t)limit.rlim_cur - reserved : CLIENTS_MIN;

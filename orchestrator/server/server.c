@@ -286,7 +286,7 @@ static int run_loop(struct server *server, const char *slots, struct error *err)
         close_launcher(server);
     } else {
         log_info("orchestrator of %s answers at %s, %zu slots", server->home, server->socket,
-                 launcher_capacity(server->launcher, SLOT_KIND_CPU));
+                 launcher_capacity(server->launcher, SLOT_KIND_CPU) + launcher_capacity(server->launcher, SLOT_KIND_CUDA));
         say_ready(server, "ready");
         store_be_patient(server->store, true);
         clock_start(server);

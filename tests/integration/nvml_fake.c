@@ -1,4 +1,4 @@
-/* nvml_fake.c - a library as NVML's for test_watch.py: two GPUs, 1 GiB of which the process named in FLEXP_TEST_GPU_PID's file
+/* nvml_fake.c - a library as NVML's for test_watch.py and test_gpus.py: two GPUs of 80 and 24 GiB, 1 GiB of which the process named in FLEXP_TEST_GPU_PID's file
  * holds on the second, 40% busy.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
@@ -39,6 +39,26 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *n, struct pr
     }
     if (file)
         fclose(file);
+    return 0;
+}
+
+int nvmlDeviceGetUUID(void *device, char *ret, unsigned size)
+{
+    snprintf(ret, size, "GPU-%08x-0000-1111-2222-333344445555", (unsigned)(size_t)device);
+    return 0;
+}
+
+int nvmlDeviceGetName(void *device, char *ret, unsigned size)
+{
+    snprintf(ret, size, "Fake GPU %u", (unsigned)(size_t)device);
+    return 0;
+}
+
+int nvmlDeviceGetMemoryInfo(void *device, unsigned long long *ret)
+{
+    ret[0] = device == (void *)1 ? 80ull << 30 : 24ull << 30;
+    ret[2] = device == (void *)1 ? 0 : 3ull << 30;
+    ret[1] = ret[0] - ret[2];
     return 0;
 }
 

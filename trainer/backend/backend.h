@@ -31,8 +31,11 @@ struct backend_options {
 };
 
 /* fp32: fp32 throughout, sums in whatever order is fast, Winograd's F(4x4) included (its rounding errors are up to 6 times
- * those of a direct sum). fp32_strict: nothing whose errors are larger than a direct sum's by more than half. */
-enum precision { PRECISION_FP32, PRECISION_FP32_STRICT };
+ * those of a direct sum). fp32_strict: nothing whose errors are larger than a direct sum's by more than half; on a GPU also
+ * equal bits from run to run and packed or not. tf32, bf16: a GPU's; operands of matrix products are rounded, sums and
+ * weights are not. */
+enum precision { PRECISION_FP32, PRECISION_FP32_STRICT, PRECISION_TF32, PRECISION_BF16 };
+extern const char *const PRECISION_NAMES[]; /* NULL-terminated */
 
 struct plan_options {
     size_t batch; /* the largest a replica will use; bits may depend on it (a trial's own batch gives its bits) */
@@ -69,12 +72,15 @@ struct replica {
     double seconds;
 };
 
-enum reduction_type { REDUCE_WEIGHTED_SUM, REDUCE_EACH };
+/* REDUCE_MODEL: the backend keeps the global model (put_model) and no weights cross in a round: replicas' start is NULL, and
+ * the model becomes model + rate x (weighted sum - model) for parameters, the weighted sum for buffers. */
+enum reduction_type { REDUCE_WEIGHTED_SUM, REDUCE_EACH, REDUCE_MODEL };
 
 struct reduction {
     enum reduction_type type;
     double *sum;  /* WEIGHTED_SUM: weights_n, overwritten; left alone on an error */
     float **each; /* EACH: trained weights of each replica, weights_n floats each */
+    double rate;  /* MODEL */
 };
 
 struct backend_ops {
@@ -92,6 +98,9 @@ struct backend_ops {
      * batches: when it becomes non-zero, -ECANCELED. */
     int (*train)(struct plan *plan, struct replica *replicas, size_t n, const struct augment *augment,
                  struct reduction *reduction, const volatile int *cancel, struct error *err);
+    /* Optional: the model of REDUCE_MODEL; evaluate takes it where weights is NULL. */
+    int (*put_model)(struct plan *plan, const float *weights, struct error *err);
+    int (*get_model)(struct plan *plan, float *weights, struct error *err);
     /* Sums over these samples of a split, in fixed chunks: equal bits for any number of threads. predictions (may be NULL):
      * n x classes softmax scores. */
     int (*evaluate)(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,

@@ -3,6 +3,7 @@
 #include "trainer/worker/run.h"
 
 #include "common/keys.h"
+#include "trainer/backend/cuda/cuda.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -95,6 +96,23 @@ static void describe_data(const json_t *sections, uint64_t data_seed, const char
     dataset_close(dataset);
 }
 
+/* tf32 and bf16 are a GPU's; it is opened to see that there is one. What would compile it. */
+static const struct backend_ops *backend_for(const struct plan_options *options, json_t *problems)
+{
+    struct backend *gpu = NULL;
+    struct error err = {0}, why = {0};
+
+    if (options->precision < PRECISION_TF32)
+        return &BACKEND_CPU;
+    if (BACKEND_CUDA.open(&(struct backend_options){.cores_n = 0}, &gpu, &why)) {
+        fail(&err, -EINVAL, "training.precision: %s needs a GPU: %s", PRECISION_NAMES[options->precision], why.text);
+        add_error(problems, "training", &err);
+    } else {
+        BACKEND_CUDA.close(gpu);
+    }
+    return &BACKEND_CUDA;
+}
+
 /* Which kernels a trial would run on one core of this machine, and what they take there. */
 static void describe_kernels(const struct model *model, const struct plan_options *options, json_t *answer, json_t *problems)
 {
@@ -143,7 +161,7 @@ void plan_answer(struct connection *connection, const struct message *message)
             check_federation(sections, &shape, problems);
             if (model_new(json_object_get(sections, "model"), &shape, &model, &err))
                 add_error(problems, "model", &err);
-            else if (BACKEND_CPU.compile(NULL, model, &options, NULL, &mem_bytes, &err))
+            else if (backend_for(&options, problems)->compile(NULL, model, &options, NULL, &mem_bytes, &err))
                 add_error(problems, "model", &err);
         }
     }

@@ -3,6 +3,7 @@
 #include "trainer/worker/session.h"
 
 #include "common/file.h"
+#include "trainer/backend/cuda/cuda.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,21 +52,27 @@ void session_done(struct session *session)
 
 static int open_backend(struct session *session, const json_t *slots, struct error *err)
 {
+    const struct backend_ops *ops = &BACKEND_CPU;
     int cores[1024];
     size_t n = 0, i;
     json_t *slot;
 
     json_array_foreach ((json_t *)slots, i, slot) {
         int core;
+        if (json_is_string(slot) && !strncmp(json_string_value(slot), "cuda:", 5) && ops == &BACKEND_CUDA)
+            return fail(err, -EINVAL, "resources.slots_per_trial: several GPUs in one trial cannot be used yet; give 1");
+        if (json_is_string(slot) && !strncmp(json_string_value(slot), "cuda:", 5))
+            ops = &BACKEND_CUDA; /* which GPU: CUDA_VISIBLE_DEVICES, as the launcher set it */
         if (n < 1024 && json_is_string(slot) && sscanf(json_string_value(slot), "cpu:%d", &core) == 1)
             cores[n++] = core;
     }
     if (!n)
         cores[n++] = -1;
-    if (session->backend && n == session->cores_n && !memcmp(cores, session->cores, n * sizeof *cores))
+    if (session->backend && ops == session->ops && n == session->cores_n && !memcmp(cores, session->cores, n * sizeof *cores))
         return 0;
     drop_backend(session);
     drop_data(session);
+    session->ops = ops;
     memcpy(session->cores, cores, n * sizeof *cores);
     session->cores_n = n;
     return session->ops->open(&(struct backend_options){.cores = session->cores, .cores_n = n}, &session->backend, err);

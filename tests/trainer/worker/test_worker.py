@@ -22,6 +22,9 @@ SECTIONS = {
                    "partition": {"scheme": "dirichlet", "alpha": 1.0}},
 }
 
+HAS_GPU = subprocess.run([TRAINER, "selftest", "--backend", "cuda", "--no-checks"], stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL, check=False).returncode == 0
+
 
 class Worker:
     """One flexp-trainer and the socket to it."""
@@ -61,7 +64,7 @@ class Worker:
                  sections=sections or SECTIONS, time_metric="rounds", train_until=until, max_units=more.pop("max_units", 6),
                  metric="validation_accuracy", smaller_is_better=False, min_checkpoint_period=0,
                  resume=more.pop("resume", None), trial_dir=folder, run_dir=f"{folder}/runs/{run}",
-                 cache_dir=os.path.join(self.folder, "cache"), slots=["cpu:0"], **more)
+                 cache_dir=os.path.join(self.folder, "cache"), slots=more.pop("slots", ["cpu:0"]), **more)
 
     def train_to_the_end(self, run, trial=1, until=6, **more):
         self.assign(run, trial, until, **more)
@@ -252,6 +255,31 @@ def plan_answers_yes_or_key_paths(worker):
 
 
 @with_worker
+def precisions_of_a_gpu_are_refused_without_one(worker):
+    if HAS_GPU:
+        return
+    for precision, refused in (("fp32_strict", False), ("tf32", True), ("bf16", True)):
+        sections = dict(SECTIONS, training=dict(SECTIONS["training"], precision=precision))
+        worker.say(op="plan", id=5, hyperparameters={}, sections=sections, slots=1, cache_dir=worker.folder, data_seed=7)
+        answer = worker.hear()
+        check(answer["ok"] != refused, answer)
+        if refused:
+            error = answer["errors"][0]
+            check(error["path"] == "training.precision" and error["text"].startswith(f"{precision} needs a GPU: "), answer)
+
+
+@with_worker
+def a_run_on_a_gpu_that_is_not_there_fails_with_the_reason(worker):
+    if HAS_GPU:
+        return
+    worker.assign(1, slots=["cuda:0"])
+    failed = worker.hear_until("failed")[-1]
+    check(failed["reason"] == "error" and ("CUDA" in failed["text"] or "GPU" in failed["text"] or "NVIDIA" in failed["text"]),
+          failed)
+    check(worker.train_to_the_end(2)[-1]["op"] == "done", "the next run, on a core, goes on")
+
+
+@with_worker
 def a_released_run_falls_silent_at_once(worker):
     sections = dict(SECTIONS, federation={"clients": 1, "local_epochs": 10000})
     worker.assign(1, until=6, sections=sections)
@@ -381,7 +409,9 @@ TESTS = [says_hello_with_its_capabilities, reports_before_its_checkpoint_and_wai
          takes_trial_after_trial_and_repeats_bit_for_bit, a_resumed_trial_goes_on_as_if_it_had_never_stopped,
          a_run_resumed_at_its_unit_reports_the_value_again, leaves_result_and_model_of_the_best_validation,
          evaluates_a_checkpoint_on_the_test_split, diverged_training_fails_with_its_reason,
-         a_wrong_configuration_fails_with_its_key_path, plan_answers_yes_or_key_paths, a_released_run_falls_silent_at_once,
+         a_wrong_configuration_fails_with_its_key_path, plan_answers_yes_or_key_paths,
+         precisions_of_a_gpu_are_refused_without_one,
+         a_run_on_a_gpu_that_is_not_there_fails_with_the_reason, a_released_run_falls_silent_at_once,
          converges_by_its_own_rule,
          a_run_that_resumes_where_its_trial_converged_ends_there, centralised_training_keeps_its_momentum_over_a_restart, a_damaged_checkpoint_is_named_and_not_trained_on,
          a_damaged_best_checkpoint_is_named_before_anything_is_trained,

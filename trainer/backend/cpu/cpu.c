@@ -113,6 +113,9 @@ static int cpu_compile(struct backend *b, const struct model *model, const struc
 
     if (!options->batch)
         return fail(err, -EINVAL, "a batch has at least 1 sample");
+    if (options->precision >= PRECISION_TF32)
+        return fail(err, -EINVAL, "training.precision: %s needs a GPU, and CPU cores compute in fp32",
+                    PRECISION_NAMES[options->precision]);
     if (ret_mem_bytes)
         *ret_mem_bytes = plan_mem_bytes(model, options->batch, b ? crew_size(b->crew) : 1);
     if (!ret)

@@ -1,0 +1,224 @@
+/* arithmetic.h - integer and random arithmetic of the kernels, for host and device alike: the same functions are
+ * compiled by nvcc into the kernels and by the C compiler into the tests, which hold them against common/rng.c. The
+ * generator, its jump ahead and the key are those of common/rng.h. SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_TRAINER_CUDA_ARITHMETIC_H
+#define FLEXP_TRAINER_CUDA_ARITHMETIC_H
+
+#include "common/rng.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+#ifdef __CUDACC__
+#define DEVICE static __host__ __device__ __forceinline__
+#else
+#define DEVICE static inline
+#endif
+
+/* Sums in order whose loads go ahead of the additions. */
+#ifdef __CUDACC__
+#define UNROLL _Pragma("unroll")
+#define UNROLL_8 _Pragma("unroll 8")
+#else
+#define UNROLL
+#define UNROLL_8
+#endif
+
+/* Division by a number known at set-up: a multiplication and a shift (Granlund, Montgomery 1994). For n below 2^31. */
+struct divisor {
+    uint32_t value, multiplier, shift;
+};
+
+DEVICE struct divisor divisor_of(uint32_t value)
+{
+    struct divisor d;
+
+    d.value = value;
+    d.shift = 0;
+    while (d.shift < 31 && (1u << d.shift) < value)
+        d.shift++;
+    d.multiplier = (uint32_t)((((uint64_t)1 << 32) * (((uint64_t)1 << d.shift) - value)) / value + 1);
+    return d;
+}
+
+DEVICE uint32_t divide(uint32_t n, struct divisor d)
+{
+    uint32_t high = (uint32_t)(((uint64_t)n * d.multiplier) >> 32);
+
+    return (high + n) >> d.shift;
+}
+
+/* n / by, n - n / by * by. A GPU divides 64 bits five times slower than 32, and most counts fit. */
+DEVICE uint64_t quotient(uint64_t n, uint64_t by)
+{
+    if ((n | by) >> 32)
+        return n / by;
+    return (uint32_t)n / (uint32_t)by;
+}
+
+DEVICE uint64_t remainder_of(uint64_t n, uint64_t by)
+{
+    return n - quotient(n, by) * by;
+}
+
+/* PCG32 */
+
+#define D_PCG_MULTIPLIER 6364136223846793005ULL
+
+DEVICE uint32_t d_pcg_next(struct pcg32 *rng)
+{
+    uint64_t old = rng->state;
+    uint32_t shifted = (uint32_t)(((old >> 18) ^ old) >> 27), rot = (uint32_t)(old >> 59);
+
+    rng->state = old * D_PCG_MULTIPLIER + rng->increment;
+    return (shifted >> rot) | (shifted << ((0u - rot) & 31));
+}
+
+DEVICE void d_pcg_advance(struct pcg32 *rng, uint64_t delta)
+{
+    uint64_t multiplier = D_PCG_MULTIPLIER, plus = rng->increment, all_multiplier = 1, all_plus = 0;
+
+    for (; delta; delta >>= 1) {
+        if (delta & 1) {
+            all_multiplier *= multiplier;
+            all_plus = all_plus * multiplier + plus;
+        }
+        plus = (multiplier + 1) * plus;
+        multiplier *= multiplier;
+    }
+    rng->state = all_multiplier * rng->state + all_plus;
+}
+
+DEVICE uint64_t d_mix(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15ULL;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+    return x ^ (x >> 31);
+}
+
+DEVICE struct pcg32 d_key(uint64_t seed, uint32_t purpose, uint64_t a, uint64_t b, uint64_t c)
+{
+    uint64_t h = d_mix(d_mix(d_mix(d_mix(d_mix(seed) ^ purpose) ^ a) ^ b) ^ c);
+    struct pcg32 rng;
+
+    rng.state = 0;
+    rng.increment = (d_mix(h) << 1) | 1;
+    d_pcg_next(&rng);
+    rng.state += h;
+    d_pcg_next(&rng);
+    return rng;
+}
+
+DEVICE uint32_t d_below(struct pcg32 *rng, uint32_t bound)
+{
+    uint64_t product;
+    uint32_t low;
+
+    if (!bound)
+        return 0;
+    product = (uint64_t)d_pcg_next(rng) * bound;
+    low = (uint32_t)product;
+    if (low < bound) {
+        uint32_t threshold = (0u - bound) % bound;
+        while (low < threshold) {
+            product = (uint64_t)d_pcg_next(rng) * bound;
+            low = (uint32_t)product;
+        }
+    }
+    return (uint32_t)(product >> 32);
+}
+
+/* Exponential and logarithm from + - * / alone, as the CPU backend's loss has them. */
+
+DEVICE double d_exp_negative(double x)
+{
+    int64_t k;
+    uint64_t bits;
+    double scale, sum = 1;
+
+    if (x < -700)
+        return 0;
+    k = (int64_t)(x * 1.44269504088896340736 - 0.5);
+    x -= (double)k * 0.693147180369123816490;
+    x -= (double)k * 1.90821492927058770002e-10;
+    for (int i = 13; i >= 1; i--)
+        sum = 1 + sum * x * (1.0 / i);
+    bits = (uint64_t)(k + 1023) << 52;
+    memcpy(&scale, &bits, sizeof scale);
+    return sum * scale;
+}
+
+/* x: 1 or more, finite */
+DEVICE double d_log(double x)
+{
+    uint64_t bits;
+    int exponent;
+    double t, t2, sum = 0;
+
+    memcpy(&bits, &x, sizeof bits);
+    exponent = (int)(bits >> 52) - 1023;
+    bits = (bits & 0x000fffffffffffffULL) | 0x3ff0000000000000ULL;
+    memcpy(&x, &bits, sizeof x);
+    if (x > 1.4142135623730951) {
+        x *= 0.5;
+        exponent++;
+    }
+    t = (x - 1) / (x + 1);
+    t2 = t * t;
+    for (int k = 25; k >= 1; k -= 2)
+        sum = sum * t2 + 1.0 / k;
+    return exponent * 0.693147180559945309417232121458 + 2 * t * sum;
+}
+
+DEVICE double d_power(double beta, int64_t t)
+{
+    double result = 1;
+
+    for (; t > 0; t >>= 1, beta *= beta)
+        if (t & 1)
+            result *= beta;
+    return result;
+}
+
+DEVICE bool d_finite(float x)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof bits);
+    return (bits & 0x7f800000u) != 0x7f800000u;
+}
+
+/* tf32: 10 bits of mantissa, to nearest, ties away from zero, as cvt.rna.tf32.f32; bf16: 7 bits, ties to even. */
+DEVICE float d_round_tf32(float x)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof bits);
+    if ((bits & 0x7f800000u) == 0x7f800000u)
+        return x;
+    bits = (bits + 0x1000u) & 0xffffe000u;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+DEVICE uint16_t d_bf16_bits(float x)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)((bits >> 16) | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+
+DEVICE float d_round_bf16(float x)
+{
+    uint32_t bits = (uint32_t)d_bf16_bits(x) << 16;
+
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+#endif

@@ -1,0 +1,128 @@
+/* cuda.c - the CUDA backend's table of functions.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cuda/cuda_private.h"
+#include "trainer/backend/cuda/selftest.h"
+
+#include <stdlib.h>
+
+static const struct driver *chosen;
+
+void cuda_use_driver(const struct driver *driver)
+{
+    chosen = driver;
+}
+
+static int cuda_open(const struct backend_options *options, struct backend **ret, struct error *err)
+{
+    struct backend *b = calloc(1, sizeof *b);
+    int rc = 0;
+
+    if (!b)
+        return fail(err, -ENOMEM, "out of memory");
+    b->driver = chosen;
+    if (!b->driver)
+        rc = cuda_driver(&b->driver, err);
+    (void)options; /* cores are the CPU's; a lease of a GPU makes it the one that CUDA_VISIBLE_DEVICES shows */
+    rc = rc ? rc : b->driver->open(-1, NULL, &b->device, err);
+    if (rc) {
+        free(b);
+        return rc;
+    }
+    b->driver->info(b->device, &b->info);
+    *ret = b;
+    return 0;
+}
+
+static void drop_data(struct backend *b)
+{
+    for (size_t i = 0; i < 2; i++) {
+        b->driver->release(b->device, b->images[i]);
+        b->driver->release(b->device, b->labels[i]);
+        b->images[i] = b->labels[i] = NULL;
+    }
+    b->dataset = NULL;
+}
+
+static void cuda_close(struct backend *b)
+{
+    if (!b)
+        return;
+    drop_data(b);
+    b->driver->close(b->device);
+    free(b);
+}
+
+static struct backend_info cuda_info(const struct backend *b)
+{
+    return (struct backend_info){.name = "cuda", .isa = b->info.isa};
+}
+
+static int cuda_load_dataset(struct backend *b, const struct dataset *d, struct error *err)
+{
+    const struct data_split *splits[] = {&d->train, &d->test};
+    size_t image = (size_t)d->channels * (size_t)d->height * (size_t)d->width;
+    int rc = 0;
+
+    if (d->channels < 1 || d->channels > 4)
+        return fail(err, -EINVAL, "images of %d channels: the CUDA backend takes 1 to 4", d->channels);
+    if ((rc = b->driver->wait(b->device, err)))
+        return rc;
+    drop_data(b);
+    for (size_t i = 0; i < 2 && !rc; i++) {
+        size_t n = splits[i]->n;
+        if (!n)
+            continue;
+        (void)((rc = b->driver->alloc(b->device, n * image, &b->images[i], err)) ||
+               (rc = b->driver->alloc(b->device, n * sizeof(uint16_t), &b->labels[i], err)) ||
+               (rc = b->driver->upload(b->device, b->images[i], splits[i]->images, n * image, err)) ||
+               (rc = b->driver->upload(b->device, b->labels[i], splits[i]->labels, n * sizeof(uint16_t), err)));
+    }
+    if (rc) {
+        drop_data(b);
+        return fail_prefix(err, "loading the data set");
+    }
+    b->dataset = d;
+    b->uploaded++;
+    return 0;
+}
+
+/* Refuses what can never fit; what does not fit at the moment fails when it is made. */
+static int cuda_compile(struct backend *b, const struct model *model, const struct plan_options *options,
+                        struct plan **ret, size_t *ret_mem_bytes, struct error *err)
+{
+    size_t shared, lane;
+    int rc;
+
+    if (!options->batch)
+        return fail(err, -EINVAL, "a batch has at least 1 sample");
+    rc = cuda_plan_bytes(model, options->batch, options->precision, b ? b->dataset : NULL, &shared, &lane, err);
+    if (rc)
+        return rc;
+    if (ret_mem_bytes)
+        *ret_mem_bytes = shared + lane;
+    if (b && shared + lane > b->info.total_bytes)
+        return fail(err, -ENOMEM, "needs %zu MiB of GPU memory for batches of %zu, but %s has %zu MiB",
+                    (shared + lane) >> 20, options->batch, b->info.name, b->info.total_bytes >> 20);
+    return ret ? cuda_plan_new(b, model, options, ret, err) : 0;
+}
+
+void selftest_device(struct backend *b, const struct driver **ret_driver, struct device **ret_device)
+{
+    *ret_driver = b->driver;
+    *ret_device = b->device;
+}
+
+const struct backend_ops BACKEND_CUDA = {
+    .api_version = BACKEND_API_VERSION,
+    .open = cuda_open,
+    .close = cuda_close,
+    .info = cuda_info,
+    .load_dataset = cuda_load_dataset,
+    .compile = cuda_compile,
+    .release_plan = cuda_plan_free,
+    .train = cuda_train,
+    .put_model = cuda_put_model,
+    .get_model = cuda_get_model,
+    .evaluate = cuda_evaluate,
+    .gradients = cuda_gradients,
+};

@@ -1,0 +1,205 @@
+/* cuda_private.h - the CUDA backend's parts and how they hang together. All of it is plain C over the table of
+ * driver.h.
+ *
+ *   graph.c      model -> operations and buffers: what is fused, which gradients are wanted where
+ *   program.c    when each buffer lives, and where it stands in one arena; memory is known before anything starts
+ *   layers.c     an operation -> launches
+ *   lanes.c      device memory of replicas in lockstep, steps captured as graphs
+ *   plan.c       working layout of the weights, memory of a plan
+ *   train.c, evaluate.c, cuda.c   the table of functions
+ *   load.c       opens flexp-cuda.so
+ *   selftest*.c  the checks that are run on a real GPU
+ *
+ * The working layout of weights: each parameter starts at a multiple of 256 bytes, convolutions are (O, R, S, I), the
+ * first dense layer behind a flatten takes H, W, C order where nobody else sees the order. Between parameters are zeros
+ * that every optimizer keeps. Buffers of a program are lanes x rows x values. SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_TRAINER_CUDA_PRIVATE_H
+#define FLEXP_TRAINER_CUDA_PRIVATE_H
+
+#include "trainer/backend/backend.h"
+#include "trainer/backend/cuda/cuda.h"
+#include "trainer/backend/cuda/driver.h"
+
+/* graph.c */
+
+enum op_type { OP_ASSEMBLE, OP_LAYER, OP_LOSS, OP_BACKWARD };
+
+struct op {
+    enum op_type type;
+    int layer;
+    int x, x2, y, dy, dx; /* buffers; -1: none */
+    int aux, aux2, parts;
+    int mask;         /* buffer that masks dx */
+    bool relu;        /* the ReLU behind the layer is computed with it */
+    bool add;         /* dx is added to */
+    bool arg_mask;    /* max pool: masks by its output what its input's ReLU let through */
+    uint32_t dropout; /* dropout layers that draw, in front of this one */
+};
+
+struct space {         /* a buffer */
+    size_t row, fixed; /* bytes of a row, of a lane */
+    size_t bytes;      /* of a lane, aligned */
+    int first, last;   /* operations that touch it */
+    size_t offset;     /* times lanes */
+};
+
+struct program {
+    const struct model *model;
+    size_t rows;
+    bool training;
+    struct op *ops;
+    size_t ops_n;
+    struct space *spaces;
+    size_t spaces_n;
+    size_t bytes; /* of the arena, a lane */
+    int image, logits, dlogits;
+    /* by layer: dense layers that read an image in H, W, C order */
+    struct shape *permuted;
+};
+
+/* A program for batches of so many rows. -ENOMEM; -EINVAL: the model is too large to count. */
+int program_new(const struct model *model, size_t rows, bool training, uint32_t precision, struct program *ret,
+                struct error *err);
+void program_done(struct program *program);
+
+/* program.c: sets first, last, offset and bytes. */
+int program_place(struct program *program);
+/* The matrix product of a convolution or dense layer, without pointers. */
+int gemm_of(const struct layer *layer, uint32_t mode, uint32_t precision, size_t rows, struct gemm_args *ret);
+size_t gemm_parts_bytes(const struct gemm_args *args); /* of a lane; 0: not cut */
+
+/* plan.c */
+
+struct backend {
+    const struct driver *driver;
+    struct device *device;
+    struct device_info info;
+    const struct dataset *dataset;
+    uint64_t uploaded;           /* counts data sets: what was captured with another is thrown away */
+    void *images[2], *labels[2]; /* train, test */
+    size_t data_bytes;
+};
+
+struct place { /* of a parameter in the working layout, in floats */
+    size_t offset, size;
+};
+
+struct lanes;
+
+struct plan {
+    struct backend *backend;
+    const struct model *model;
+    size_t batch;
+    enum precision precision;
+    struct program train, evaluate;
+    struct place *places;
+    size_t weights_n, trainable_n; /* of the working layout */
+    uint32_t *where;               /* canonical index -> working index */
+    uint32_t *draws;               /* values of a row of each dropout layer that draws */
+    uint32_t draws_n;
+    /* on the device */
+    uint32_t *d_where, *d_draws;
+    float *d_canonical; /* one model */
+    double *d_sum;
+    float *d_model;                      /* the resident model, canonical; NULL until it is put */
+    struct lanes *training, *evaluation; /* NULL until used */
+    uint64_t data_seen;
+    void *host; /* staging */
+    size_t host_bytes;
+};
+
+#define EVALUATE_ROWS 512 /* at most; fewer where a tensor of so many rows would be larger than EVALUATE_BYTES */
+#define EVALUATE_BYTES ((size_t)256 << 20)
+#define CONTEXT_BYTES ((size_t)600 << 20) /* what the driver and the libraries take for themselves */
+
+int cuda_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options,
+                  struct plan **ret, struct error *err);
+void cuda_plan_free(struct plan *plan);
+/* Bytes on the device: of what all lanes share, and of a lane (with its optimizer's state and its own start). */
+int cuda_plan_bytes(const struct model *model, size_t batch, enum precision precision, const struct dataset *dataset,
+                    size_t *ret_shared, size_t *ret_lane, struct error *err);
+void *cuda_plan_host(struct plan *plan, size_t bytes); /* NULL: out of memory */
+int cuda_plan_check_samples(const struct plan *plan, const struct data_split *split, const uint32_t *samples, size_t n,
+                            struct error *err);
+
+/* lanes.c */
+
+#define GRAPHS 6 /* of 1, 2, 4 ... 32 steps */
+
+struct lanes {
+    struct plan *plan;
+    const struct program *program;
+    size_t n;
+    bool training;
+    char *memory;
+    size_t bytes;
+    /* on the device */
+    char *arena;
+    struct lane *lanes;
+    struct lane_step *steps;
+    struct lane_total *totals;
+    float *weights, *grads;
+    float *start; /* one or n */
+    size_t start_stride;
+    float *state, *correction; /* NULL until wanted */
+    size_t state_parts;
+    uint16_t *labels, *predictions;
+    double *losses, *partial;
+    uint32_t *bad;
+    float *scores;
+    const void **pointers; /* images and labels that assemble reads, and the number of samples */
+    /* tables, grown before the first round that needs more */
+    struct entry *entries;
+    uint32_t *samples;
+    size_t entries_room, samples_room;
+    uint64_t *total;
+    bool drop, update; /* of the step at hand: dropout draws; running statistics move and the optimizer steps */
+    struct captured *graphs[GRAPHS];
+    struct library **libraries; /* by op and mode: 3 x ops_n; NULL: the own kernel */
+    void *workspace;
+};
+
+int lanes_new(struct plan *plan, const struct program *program, size_t n, struct lanes **ret, struct error *err);
+void lanes_free(struct lanes *lanes);
+size_t lanes_bytes(const struct program *program, size_t weights_n, size_t trainable_n, size_t n);
+/* Runs so many steps, captured; *cancel is looked at between graphs. */
+int lanes_run(struct lanes *lanes, uint64_t steps, const volatile int *cancel, struct error *err);
+/* A step without capture. */
+int lanes_step(struct lanes *lanes, struct error *err);
+void lanes_forget_graphs(struct lanes *lanes);
+int lanes_grow(struct lanes *lanes, void **buffer, size_t *room, size_t wanted, size_t item, struct error *err);
+int lanes_state(struct lanes *lanes, size_t parts, struct error *err);
+int lanes_own_starts(struct lanes *lanes, struct error *err);
+int lanes_corrections(struct lanes *lanes, struct error *err);
+/* Canonical weights (host; NULL: the resident model) to the working layout. */
+int lanes_put_weights(struct lanes *lanes, const float *canonical, float *working, size_t n, struct error *err);
+/* The optimizer's arguments, without a range. */
+struct optimize_args lanes_update(const struct lanes *lanes);
+/* What a library computes of the program; NULL: the own kernel does. */
+int libraries_new(struct lanes *lanes, struct error *err);
+void libraries_free(struct lanes *lanes);
+struct library *library_of(const struct lanes *lanes, const struct op *op, uint32_t mode);
+
+/* layers.c: queues an operation of the program for all lanes. */
+int layer_queue(struct lanes *lanes, const struct op *op, struct error *err);
+/* Whether the operation has this matrix product, with its arguments. */
+bool layer_product(const struct lanes *lanes, const struct op *op, uint32_t mode, struct gemm_args *ret);
+#define LAUNCH(lanes, kernel, args, err)                                                                               \
+    (lanes)->plan->backend->driver->launch((lanes)->plan->backend->device, KERNEL_##kernel, args, sizeof *(args), err)
+
+/* train.c, evaluate.c */
+
+int cuda_train(struct plan *plan, struct replica *replicas, size_t n, const struct augment *augment,
+               struct reduction *reduction, const volatile int *cancel, struct error *err);
+int cuda_gradients(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
+                   size_t n, float *ret_gradients, double *ret_loss, struct error *err);
+int cuda_evaluate(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
+                  size_t n, struct evaluation *ret, float *predictions, struct error *err);
+int cuda_put_model(struct plan *plan, const float *weights, struct error *err);
+int cuda_get_model(struct plan *plan, float *weights, struct error *err);
+/* How many lanes go at once for n replicas: all, or as few turns as memory allows. */
+int lanes_for(struct plan *plan, size_t n, size_t *ret_lanes, struct error *err);
+int cuda_plan_training(struct plan *plan, size_t n, struct error *err);
+int cuda_plan_point(struct lanes *lanes, const struct data_split *split, uint64_t total, struct error *err);
+
+#endif

@@ -1,0 +1,55 @@
+/* device.h - what the files of flexp-cuda.so share.
+ *
+ *   kernels.cu   own kernels
+ *   driver.c     the table of driver.h over the CUDA runtime
+ *   cudnn.c      convolutions, through cuDNN's backend graph API; the library is opened at run time
+ *   cublas.c     dense layers through cuBLASLt; likewise
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_TRAINER_CUDA_DEVICE_H
+#define FLEXP_TRAINER_CUDA_DEVICE_H
+
+#include "trainer/backend/cuda/device/launch.h"
+
+struct device {
+    int index;
+    cudaStream_t stream;
+    cudaEvent_t events[2];
+    struct cudaDeviceProp prop;
+    struct device_info info;
+    void *cudnn, *cublas; /* handles; NULL: not there */
+};
+
+struct library {
+    int (*run)(struct device *device, struct library *library, const struct gemm_args *args, void *workspace,
+               struct error *err);
+    void (*free)(struct library *library);
+};
+
+/* One translator for each library. Out of memory becomes -ENOMEM, all else -EIO. */
+int cuda_fail(struct error *err, cudaError_t status, const char *what);
+
+/* dlopen and a list of symbols into a table of pointers. -ENOTSUP: err says why it cannot be used. */
+struct symbol {
+    const char *name;
+    void *to; /* of a function pointer */
+};
+int open_library(const char *const *names, const struct symbol *symbols, struct error *err);
+
+int cudnn_open(struct device *device, struct error *err);
+void cudnn_close(struct device *device);
+int cudnn_library(struct device *device, const struct gemm_args *args, struct library **ret, size_t *ret_workspace,
+                  struct error *err);
+
+int cublas_open(struct device *device, struct error *err);
+void cublas_close(struct device *device);
+int cublas_library(struct device *device, const struct gemm_args *args, struct library **ret, size_t *ret_workspace,
+                   struct error *err);
+
+/* What the libraries leave to own kernels: rows past a lane's own become zeros, before they enter a sum; masks. */
+int clear_dead_rows(struct device *device, const struct gemm_args *args, struct error *err);
+/* The bias's gradient, in order; workspace: bias_gradient_bytes. */
+size_t bias_gradient_bytes(const struct gemm_args *args);
+int bias_gradient(struct device *device, const struct gemm_args *args, void *workspace, struct error *err);
+int mask_gradient(struct device *device, const struct gemm_args *args, struct error *err);
+
+#endif

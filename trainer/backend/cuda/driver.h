@@ -1,0 +1,117 @@
+/* driver.h - the boundary to the GPU: everything that needs the toolkit is behind this table, and flexp-cuda.so is one
+ * that fills it. What plans, schedules and counts (the files beside this one) is plain C and is tested with a small
+ * fake of this table that runs the same kernel bodies on the host.
+ * Work is queued in order on one stream; upload, download and wait are the points where the host waits.
+ * Threads: one caller. SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_TRAINER_CUDA_DRIVER_H
+#define FLEXP_TRAINER_CUDA_DRIVER_H
+
+#include "common/error.h"
+#include "trainer/backend/cuda/gemm.h"
+#include "trainer/backend/cuda/kernels_norm.h"
+#include "trainer/backend/cuda/kernels_train.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DRIVER_API_VERSION 1
+#define DRIVER_SYMBOL "flexp_cuda_driver"
+
+/* Kernels that take an index each: name, and the struct of their arguments. The matrix product is apart. */
+#define KERNELS(X)                                                                                                     \
+    X(schedule, schedule_args)                                                                                         \
+    X(begin_step, begin_step_args)                                                                                     \
+    X(begin_chunk, begin_chunk_args)                                                                                   \
+    X(assemble, assemble_args)                                                                                         \
+    X(gather, gather_args)                                                                                             \
+    X(scatter, scatter_args)                                                                                           \
+    X(spread, spread_args)                                                                                             \
+    X(max_pool, pool_args)                                                                                             \
+    X(max_pool_backward, pool_args)                                                                                    \
+    X(avg_pool, pool_args)                                                                                             \
+    X(avg_pool_backward, pool_args)                                                                                    \
+    X(global_pool, pool_args)                                                                                          \
+    X(global_pool_backward, pool_args)                                                                                 \
+    X(add, add_args)                                                                                                   \
+    X(pass, pass_args)                                                                                                 \
+    X(dead, dead_args)                                                                                                 \
+    X(bias, bias_args)                                                                                                 \
+    X(bias_gradient, bias_gradient_args)                                                                               \
+    X(bias_gradient_sum, bias_gradient_args)                                                                           \
+    X(transpose, transpose_args)                                                                                       \
+    X(dropout, dropout_args)                                                                                           \
+    X(dropout_backward, dropout_backward_args)                                                                         \
+    X(norm_sums, norm_args)                                                                                            \
+    X(norm_batch_mean, norm_args)                                                                                      \
+    X(norm_batch_stats, norm_args)                                                                                     \
+    X(norm_group_mean, norm_args)                                                                                      \
+    X(norm_group_stats, norm_args)                                                                                     \
+    X(norm_apply, norm_args)                                                                                           \
+    X(norm_batch_backward, norm_args)                                                                                  \
+    X(norm_group_backward, norm_args)                                                                                  \
+    X(norm_group_params, norm_args)                                                                                    \
+    X(norm_gradient, norm_args)                                                                                        \
+    X(gemm_finish, gemm_args)                                                                                          \
+    X(loss, loss_args)                                                                                                 \
+    X(totals, totals_args)                                                                                             \
+    X(optimize, optimize_args)                                                                                         \
+    X(aggregate, aggregate_args)                                                                                       \
+    X(apply, apply_args)                                                                                               \
+    X(distance, distance_args)                                                                                         \
+    X(distance_sum, distance_args)
+
+#define KERNEL_ID(name, args) KERNEL_##name,
+enum kernel { KERNELS(KERNEL_ID) KERNELS_N };
+#undef KERNEL_ID
+
+struct device;
+struct captured; /* work that was recorded once and can be queued again as one */
+struct library;  /* a layer's operation that a library computes, made ready */
+
+struct device_info {
+    char name[128], uuid[48], isa[64]; /* isa: "sm_90, cuDNN 9.19.0, ...": what bits depend on */
+    size_t total_bytes;
+    int runtime_version, driver_version; /* 13000 is 13.0 */
+    bool has_cudnn, has_cublas;
+};
+
+struct driver {
+    int api_version;
+    /* index: among the visible GPUs; -1 counts as 0. uuid (may be NULL) has priority. -ENODEV: err says in one line why
+     * no GPU can be used. */
+    int (*open)(int index, const char *uuid, struct device **ret, struct error *err);
+    void (*close)(struct device *device);
+    void (*info)(const struct device *device, struct device_info *ret);
+    int (*memory)(struct device *device, size_t *ret_free, size_t *ret_total, struct error *err);
+    /* Of the device, aligned to 256. -ENOMEM. */
+    int (*alloc)(struct device *device, size_t bytes, void **ret, struct error *err);
+    void (*release)(struct device *device, void *memory);
+    int (*upload)(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
+    int (*download)(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
+    /* These three can be captured. */
+    int (*clear)(struct device *device, void *memory, size_t bytes, struct error *err);
+    int (*launch)(struct device *device, enum kernel kernel, const void *args, size_t size, struct error *err);
+    int (*gemm)(struct device *device, const struct gemm_args *args, struct error *err);
+    int (*wait)(struct device *device, struct error *err);
+    int (*capture_begin)(struct device *device, struct error *err);
+    int (*capture_end)(struct device *device, struct captured **ret, struct error *err); /* ret NULL: throws it away */
+    int (*replay)(struct device *device, struct captured *captured, struct error *err);
+    void (*captured_free)(struct device *device, struct captured *captured);
+    /* Seconds of the device's clock, queued: mark(0) ... mark(1), then seconds(). */
+    int (*mark)(struct device *device, int which, struct error *err);
+    int (*seconds)(struct device *device, double *ret, struct error *err);
+    /* Optional: a library's form of args (cuDNN for a convolution of one lane, cuBLASLt for dense layers). Made ready
+     * once; -ENOTSUP where the library has none, with the reason. Run with the pointers of its args. */
+    int (*library_new)(struct device *device, const struct gemm_args *args, struct library **ret, size_t *ret_workspace,
+                       struct error *err);
+    int (*library_run)(struct device *device, struct library *library, const struct gemm_args *args, void *workspace,
+                       struct error *err);
+    void (*library_free)(struct device *device, struct library *library);
+};
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

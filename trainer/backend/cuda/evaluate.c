@@ -1,0 +1,100 @@
+/* evaluate.c - scores of weights on samples. The device leaves loss and prediction of each sample; they are added up
+ * here in the CPU backend's order. SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cuda/cuda_private.h"
+
+#include <stdlib.h>
+
+#define DRIVER(p) ((p)->backend->driver)
+#define DEVICE_OF(p) ((p)->backend->device)
+#define SUM_RUN 32    /* cpu_private.h: EVALUATE_ROWS */
+#define SUM_CHUNK 256 /* EVALUATE_CHUNK */
+
+static int grow(struct lanes *l, size_t n, bool scores, struct error *err)
+{
+    size_t classes = (size_t)l->program->model->classes, most = l->plan->backend->dataset->train.n, room;
+    void *buffers[] = {l->samples, l->losses, l->predictions, l->scores};
+    int rc = 0;
+
+    most = l->plan->backend->dataset->test.n > most ? l->plan->backend->dataset->test.n : most;
+    room = n <= l->samples_room ? l->samples_room : n > most ? n : most;
+    if (n > l->samples_room || !l->samples) {
+        const size_t items[] = {sizeof *l->samples, sizeof *l->losses, sizeof *l->predictions};
+        for (size_t i = 0; i < 3 && !rc; i++) {
+            size_t had = 0;
+            rc = lanes_grow(l, &buffers[i], &had, room, items[i], err);
+        }
+        l->samples = buffers[0];
+        l->losses = buffers[1];
+        l->predictions = buffers[2];
+        l->samples_room = rc ? 0 : room;
+        DRIVER(l->plan)->release(DEVICE_OF(l->plan), l->scores);
+        l->scores = NULL;
+    }
+    if (!rc && scores && !l->scores) {
+        size_t had = 0;
+        void *buffer = NULL;
+        rc = lanes_grow(l, &buffer, &had, room * classes, sizeof *l->scores, err);
+        l->scores = buffer;
+    }
+    return rc;
+}
+
+static void add_up(const double *losses, const uint16_t *predictions, const uint16_t *labels, const uint32_t *samples,
+                   size_t n, struct evaluation *ret)
+{
+    size_t classes = (size_t)ret->classes;
+
+    for (size_t chunk = 0; chunk < n; chunk += SUM_CHUNK) {
+        double sum = 0;
+        for (size_t run = chunk; run < chunk + SUM_CHUNK && run < n; run += SUM_RUN) {
+            double part = 0;
+            for (size_t i = run; i < run + SUM_RUN && i < n; i++)
+                part += losses[i];
+            sum += part;
+        }
+        ret->loss_sum += sum;
+    }
+    for (size_t i = 0; i < n; i++)
+        ret->confusion[labels[samples[i]] * classes + predictions[i]]++;
+    ret->n += n;
+}
+
+int cuda_evaluate(struct plan *p, const float *weights, const struct data_split *split, const uint32_t *samples,
+                  size_t n, struct evaluation *ret, float *predictions, struct error *err)
+{
+    size_t classes = (size_t)p->model->classes;
+    struct lanes *l;
+    char *host;
+    int rc = cuda_plan_check_samples(p, split, samples, n, err);
+
+    if (rc)
+        return rc;
+    if (ret->classes != p->model->classes)
+        return fail(err, -EINVAL, "an evaluation of %d classes for a model of %d", ret->classes, p->model->classes);
+    if (!weights && !p->d_model)
+        return fail(err, -EINVAL, "no model has been put");
+    if (!n)
+        return 0;
+    if (!p->evaluation && (rc = lanes_new(p, &p->evaluate, 1, &p->evaluation, err)))
+        return rc;
+    l = p->evaluation;
+    if ((rc = grow(l, n, predictions != NULL, err)) ||
+        (rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, n * sizeof *samples, err)) ||
+        (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, sizeof *l->steps, err)) ||
+        (rc = lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)) ||
+        (rc = cuda_plan_point(l, split, n, err)) ||
+        (rc = lanes_run(l, (n + p->evaluate.rows - 1) / p->evaluate.rows, NULL, err)))
+        return rc;
+    host = cuda_plan_host(p, n * (sizeof(double) + sizeof(uint16_t)));
+    if (!host)
+        return fail(err, -ENOMEM, "out of memory for an evaluation");
+    if ((rc = DRIVER(p)->download(DEVICE_OF(p), host, l->losses, n * sizeof(double), err)) ||
+        (rc =
+             DRIVER(p)->download(DEVICE_OF(p), host + n * sizeof(double), l->predictions, n * sizeof(uint16_t), err)) ||
+        (predictions &&
+         (rc = DRIVER(p)->download(DEVICE_OF(p), predictions, l->scores, n * classes * sizeof(float), err))))
+        return rc;
+    add_up((const double *)(const void *)host, (const uint16_t *)(const void *)(host + n * sizeof(double)),
+           split->labels, samples, n, ret);
+    return 0;
+}

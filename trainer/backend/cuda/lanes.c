@@ -1,0 +1,381 @@
+/* lanes.c - device memory of replicas in lockstep, and their steps as captured graphs.
+ * Everything is one allocation, made for a number of lanes; a smaller round leaves lanes idle. Steps are captured in
+ * graphs of 1, 2, 4 ... 32, so that any number of steps is a few launches and at most six graphs are ever made.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cuda/cuda_private.h"
+#include "common/failpoint.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define RUNS 1024      /* partial sums of a lane's distance */
+#define WAIT_STEPS 512 /* that may be queued before the host waits, so that a cancellation is soon seen */
+#define DRIVER(l) ((l)->plan->backend->driver)
+#define DEVICE_OF(l) ((l)->plan->backend->device)
+
+struct carver { /* base NULL: counts */
+    char *base;
+    size_t used;
+};
+
+static void *carve(struct carver *c, size_t bytes)
+{
+    void *at = c->base ? c->base + c->used : NULL;
+
+    c->used += (bytes + 255) / 256 * 256;
+    return at;
+}
+
+static void carve_lanes(struct lanes *l, struct carver *c, size_t weights_n, size_t trainable_n)
+{
+    size_t rows = l->program->rows * l->n;
+
+    l->arena = carve(c, l->program->bytes * l->n);
+    l->lanes = carve(c, l->n * sizeof *l->lanes);
+    l->steps = carve(c, l->n * sizeof *l->steps);
+    l->totals = carve(c, l->n * sizeof *l->totals);
+    l->weights = carve(c, l->n * weights_n * sizeof(float));
+    l->labels = carve(c, rows * sizeof *l->labels);
+    l->pointers = carve(c, 2 * sizeof *l->pointers);
+    l->total = carve(c, sizeof *l->total);
+    if (!l->training)
+        return;
+    l->grads = carve(c, l->n * trainable_n * sizeof(float));
+    l->start = carve(c, weights_n * sizeof(float));
+    l->predictions = carve(c, rows * sizeof *l->predictions);
+    l->losses = carve(c, rows * sizeof *l->losses);
+    l->partial = carve(c, l->n * RUNS * sizeof *l->partial);
+    l->bad = carve(c, l->n * RUNS * sizeof *l->bad);
+}
+
+size_t lanes_bytes(const struct program *program, size_t weights_n, size_t trainable_n, size_t n)
+{
+    struct lanes l = {.program = program, .n = n, .training = program->training};
+    struct carver c = {0};
+
+    carve_lanes(&l, &c, weights_n, trainable_n);
+    return c.used;
+}
+
+void lanes_forget_graphs(struct lanes *l)
+{
+    for (size_t i = 0; i < GRAPHS; i++)
+        if (l->graphs[i]) {
+            DRIVER(l)->captured_free(DEVICE_OF(l), l->graphs[i]);
+            l->graphs[i] = NULL;
+        }
+}
+
+void lanes_free(struct lanes *l)
+{
+    if (!l)
+        return;
+    lanes_forget_graphs(l);
+    libraries_free(l);
+    DRIVER(l)->release(DEVICE_OF(l), l->state);
+    DRIVER(l)->release(DEVICE_OF(l), l->correction);
+    DRIVER(l)->release(DEVICE_OF(l), l->entries);
+    DRIVER(l)->release(DEVICE_OF(l), l->samples);
+    DRIVER(l)->release(DEVICE_OF(l), l->scores);
+    if (l->start_stride)
+        DRIVER(l)->release(DEVICE_OF(l), l->start);
+    if (!l->training) {
+        DRIVER(l)->release(DEVICE_OF(l), l->losses);
+        DRIVER(l)->release(DEVICE_OF(l), l->predictions);
+    }
+    DRIVER(l)->release(DEVICE_OF(l), l->memory);
+    free(l);
+}
+
+int lanes_grow(struct lanes *l, void **buffer, size_t *room, size_t wanted, size_t item, struct error *err)
+{
+    int rc;
+
+    if (*buffer && *room >= wanted)
+        return 0;
+    lanes_forget_graphs(l);
+    if ((rc = DRIVER(l)->wait(DEVICE_OF(l), err)))
+        return rc;
+    DRIVER(l)->release(DEVICE_OF(l), *buffer);
+    *buffer = NULL;
+    *room = 0;
+    if ((rc = DRIVER(l)->alloc(DEVICE_OF(l), (wanted + 1) * item, buffer, err)))
+        return rc;
+    *room = wanted;
+    return 0;
+}
+
+int lanes_state(struct lanes *l, size_t parts, struct error *err)
+{
+    size_t had = l->state_parts * l->n * l->plan->trainable_n;
+    void *buffer = l->state;
+    int rc = parts > l->state_parts
+                 ? lanes_grow(l, &buffer, &had, parts * l->n * l->plan->trainable_n, sizeof(float), err)
+                 : 0;
+
+    l->state = buffer;
+    if (!rc && parts > l->state_parts)
+        l->state_parts = parts;
+    if (rc && !buffer)
+        l->state_parts = 0;
+    return rc;
+}
+
+int lanes_own_starts(struct lanes *l, struct error *err)
+{
+    void *buffer = NULL;
+    size_t room = 0;
+    int rc;
+
+    if (l->start_stride)
+        return 0;
+    if ((rc = lanes_grow(l, &buffer, &room, l->n * l->plan->weights_n, sizeof(float), err)))
+        return rc;
+    l->start = buffer;
+    l->start_stride = l->plan->weights_n;
+    return DRIVER(l)->clear(DEVICE_OF(l), buffer, l->n * l->plan->weights_n * sizeof(float), err);
+}
+
+int lanes_corrections(struct lanes *l, struct error *err)
+{
+    void *buffer = l->correction;
+    size_t room = buffer ? l->n * l->plan->trainable_n : 0;
+    int rc = lanes_grow(l, &buffer, &room, l->n * l->plan->trainable_n, sizeof(float), err);
+
+    l->correction = buffer;
+    return rc ? rc : DRIVER(l)->clear(DEVICE_OF(l), buffer, l->n * l->plan->trainable_n * sizeof(float), err);
+}
+
+/* n: weights_n, or trainable_n for what is laid out as these. */
+int lanes_put_weights(struct lanes *l, const float *canonical, float *working, size_t n, struct error *err)
+{
+    struct gather_args a = {.count = n,
+                            .canonical = canonical ? l->plan->d_canonical : l->plan->d_model,
+                            .working = working,
+                            .where = l->plan->d_where,
+                            .n = n};
+    int rc =
+        !canonical ? 0 : DRIVER(l)->upload(DEVICE_OF(l), l->plan->d_canonical, canonical, n * sizeof *canonical, err);
+
+    return rc ? rc : LAUNCH(l, gather, &a, err);
+}
+
+/* a step */
+
+static int queue_begin(struct lanes *l, struct error *err)
+{
+    if (l->update) {
+        struct begin_step_args a = {.count = l->n,
+                                    .lanes = l->lanes,
+                                    .steps = l->steps,
+                                    .draws = l->plan->d_draws,
+                                    .draws_n = l->plan->draws_n};
+        return LAUNCH(l, begin_step, &a, err);
+    }
+    struct begin_chunk_args a = {.count = 1, .step = l->steps, .total = l->total, .rows = (uint32_t)l->program->rows};
+    return LAUNCH(l, begin_chunk, &a, err);
+}
+
+struct optimize_args lanes_update(const struct lanes *l)
+{
+    const struct plan *p = l->plan;
+
+    return (struct optimize_args){
+        .lanes = l->lanes,
+        .steps = l->steps,
+        .weights = l->weights,
+        .grads = l->grads,
+        .start = l->start,
+        .correction = l->correction,
+        .state = l->state,
+        .n = p->trainable_n,
+        .weights_stride = p->weights_n,
+        .grads_stride = p->trainable_n,
+        .start_stride = l->start_stride,
+        .state_stride = l->state_parts * p->trainable_n,
+    };
+}
+
+/* Whether the product that makes the gradient of a parameter steps it as well. */
+static bool is_stepped(const struct lanes *l, int param)
+{
+    const struct program *p = l->program;
+
+    for (size_t i = 0; i < p->ops_n; i++) {
+        const struct op *op = &p->ops[i];
+        const struct layer *layer = op->layer >= 0 ? &p->model->layers[op->layer] : NULL;
+        if (op->type == OP_BACKWARD && (layer->type == LAYER_CONV2D || layer->type == LAYER_DENSE) &&
+            (layer->weight == param || layer->bias_param == param))
+            return !library_of(l, op, GEMM_WEIGHTS);
+    }
+    return false;
+}
+
+/* The parameters that are left, neighbours together. */
+static int queue_update(struct lanes *l, struct error *err)
+{
+    const struct plan *p = l->plan;
+    const struct model *m = p->model;
+    struct optimize_args a = lanes_update(l);
+    int rc = 0;
+
+    for (size_t k = 0; k < m->params_n && m->params[k].trainable && !rc; k++) {
+        size_t end = k;
+        while (end < m->params_n && m->params[end].trainable && !is_stepped(l, (int)end))
+            end++;
+        if (end == k)
+            continue;
+        a.first = p->places[k].offset;
+        a.count_n = (end < m->params_n && m->params[end].trainable ? p->places[end].offset : p->trainable_n) - a.first;
+        a.count = l->n * a.count_n;
+        rc = LAUNCH(l, optimize, &a, err);
+        k = end;
+    }
+    return rc;
+}
+
+int lanes_step(struct lanes *l, struct error *err)
+{
+    int rc = queue_begin(l, err);
+
+    for (size_t i = 0; i < l->program->ops_n && !rc; i++)
+        rc = layer_queue(l, &l->program->ops[i], err);
+    return rc || !l->update ? rc : queue_update(l, err);
+}
+
+/* A step in which no lane has rows: what the first use of a kernel or engine loads is loaded before a capture, which
+ * may not wait for it. */
+static int warm_up(struct lanes *l, struct error *err)
+{
+    int rc;
+
+    l->update = l->drop = l->training;
+    if (!l->plan->backend->dataset)
+        return 0;
+    rc = lanes_step(l, err);
+    return rc ? rc : DRIVER(l)->wait(DEVICE_OF(l), err);
+}
+
+static int capture(struct lanes *l, size_t k, struct error *err)
+{
+    int rc = DRIVER(l)->capture_begin(DEVICE_OF(l), err), ended;
+
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < (size_t)1 << k && !rc; i++)
+        rc = lanes_step(l, err);
+    ended = DRIVER(l)->capture_end(DEVICE_OF(l), rc ? NULL : &l->graphs[k], rc ? NULL : err);
+    return rc ? rc : ended;
+}
+
+int lanes_new(struct plan *plan, const struct program *program, size_t n, struct lanes **ret, struct error *err)
+{
+    struct lanes *l = calloc(1, sizeof *l);
+    size_t bytes = lanes_bytes(program, plan->weights_n, plan->trainable_n, n);
+    struct carver c = {0};
+    void *memory;
+    int rc;
+
+    if (!l)
+        return fail(err, -ENOMEM, "out of memory");
+    l->plan = plan;
+    l->program = program;
+    l->n = n;
+    l->training = program->training;
+    l->bytes = bytes;
+    if ((rc = DRIVER(l)->alloc(DEVICE_OF(l), bytes, &memory, err))) {
+        free(l);
+        return rc;
+    }
+    c.base = l->memory = memory;
+    carve_lanes(l, &c, plan->weights_n, plan->trainable_n);
+    if ((rc = DRIVER(l)->clear(DEVICE_OF(l), memory, bytes, err)) || (rc = libraries_new(l, err)) ||
+        (rc = warm_up(l, err))) {
+        lanes_free(l);
+        return rc;
+    }
+    *ret = l;
+    return 0;
+}
+
+int lanes_run(struct lanes *l, uint64_t steps, const volatile int *cancel, struct error *err)
+{
+    uint64_t queued = 0;
+
+    while (steps) {
+        size_t k = GRAPHS - 1;
+        int rc = 0;
+        while ((uint64_t)1 << k > steps)
+            k--;
+        failpoint("worker_mid_round");
+        if (cancel && __atomic_load_n(cancel, __ATOMIC_ACQUIRE))
+            return fail(err, -ECANCELED, "canceled");
+        if (!l->graphs[k])
+            rc = capture(l, k, err);
+        rc = rc ? rc : DRIVER(l)->replay(DEVICE_OF(l), l->graphs[k], err);
+        steps -= (uint64_t)1 << k;
+        queued += (uint64_t)1 << k;
+        if (!rc && queued >= WAIT_STEPS) {
+            rc = DRIVER(l)->wait(DEVICE_OF(l), err);
+            queued = 0;
+        }
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+/* libraries */
+
+static size_t library_index(const struct lanes *l, const struct op *op, uint32_t mode)
+{
+    return 3 * (size_t)(op - l->program->ops) + mode;
+}
+
+struct library *library_of(const struct lanes *l, const struct op *op, uint32_t mode)
+{
+    return l->libraries ? l->libraries[library_index(l, op, mode)] : NULL;
+}
+
+/* fp32_strict is the own kernels' alone, and so are bf16's operands; else the libraries compute dense layers, and
+ * convolutions of a lone replica. Which engine or algorithm they take is asked once, here. */
+int libraries_new(struct lanes *l, struct error *err)
+{
+    const struct program *p = l->program;
+    enum precision precision = l->plan->precision;
+    size_t most = 0;
+
+    if ((precision != PRECISION_FP32 && precision != PRECISION_TF32) || !DRIVER(l)->library_new)
+        return 0;
+    l->libraries = calloc(3 * p->ops_n + 1, sizeof *l->libraries);
+    if (!l->libraries)
+        return fail(err, -ENOMEM, "out of memory");
+    for (size_t i = 0; i < p->ops_n; i++) {
+        const struct op *op = &p->ops[i];
+        for (uint32_t mode = GEMM_FORWARD; mode <= GEMM_WEIGHTS; mode++) {
+            struct gemm_args a;
+            size_t workspace = 0;
+            int rc;
+            if (!layer_product(l, op, mode, &a))
+                continue;
+            if (l->n > 1 && p->model->layers[op->layer].type == LAYER_CONV2D)
+                continue;
+            rc = DRIVER(l)->library_new(DEVICE_OF(l), &a, &l->libraries[3 * i + mode], &workspace, err);
+            if (rc && rc != -ENOTSUP)
+                return rc;
+            most = !rc && workspace > most ? workspace : most;
+        }
+    }
+    return most ? DRIVER(l)->alloc(DEVICE_OF(l), most, &l->workspace, err) : 0;
+}
+
+void libraries_free(struct lanes *l)
+{
+    for (size_t i = 0; l->libraries && i < 3 * l->program->ops_n; i++)
+        if (l->libraries[i])
+            DRIVER(l)->library_free(DEVICE_OF(l), l->libraries[i]);
+    free(l->libraries);
+    l->libraries = NULL;
+    DRIVER(l)->release(DEVICE_OF(l), l->workspace);
+    l->workspace = NULL;
+}

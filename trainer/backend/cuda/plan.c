@@ -1,0 +1,217 @@
+/* plan.c - a model made ready to train: working layout of the weights, programs, memory.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cuda/cuda_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PLACE_ALIGN 64 /* floats */
+
+static size_t values_of(const struct shape *s)
+{
+    return (size_t)s->c * (size_t)s->h * (size_t)s->w;
+}
+
+static size_t place_params(const struct model *m, struct place *places, size_t *ret_trainable)
+{
+    size_t offset = 0;
+
+    *ret_trainable = 0;
+    for (size_t k = 0; k < m->params_n; k++) {
+        if (places)
+            places[k] = (struct place){.offset = offset, .size = m->params[k].size};
+        offset += (m->params[k].size + PLACE_ALIGN - 1) / PLACE_ALIGN * PLACE_ALIGN;
+        if (m->params[k].trainable)
+            *ret_trainable = offset;
+    }
+    return offset;
+}
+
+/* (O, I, R, S) to (O, R, S, I); columns (c, h, w) to (h, w, c). */
+static void map_layer(struct plan *p, size_t i)
+{
+    const struct layer *l = &p->model->layers[i];
+    const struct shape *image = &p->train.permuted[i];
+    const struct param *param;
+    size_t base, in, taps;
+
+    if (l->weight < 0)
+        return;
+    param = &p->model->params[l->weight];
+    base = p->places[l->weight].offset;
+    if (l->type == LAYER_CONV2D) {
+        in = (size_t)param->shape[1];
+        taps = (size_t)param->shape[2] * (size_t)param->shape[3];
+    } else if (l->type == LAYER_DENSE && image->c) {
+        in = (size_t)image->c;
+        taps = (size_t)image->h * (size_t)image->w;
+    } else {
+        return;
+    }
+    for (size_t k = 0; k < param->size; k++) {
+        size_t o = k / (in * taps), c = k / taps % in, tap = k % taps;
+        p->where[param->offset + k] = (uint32_t)(base + (o * taps + tap) * in + c);
+    }
+}
+
+static int map_params(struct plan *p)
+{
+    const struct model *m = p->model;
+
+    p->where = calloc(m->weights_n + 1, sizeof *p->where);
+    p->places = calloc(m->params_n + 1, sizeof *p->places);
+    p->draws = calloc(m->layers_n + 1, sizeof *p->draws);
+    if (!p->where || !p->places || !p->draws)
+        return -ENOMEM;
+    p->weights_n = place_params(m, p->places, &p->trainable_n);
+    if (p->weights_n > UINT32_MAX)
+        return -ENOMEM;
+    for (size_t k = 0; k < m->params_n; k++)
+        for (size_t i = 0; i < m->params[k].size; i++)
+            p->where[m->params[k].offset + i] = (uint32_t)(p->places[k].offset + i);
+    for (size_t i = 0; i < m->layers_n; i++) {
+        map_layer(p, i);
+        if (m->layers[i].type == LAYER_DROPOUT && m->layers[i].rate > 0)
+            p->draws[p->draws_n++] = (uint32_t)values_of(&m->layers[i].in);
+    }
+    return 0;
+}
+
+static uint32_t gemm_precision(enum precision precision)
+{
+    return precision == PRECISION_TF32 ? GEMM_TF32 : precision == PRECISION_BF16 ? GEMM_BF16 : GEMM_FP32;
+}
+
+/* Of an evaluation: a rule over the model, so that scores depend on weights and samples alone. */
+static size_t evaluate_rows(const struct model *m)
+{
+    size_t most = values_of(&m->input), rows = EVALUATE_ROWS;
+
+    for (size_t i = 0; i < m->layers_n; i++)
+        most = values_of(&m->layers[i].out) > most ? values_of(&m->layers[i].out) : most;
+    while (rows > 16 && rows * most * sizeof(float) > EVALUATE_BYTES)
+        rows /= 2;
+    return rows;
+}
+
+static size_t data_bytes(const struct dataset *d)
+{
+    size_t image = d ? (size_t)d->channels * (size_t)d->height * (size_t)d->width + sizeof(uint16_t) : 0;
+
+    return d ? (d->train.n + d->test.n) * image : 0;
+}
+
+int cuda_plan_bytes(const struct model *m, size_t batch, enum precision precision, const struct dataset *dataset,
+                    size_t *ret_shared, size_t *ret_lane, struct error *err)
+{
+    struct program train = {0}, evaluate = {0};
+    size_t trainable, weights = place_params(m, NULL, &trainable);
+    int rc = program_new(m, batch, true, gemm_precision(precision), &train, err);
+
+    if (!rc)
+        rc = program_new(m, evaluate_rows(m), false, gemm_precision(precision), &evaluate, err);
+    if (!rc) {
+        /* where, canonical weights, sums, the resident model; an evaluation; the libraries' workspace is in
+         * CONTEXT_BYTES */
+        *ret_shared = CONTEXT_BYTES + weights * (4 + 4 + 8 + 4) + lanes_bytes(&evaluate, weights, trainable, 1) +
+                      data_bytes(dataset) + (dataset ? (dataset->train.n + dataset->test.n) * 32 : 0);
+        *ret_lane = lanes_bytes(&train, weights, trainable, 1) + (2 * trainable + weights) * sizeof(float);
+    }
+    program_done(&train);
+    program_done(&evaluate);
+    return rc;
+}
+
+static int device_new(struct plan *p, struct error *err)
+{
+    const struct driver *d = p->backend->driver;
+    struct device *device = p->backend->device;
+    const struct model *m = p->model;
+    int rc;
+
+    if ((rc = d->alloc(device, (m->weights_n + 1) * sizeof *p->where, (void **)&p->d_where, err)) ||
+        (rc = d->alloc(device, (p->draws_n + 1) * sizeof *p->draws, (void **)&p->d_draws, err)) ||
+        (rc = d->alloc(device, (m->weights_n + 1) * sizeof(float), (void **)&p->d_canonical, err)) ||
+        (rc = d->alloc(device, (m->weights_n + 1) * sizeof(double), (void **)&p->d_sum, err)) ||
+        (rc = d->upload(device, p->d_where, p->where, m->weights_n * sizeof *p->where, err)))
+        return rc;
+    return d->upload(device, p->d_draws, p->draws, p->draws_n * sizeof *p->draws, err);
+}
+
+int cuda_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options,
+                  struct plan **ret, struct error *err)
+{
+    struct plan *p = calloc(1, sizeof *p);
+    uint32_t precision = gemm_precision(options->precision);
+    int rc;
+
+    if (!p)
+        return fail(err, -ENOMEM, "out of memory");
+    p->backend = backend;
+    p->model = model;
+    p->batch = options->batch;
+    p->precision = options->precision;
+    rc = program_new(model, options->batch, true, precision, &p->train, err);
+    rc = rc ? rc : program_new(model, evaluate_rows(model), false, precision, &p->evaluate, err);
+    if (!rc && map_params(p))
+        rc = fail(err, -ENOMEM, "out of memory for a model of %zu weights", model->weights_n);
+    rc = rc ? rc : device_new(p, err);
+    if (rc) {
+        cuda_plan_free(p);
+        return rc;
+    }
+    *ret = p;
+    return 0;
+}
+
+void cuda_plan_free(struct plan *p)
+{
+    const struct driver *d;
+
+    if (!p)
+        return;
+    d = p->backend->driver;
+    lanes_free(p->training);
+    lanes_free(p->evaluation);
+    d->release(p->backend->device, p->d_where);
+    d->release(p->backend->device, p->d_draws);
+    d->release(p->backend->device, p->d_canonical);
+    d->release(p->backend->device, p->d_sum);
+    d->release(p->backend->device, p->d_model);
+    program_done(&p->train);
+    program_done(&p->evaluate);
+    free(p->where);
+    free(p->places);
+    free(p->draws);
+    free(p->host);
+    free(p);
+}
+
+void *cuda_plan_host(struct plan *p, size_t bytes)
+{
+    if (bytes > p->host_bytes || !p->host) {
+        free(p->host);
+        p->host_bytes = bytes + bytes / 4 + 64;
+        p->host = malloc(p->host_bytes);
+        if (!p->host)
+            p->host_bytes = 0;
+    }
+    return p->host;
+}
+
+int cuda_plan_check_samples(const struct plan *p, const struct data_split *split, const uint32_t *samples, size_t n,
+                            struct error *err)
+{
+    const struct dataset *d = p->backend->dataset;
+    const struct model *m = p->model;
+
+    if (!d)
+        return fail(err, -EINVAL, "no data set is loaded");
+    if (d->channels != m->input.c || d->height != m->input.h || d->width != m->input.w || d->classes != m->classes)
+        return fail(err, -EINVAL, "the model is for images of %dx%dx%d and %d classes, the data has %dx%dx%d and %d",
+                    m->input.c, m->input.h, m->input.w, m->classes, d->channels, d->height, d->width, d->classes);
+    for (size_t i = 0; i < n; i++)
+        if (samples[i] >= split->n)
+            return fail(err, -EINVAL, "sample %u is past the split's end at %zu", samples[i], split->n);
+    return 0;
+}

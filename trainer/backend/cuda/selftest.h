@@ -1,0 +1,56 @@
+/* selftest.h - the checks that are run on a real GPU, each held against the CPU backend; tests run them on a fake one.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLEXP_TRAINER_CUDA_SELFTEST_H
+#define FLEXP_TRAINER_CUDA_SELFTEST_H
+
+#include "trainer/backend/cuda/cuda.h"
+#include "trainer/backend/cuda/driver.h"
+
+#include <stdio.h>
+
+struct selftest {
+    int passed, failed;
+    bool quiet;
+    json_t *checks; /* array of {name, ok, value, limit, text} */
+    json_t *timings;
+};
+
+/* A small data set, a model, and both backends on it. */
+struct bed {
+    struct dataset data;
+    uint8_t *images;
+    uint16_t *labels;
+    struct model *model;
+    struct backend *cpu, *gpu;
+    struct plan *cpu_plan, *gpu_plan;
+    float *weights;
+};
+
+/* layers: a list, or a preset's name. n images of noise with a stripe that tells the class. */
+int bed_init(struct bed *bed, const char *layers, int channels, int height, int width, int classes, size_t n,
+             size_t batch, enum precision precision, struct error *err);
+void bed_done(struct bed *bed);
+void selftest_device(struct backend *backend, const struct driver **ret_driver,
+                     struct device **ret_device); /* cuda.c */
+
+void selftest_init(struct selftest *t);
+void selftest_done(struct selftest *t);
+/* value <= limit passes; NaN fails. */
+void selftest_check(struct selftest *t, const char *name, double value, double limit);
+void selftest_error(struct selftest *t, const char *name, const char *text);
+
+/* The largest difference of two arrays over the largest value of the first. */
+double selftest_difference(const float *expected, const float *got, size_t n);
+
+/* Loss, gradients and evaluation of every net of the shape table. */
+void selftest_operations(struct selftest *t, enum precision precision);
+/* 20 steps of replicas that differ in all they can differ in. */
+void selftest_training(struct selftest *t, enum precision precision);
+/* Bits: run to run, packed or not, in turns or at once. */
+void selftest_bits(struct selftest *t, enum precision precision);
+/* Memory over rounds. */
+void selftest_memory(struct selftest *t, int rounds);
+/* selftest_bench.c. wanted: by precision; NULL: all */
+void selftest_bench(struct selftest *t, bool quick, const bool *wanted);
+
+#endif

@@ -1,0 +1,455 @@
+/* train.c - a round: replicas in lockstep, their weighted sum in order. Replicas that do not fit in memory together go
+ * in turns of equal size; bits do not depend on that. SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cuda/cuda_private.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define SCHEDULE_MOST 2048 /* a longer list is shuffled by the host: one GPU thread would take long */
+#define LANES_MOST 4096
+#define DRIVER(p) ((p)->backend->driver)
+#define DEVICE_OF(p) ((p)->backend->device)
+
+static double seconds_now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static size_t state_parts(const struct replica *r)
+{
+    return optimizer_state_floats(&r->optimizer, 1);
+}
+
+/* memory */
+
+int lanes_for(struct plan *p, size_t n, size_t *ret_lanes, struct error *err)
+{
+    size_t shared, lane, free_bytes, total, fit, turns, had = p->training ? p->training->n : 0;
+    int rc = cuda_plan_bytes(p->model, p->batch, p->precision, NULL, &shared, &lane, err);
+
+    rc = rc ? rc : DRIVER(p)->memory(DEVICE_OF(p), &free_bytes, &total, err);
+    if (rc)
+        return rc;
+    /* What is left over serves tables and evaluations; what the lanes have already is theirs. */
+    fit = (free_bytes / 10 * 9 + had * lane) / lane;
+    if (!fit)
+        return fail(err, -ENOMEM, "out of GPU memory: a replica needs %zu MiB, %zu of %zu MiB are free on %s",
+                    (lane >> 20) + 1, free_bytes >> 20, total >> 20, p->backend->info.name);
+    fit = fit < LANES_MOST ? fit : LANES_MOST;
+    turns = (n + fit - 1) / fit;
+    *ret_lanes = (n + turns - 1) / turns;
+    return 0;
+}
+
+/* Lanes for n replicas; those there are serve fewer, too. */
+int cuda_plan_training(struct plan *p, size_t n, struct error *err)
+{
+    size_t wanted = 0;
+    int rc;
+
+    if (p->training && p->training->n >= n)
+        return 0;
+    if ((rc = lanes_for(p, n, &wanted, err)) || (p->training && wanted <= p->training->n))
+        return rc;
+    lanes_free(p->training);
+    p->training = NULL;
+    return lanes_new(p, &p->train, wanted, &p->training, err);
+}
+
+/* Where assemble finds images. Captured steps hold what normalises them: another data set makes them anew. */
+int cuda_plan_point(struct lanes *l, const struct data_split *split, uint64_t total, struct error *err)
+{
+    struct plan *p = l->plan;
+    size_t which = split == &p->backend->dataset->test;
+    const void *pointers[] = {p->backend->images[which], p->backend->labels[which]};
+    int rc;
+
+    if (p->data_seen != p->backend->uploaded) {
+        if (p->training)
+            lanes_forget_graphs(p->training);
+        if (p->evaluation)
+            lanes_forget_graphs(p->evaluation);
+        p->data_seen = p->backend->uploaded;
+    }
+    rc = DRIVER(p)->upload(DEVICE_OF(p), l->pointers, pointers, sizeof pointers, err);
+    return rc ? rc : DRIVER(p)->upload(DEVICE_OF(p), l->total, &total, sizeof total, err);
+}
+
+/* one turn */
+
+struct turn {
+    struct plan *plan;
+    struct lanes *lanes;
+    struct replica *replicas;
+    size_t n;
+    const struct augment *augment;
+    struct lane *host; /* lanes->n */
+    size_t samples_n, entries_n, longest;
+    uint32_t epochs_max, steps_max;
+};
+
+static int fill_lanes(struct turn *t, struct error *err)
+{
+    memset(t->host, 0, t->lanes->n * sizeof *t->host);
+    for (size_t i = 0; i < t->n; i++) {
+        const struct replica *r = &t->replicas[i];
+        double per_epoch = (double)((r->samples_n + r->batch - 1) / r->batch), steps = per_epoch * (double)r->epochs;
+        if (r->max_batches > 0 && steps > (double)r->max_batches)
+            steps = (double)r->max_batches;
+        if (steps > 2e9 || r->samples_n > UINT32_MAX || r->epochs > UINT32_MAX)
+            return fail(err, -EINVAL, "replica %zu: %.0f steps in a round are too many", i, steps);
+        t->host[i] = (struct lane){
+            .seed = r->seed,
+            .trial = r->trial,
+            .round = r->round,
+            .client = r->client,
+            .samples = t->samples_n,
+            .table = t->entries_n,
+            .samples_n = (uint32_t)r->samples_n,
+            .batch = (uint32_t)r->batch,
+            .epochs = (uint32_t)r->epochs,
+            .steps = (uint32_t)steps,
+            .optimizer = (uint32_t)r->optimizer.type,
+            .nesterov = r->optimizer.nesterov,
+            .lr = r->lr,
+            .momentum = r->optimizer.momentum,
+            .decay = r->optimizer.weight_decay,
+            .beta1 = r->optimizer.beta1,
+            .beta2 = r->optimizer.beta2,
+            .eps = r->optimizer.eps,
+            .mu = r->proximal_mu,
+            .weight = r->weight,
+            .t = r->optimizer_state ? r->optimizer_steps : 0,
+        };
+        t->samples_n += r->samples_n;
+        t->entries_n += r->samples_n * (size_t)r->epochs;
+        t->longest = r->samples_n > t->longest ? r->samples_n : t->longest;
+        t->epochs_max = r->epochs > t->epochs_max ? (uint32_t)r->epochs : t->epochs_max;
+        t->steps_max = t->host[i].steps > t->steps_max ? t->host[i].steps : t->steps_max;
+    }
+    return 0;
+}
+
+/* Room for what all clients together can need, where they share the data among them: cohorts then never grow it again.
+ */
+static int grow_tables(struct turn *t, struct error *err)
+{
+    struct lanes *l = t->lanes;
+    size_t all = t->plan->backend->dataset->train.n, entries = all * (t->epochs_max ? t->epochs_max : 1);
+    void *buffer = l->entries;
+    int rc = lanes_grow(l, &buffer, &l->entries_room,
+                        t->entries_n <= l->entries_room ? t->entries_n
+                        : entries > t->entries_n        ? entries
+                                                        : t->entries_n,
+                        sizeof *l->entries, err);
+
+    l->entries = buffer;
+    buffer = l->samples;
+    rc = rc ? rc
+            : lanes_grow(l, &buffer, &l->samples_room,
+                         t->samples_n <= l->samples_room ? t->samples_n
+                         : all > t->samples_n            ? all
+                                                         : t->samples_n,
+                         sizeof *l->samples, err);
+    l->samples = buffer;
+    return rc;
+}
+
+static int put_tables(struct turn *t, struct error *err)
+{
+    struct plan *p = t->plan;
+    struct lanes *l = t->lanes;
+    bool crop = t->augment->crop_padding > 0;
+    struct schedule_args a = {.count = l->n * (uint64_t)t->epochs_max,
+                              .lanes = l->lanes,
+                              .samples = l->samples,
+                              .entries = l->entries,
+                              .epochs_max = t->epochs_max,
+                              .most = SCHEDULE_MOST,
+                              .padding = crop ? t->augment->crop_padding : 0,
+                              .flips = t->augment->horizontal_flip};
+    uint32_t *samples = cuda_plan_host(p, t->samples_n * sizeof *samples);
+    struct entry *entries;
+    int rc;
+
+    if (!samples)
+        return fail(err, -ENOMEM, "out of memory for %zu replicas", t->n);
+    for (size_t i = 0; i < t->n; i++)
+        memcpy(samples + t->host[i].samples, t->replicas[i].samples, t->replicas[i].samples_n * sizeof *samples);
+    if ((rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, t->samples_n * sizeof *samples, err)) ||
+        (rc = DRIVER(p)->upload(DEVICE_OF(p), l->lanes, t->host, l->n * sizeof *t->host, err)) ||
+        (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, l->n * sizeof *l->steps, err)) ||
+        (rc = DRIVER(p)->clear(DEVICE_OF(p), l->totals, l->n * sizeof *l->totals, err)) ||
+        (rc = t->epochs_max ? LAUNCH(l, schedule, &a, err) : 0) || t->longest <= SCHEDULE_MOST)
+        return rc;
+    for (size_t i = 0; i < t->n && !rc; i++) {
+        const struct lane *lane = &t->host[i];
+        if (lane->samples_n <= SCHEDULE_MOST)
+            continue;
+        if (!(entries = cuda_plan_host(p, lane->samples_n * sizeof *entries)))
+            return fail(err, -ENOMEM, "out of memory for %zu replicas", t->n);
+        for (uint32_t epoch = 0; epoch < lane->epochs && !rc; epoch++) {
+            make_entries(lane, epoch, t->replicas[i].samples, a.padding, a.flips, entries);
+            rc = DRIVER(p)->upload(DEVICE_OF(p), l->entries + lane->table + (size_t)epoch * lane->samples_n, entries,
+                                   lane->samples_n * sizeof *entries, err);
+        }
+    }
+    return rc;
+}
+
+static int put_starts(struct turn *t, struct error *err)
+{
+    struct plan *p = t->plan;
+    struct lanes *l = t->lanes;
+    struct spread_args spread = {.count = l->n * p->weights_n, .to = l->weights, .n = p->weights_n};
+    bool shared = true;
+    int rc = 0;
+
+    for (size_t i = 0; i < t->n; i++)
+        shared &= t->replicas[i].start == t->replicas[0].start;
+    if (!shared && (rc = lanes_own_starts(l, err)))
+        return rc;
+    for (size_t i = 0; i < t->n && !rc; i++)
+        if (!i || l->start_stride)
+            rc = lanes_put_weights(l, t->replicas[i].start, l->start + i * l->start_stride, p->model->weights_n, err);
+    spread.from = l->start;
+    spread.from_stride = l->start_stride;
+    return rc ? rc : LAUNCH(l, spread, &spread, err);
+}
+
+static int put_state(struct turn *t, struct error *err)
+{
+    struct plan *p = t->plan;
+    struct lanes *l = t->lanes;
+    size_t parts = 0, n = p->model->trainable_n;
+    bool corrected = false;
+    int rc;
+
+    for (size_t i = 0; i < t->n; i++) {
+        parts = state_parts(&t->replicas[i]) > parts ? state_parts(&t->replicas[i]) : parts;
+        corrected |= t->replicas[i].correction != NULL;
+    }
+    if ((rc = lanes_state(l, parts, err)))
+        return rc;
+    if (l->state &&
+        (rc = DRIVER(p)->clear(DEVICE_OF(p), l->state, l->n * l->state_parts * p->trainable_n * sizeof(float), err)))
+        return rc;
+    for (size_t i = 0; i < t->n && !rc; i++)
+        for (size_t k = 0; t->replicas[i].optimizer_state && k < state_parts(&t->replicas[i]) && !rc; k++)
+            rc = lanes_put_weights(l, t->replicas[i].optimizer_state + k * n,
+                                   l->state + (i * l->state_parts + k) * p->trainable_n, n, err);
+    if (!rc && (corrected || l->correction))
+        rc = lanes_corrections(l, err);
+    for (size_t i = 0; i < t->n && !rc; i++)
+        if (t->replicas[i].correction)
+            rc = lanes_put_weights(l, t->replicas[i].correction, l->correction + i * p->trainable_n, n, err);
+    return rc;
+}
+
+static int get_canonical(struct plan *p, const float *working, float *canonical, size_t n, struct error *err)
+{
+    struct scatter_args a = {.count = n, .working = working, .canonical = p->d_canonical, .where = p->d_where};
+    int rc = LAUNCH(p->training, scatter, &a, err);
+
+    return rc ? rc : DRIVER(p)->download(DEVICE_OF(p), canonical, p->d_canonical, n * sizeof *canonical, err);
+}
+
+/* Everything that the turn leaves, in order of replicas. */
+static int reduce(struct turn *t, struct reduction *reduction, size_t first, struct lane_total *totals,
+                  struct error *err)
+{
+    struct plan *p = t->plan;
+    struct lanes *l = t->lanes;
+    struct distance_args d = {
+        .count = l->n * 1024,
+        .weights = l->weights,
+        .start = l->start,
+        .totals = l->totals,
+        .partial = l->partial,
+        .bad = l->bad,
+        .n = p->weights_n,
+        .trainable = p->trainable_n,
+        .runs = 1024,
+        .weights_stride = p->weights_n,
+        .start_stride = l->start_stride,
+    };
+    struct aggregate_args a = {.count = p->model->weights_n,
+                               .lanes = l->lanes,
+                               .weights = l->weights,
+                               .where = p->d_where,
+                               .sum = p->d_sum,
+                               .weights_stride = p->weights_n,
+                               .lanes_n = (uint32_t)t->n};
+    size_t n = p->model->trainable_n;
+    int rc = LAUNCH(l, distance, &d, err);
+
+    d.count = l->n;
+    rc = rc ? rc : LAUNCH(l, distance_sum, &d, err);
+    if (!rc && reduction->type != REDUCE_EACH)
+        rc = LAUNCH(l, aggregate, &a, err);
+    for (size_t i = 0; i < t->n && !rc && reduction->type == REDUCE_EACH; i++)
+        rc = get_canonical(p, l->weights + i * p->weights_n, reduction->each[first + i], p->model->weights_n, err);
+    for (size_t i = 0; i < t->n && !rc; i++)
+        for (size_t k = 0; t->replicas[i].optimizer_state && k < state_parts(&t->replicas[i]) && !rc; k++)
+            rc = get_canonical(p, l->state + (i * l->state_parts + k) * p->trainable_n,
+                               t->replicas[i].optimizer_state + k * n, n, err);
+    return rc ? rc : DRIVER(p)->download(DEVICE_OF(p), totals, l->totals, l->n * sizeof *totals, err);
+}
+
+static void report(struct replica *r, const struct lane_total *total, double seconds)
+{
+    r->loss_sum = total->loss;
+    r->samples_seen = total->seen;
+    r->correct = total->correct;
+    r->batches = (int64_t)total->batches;
+    r->update_norm = sqrt(total->distance);
+    r->finite = isfinite(total->loss) && !total->not_finite;
+    r->seconds = seconds;
+    if (r->optimizer_state)
+        r->optimizer_steps += r->batches;
+}
+
+static int run_turn(struct turn *t, struct reduction *reduction, size_t first, const volatile int *cancel,
+                    struct error *err)
+{
+    struct lanes *l = t->lanes;
+    struct lane_total *totals = calloc(l->n, sizeof *totals);
+    double began = seconds_now();
+    int rc = 0;
+
+    t->host = calloc(l->n, sizeof *t->host);
+    if (!t->host || !totals)
+        rc = fail(err, -ENOMEM, "out of memory for %zu replicas", t->n);
+    l->update = l->drop = true;
+    if (rc || (rc = fill_lanes(t, err)) || (rc = grow_tables(t, err)) || (rc = put_tables(t, err)) ||
+        (rc = put_starts(t, err)) || (rc = put_state(t, err)) ||
+        (rc = cuda_plan_point(l, &t->plan->backend->dataset->train, 0, err)) ||
+        (rc = lanes_run(l, t->steps_max, cancel, err)) || (rc = reduce(t, reduction, first, totals, err)))
+        goto out;
+    for (size_t i = 0; i < t->n; i++)
+        report(&t->replicas[i], &totals[i], seconds_now() - began);
+out:
+    if (rc)
+        DRIVER(t->plan)->wait(DEVICE_OF(t->plan), NULL); /* what was queued is done before its memory goes */
+    free(totals);
+    free(t->host);
+    return rc;
+}
+
+static int check_replicas(const struct plan *p, const struct replica *replicas, size_t n, struct error *err)
+{
+    int rc = cuda_plan_check_samples(p, NULL, NULL, 0, err);
+
+    for (size_t i = 0; i < n && !rc; i++) {
+        const struct replica *r = &replicas[i];
+        if (r->batch < 1 || r->batch > p->batch)
+            return fail(err, -EINVAL, "replica %zu: a batch of %zu, but the plan is for 1 to %zu", i, r->batch,
+                        p->batch);
+        rc = cuda_plan_check_samples(p, &p->backend->dataset->train, r->samples, r->samples_n, err);
+        if (rc)
+            fail_prefix(err, "replica %zu", i);
+    }
+    return rc;
+}
+
+static int check_starts(const struct plan *p, const struct replica *replicas, size_t n,
+                        const struct reduction *reduction, struct error *err)
+{
+    bool resident = reduction->type == REDUCE_MODEL;
+
+    if (resident && !p->d_model)
+        return fail(err, -EINVAL, "no model has been put");
+    for (size_t i = 0; i < n; i++)
+        if (!replicas[i].start != resident)
+            return fail(err, -EINVAL, "replica %zu: %s", i,
+                        resident ? "starts from the resident model alone" : "has no start");
+    return 0;
+}
+
+int cuda_train(struct plan *p, struct replica *replicas, size_t n, const struct augment *augment,
+               struct reduction *reduction, const volatile int *cancel, struct error *err)
+{
+    bool sums = reduction->type == REDUCE_WEIGHTED_SUM;
+    size_t sum_bytes = p->model->weights_n * sizeof(double);
+    int rc;
+
+    if (!n)
+        return 0;
+    if ((rc = check_replicas(p, replicas, n, err)) || (rc = check_starts(p, replicas, n, reduction, err)) ||
+        (rc = cuda_plan_training(p, n, err)))
+        return rc;
+    if (reduction->type != REDUCE_EACH && (rc = DRIVER(p)->clear(DEVICE_OF(p), p->d_sum, sum_bytes, err)))
+        return rc;
+    for (size_t first = 0; first < n && !rc; first += p->training->n) {
+        struct turn turn = {.plan = p,
+                            .lanes = p->training,
+                            .replicas = replicas + first,
+                            .n = n - first,
+                            .augment = augment ? augment : &(struct augment){0}};
+        if (turn.n > p->training->n)
+            turn.n = p->training->n;
+        rc = run_turn(&turn, reduction, first, cancel, err);
+    }
+    if (!rc && reduction->type == REDUCE_MODEL) {
+        struct apply_args a = {.count = p->model->weights_n,
+                               .sum = p->d_sum,
+                               .start = p->d_model,
+                               .trainable = p->model->trainable_n,
+                               .rate = reduction->rate};
+        rc = LAUNCH(p->training, apply, &a, err);
+    }
+    return rc || !sums ? rc : DRIVER(p)->download(DEVICE_OF(p), reduction->sum, p->d_sum, sum_bytes, err);
+}
+
+/* the resident model */
+
+int cuda_put_model(struct plan *p, const float *weights, struct error *err)
+{
+    size_t bytes = p->model->weights_n * sizeof *weights;
+    int rc = p->d_model ? 0 : DRIVER(p)->alloc(DEVICE_OF(p), bytes + 1, (void **)&p->d_model, err);
+
+    return rc ? rc : DRIVER(p)->upload(DEVICE_OF(p), p->d_model, weights, bytes, err);
+}
+
+int cuda_get_model(struct plan *p, float *weights, struct error *err)
+{
+    if (!p->d_model)
+        return fail(err, -EINVAL, "no model has been put");
+    return DRIVER(p)->download(DEVICE_OF(p), weights, p->d_model, p->model->weights_n * sizeof *weights, err);
+}
+
+int cuda_gradients(struct plan *p, const float *weights, const struct data_split *split, const uint32_t *samples,
+                   size_t n, float *ret_gradients, double *ret_loss, struct error *err)
+{
+    struct lane_total total;
+    struct lanes *l;
+    void *list;
+    int rc = cuda_plan_check_samples(p, split, samples, n, err);
+
+    if (rc)
+        return rc;
+    if (!n || n > p->batch)
+        return fail(err, -EINVAL, "a batch of %zu, but the plan is for 1 to %zu", n, p->batch);
+    if ((rc = cuda_plan_training(p, 1, err)))
+        return rc;
+    l = p->training;
+    list = l->samples;
+    rc = lanes_grow(l, &list, &l->samples_room, n, sizeof *samples, err);
+    l->samples = list;
+    l->update = l->drop = false;
+    if (rc || (rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, n * sizeof *samples, err)) ||
+        (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, l->n * sizeof *l->steps, err)) ||
+        (rc = DRIVER(p)->clear(DEVICE_OF(p), l->totals, l->n * sizeof *l->totals, err)) ||
+        (rc = lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)) ||
+        (rc = cuda_plan_point(l, split, n, err)) || (rc = lanes_step(l, err)) ||
+        (rc = get_canonical(p, l->grads, ret_gradients, p->model->trainable_n, err)) ||
+        (rc = DRIVER(p)->download(DEVICE_OF(p), &total, l->totals, sizeof total, err)))
+        return rc;
+    *ret_loss = total.loss / (double)n;
+    return 0;
+}
