@@ -83,6 +83,9 @@ int verb_slots(struct cli *cli)
         return cli_print_json(cli, answer);
     }
     print_rows(cli, json_object_get(answer, "slots"));
+    if (json_int_or(answer, "capacity", 0) < (json_int_t)json_array_size(json_object_get(answer, "slots")))
+        printf("Runs take at most %lld of these at a time (flexp up --slots)\n",
+               (long long)json_int_or(answer, "capacity", 0));
     print_gpus(cli, json_object_get(answer, "gpus"));
     json_decref(answer);
     return CLI_OK;
