@@ -316,6 +316,7 @@ def main():
     parser.add_argument("which", nargs="*", help=", ".join(BENCHES))
     parser.add_argument("--folder", default=os.path.join(TOP, "build", "bench"))
     options = parser.parse_args()
+    options.folder = os.path.abspath(options.folder)
     os.makedirs(options.folder, exist_ok=True)
     machine(options.folder)
     for name in options.which or BENCHES:
