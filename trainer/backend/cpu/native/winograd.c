@@ -40,6 +40,9 @@ struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m)
     w.d_point = tiles * w.k_tile + 16;
     w.u_point = w.c * w.k_vecs * VEC_N + 16;
     w.ut_point = w.k * w.c_vecs * VEC_N + 16;
+    w.c_hi = w.c;
+    w.k_hi = w.k;
+    NATIVE(winograd_wide_plan)(&w, c);
     return w;
 }
 
@@ -75,23 +78,31 @@ static size_t aux_row_bytes(const struct conv *c) /* four masks for each pooled 
 
 static size_t prepared_bytes(const struct winograd *w, bool need_dx)
 {
-    return w->points * (w->u_point + (need_dx ? w->ut_point : 0)) * 4;
+    return w->wide ? 0 : w->points * (w->u_point + (need_dx ? w->ut_point : 0)) * 4;
 }
 
 static size_t scratch_bytes(const struct winograd *w)
 {
-    return (edge_floats(w) + w->points * (w->v_point + w->d_point)) * 4;
+    return (edge_floats(w) + (w->wide ? NATIVE(winograd_wide_scratch)(w) : w->points * (w->v_point + w->d_point))) * 4;
+}
+
+/* Of dU, or dw. */
+static size_t gradient_floats(const struct winograd *w)
+{
+    return w->wide ? w->c * 9 * w->k_vecs * VEC_N : w->points * w->u_point;
 }
 
 static size_t partial_floats(const struct winograd *w)
 {
-    return w->points * w->u_point + w->k_vecs * VEC_N;
+    return gradient_floats(w) + w->k_vecs * VEC_N;
 }
 
 static void prepare(const struct winograd *w, const struct conv *c, const struct conv_args *a, bool training)
 {
     float *u = a->prepared;
 
+    if (w->wide)
+        return;
     NATIVE(winograd_weights)(w, a->weights, u, training && c->need_dx ? u + w->points * w->u_point : NULL);
 }
 
@@ -103,25 +114,17 @@ static void forward(const struct winograd *w, const struct conv *c, const struct
     size_t end = hi * w->tile_rows, next;
 
     memset(zeros, 0, edge_floats(w) * 4);
+    if (w->wide) {
+        NATIVE(winograd_wide_forward)(w, c, a, lo, hi, training, zeros, v);
+        return;
+    }
     for (size_t row = lo * w->tile_rows; row < end; row = next) {
         next = row + w->block < end ? row + w->block : end;
         NATIVE(winograd_input)(w, c, a->x, row, next, v, zeros);
         for (size_t f = 0; f < w->points; f++)
             NATIVE(winograd_gemm)(v + f * w->v_point, w->c_tile, u + f * w->u_point, m + f * w->d_point, w->k_tile,
-                                  (next - row) * w->tile_columns, w->c, w->k_vecs);
+                                  (next - row) * w->tile_columns, w->c, w->k_vecs, false);
         NATIVE(winograd_output)(w, c, a, row, next, m, training);
-    }
-}
-
-/* The frequency of point 1 in both directions is the sum of a tile. */
-static void add_bias_gradient(const struct winograd *w, const float *d, size_t tiles, float *db)
-{
-    for (size_t v = 0; v < w->k_vecs; v++) {
-        vec sum = vec_load(db + v * VEC_N);
-
-        for (size_t t = 0; t < tiles; t++)
-            sum += vec_load(d + (w->a + 1) * w->d_point + t * w->k_tile + v * VEC_N);
-        vec_store(db + v * VEC_N, sum);
     }
 }
 
@@ -131,6 +134,10 @@ static void backward(const struct winograd *w, const struct conv *c, const struc
     const float *ut = (const float *)a->prepared + w->points * w->u_point;
     size_t end = hi * w->tile_rows, next;
 
+    if (w->wide) {
+        NATIVE(winograd_wide_backward)(w, c, a, lo, hi, edge, edge_floats(w), v, a->partial + gradient_floats(w));
+        return;
+    }
     for (size_t row = lo * w->tile_rows; row < end; row = next) {
         size_t tiles;
 
@@ -140,14 +147,15 @@ static void backward(const struct winograd *w, const struct conv *c, const struc
         NATIVE(winograd_input)(w, c, a->x, row, next, v, edge);
         NATIVE(winograd_gradient)(w, c, a, row, next, d);
         if (c->bias)
-            add_bias_gradient(w, d, tiles, a->partial + w->points * w->u_point);
+            NATIVE(winograd_bias_back)(w, d, tiles, a->partial + gradient_floats(w));
         for (size_t f = 0; f < w->points; f++) {
             float *vf = v + f * w->v_point, *df = d + f * w->d_point;
 
             NATIVE(winograd_gemm_weights)(vf, w->c_tile, df, w->k_tile, a->partial + f * w->u_point, w->c, tiles,
-                                          w->k_vecs);
+                                          w->k_vecs, true);
             if (a->dx) /* V of this frequency has had its use: dV takes its place */
-                NATIVE(winograd_gemm)(df, w->k_tile, ut + f * w->ut_point, vf, w->c_tile, tiles, w->k, w->c_vecs);
+                NATIVE(winograd_gemm)(df, w->k_tile, ut + f * w->ut_point, vf, w->c_tile, tiles, w->k, w->c_vecs,
+                                      false);
         }
         if (a->dx)
             NATIVE(winograd_spread)(w, c, a->dx, row, next, v, edge);
@@ -156,9 +164,12 @@ static void backward(const struct winograd *w, const struct conv *c, const struc
 
 static void finish(const struct winograd *w, const float *partial, float *dw, float *db)
 {
-    NATIVE(winograd_weights_back)(w, partial, dw);
+    if (w->wide)
+        memcpy(dw, partial, gradient_floats(w) * 4);
+    else
+        NATIVE(winograd_weights_back)(w, partial, dw, false);
     if (db)
-        memcpy(db, partial + w->points * w->u_point, w->k * 4);
+        memcpy(db, partial + gradient_floats(w), w->k * 4);
 }
 
 #define KERNEL(m)                                                                                                      \

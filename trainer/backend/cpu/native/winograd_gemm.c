@@ -64,9 +64,9 @@ typedef void tile_fn(const float *s, size_t ss, const float *w, size_t ws, float
     static void weights_##rows##_##vecs(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t os,     \
                                         size_t n, size_t tiles, bool add)                                              \
     {                                                                                                                  \
-        (void)os, (void)add;                                                                                           \
+        (void)os;                                                                                                      \
         for (; tiles; tiles--, s += rows, o += rows * vecs * VEC_N)                                                    \
-            tile(s, 1, ss, w, ws, o, vecs * VEC_N, n, rows, vecs, true, true);                                         \
+            tile(s, 1, ss, w, ws, o, vecs * VEC_N, n, rows, vecs, true, add);                                          \
     }
 #define TILES(rows) TILE(rows, 1) TILE(rows, 2)
 TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
@@ -100,7 +100,7 @@ VEC_INLINE void share_out(tile_fn *const *fns, const float *s, size_t s_row, siz
 }
 
 void NATIVE(winograd_gemm)(const float *s, size_t ss, const float *w, float *o, size_t os, size_t rows, size_t n,
-                           size_t vecs)
+                           size_t vecs, bool add)
 {
     size_t depths = (n + DEPTH_MAX - 1) / DEPTH_MAX;
 
@@ -110,18 +110,18 @@ void NATIVE(winograd_gemm)(const float *s, size_t ss, const float *w, float *o, 
         for (size_t depth = 0, j = 0, end; depth < depths; depth++, j = end) {
             end = n * (depth + 1) / depths;
             share_out(TILE_FNS[width - 1], s + j, ss, ss, w + (v * n + j * width) * VEC_N, 0, o + v * VEC_N, os, rows,
-                      end - j, j > 0);
+                      end - j, add || j > 0);
         }
     }
 }
 
 void NATIVE(winograd_gemm_weights)(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t rows,
-                                   size_t n, size_t vecs)
+                                   size_t n, size_t vecs, bool add)
 {
     for (size_t v = 0; v < vecs; v += 2) {
         size_t width = v + 1 < vecs ? 2 : 1;
 
         share_out(WEIGHT_FNS[width - 1], s, 1, ss, w + v * VEC_N, ws, o + v * rows * VEC_N, width * VEC_N, rows, n,
-                  true);
+                  add);
     }
 }

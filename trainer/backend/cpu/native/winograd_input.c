@@ -32,16 +32,16 @@ VEC_INLINE void start(size_t m, const struct winograd *w, const struct conv *c, 
 }
 
 /* Its columns [lo, hi) are in the input. */
-VEC_INLINE void input_tile(size_t m, bool edge, float *const *rows, size_t lo, size_t hi, size_t channels, float *v,
-                           size_t point)
+VEC_INLINE void input_tile(size_t m, const struct winograd *w, bool edge, float *const *rows, size_t lo, size_t hi,
+                           float *v)
 {
     size_t a = m + 2;
 
-    for (size_t c = 0; c < channels; c += VEC_N) {
+    for (size_t c = w->c_lo; c < w->c_hi; c += VEC_N) {
         vec x[6], half[36];
-        float *o = v + c;
+        float *o = v + (c - w->c_lo);
+        size_t point = winograd_hide(w->v_point);
 
-        point = winograd_hide(point);
         VEC_UNROLL
         for (size_t s = 0; s < a; s++) {
             if (edge && (s < lo || s >= hi)) {
@@ -52,7 +52,7 @@ VEC_INLINE void input_tile(size_t m, bool edge, float *const *rows, size_t lo, s
             }
             VEC_UNROLL
             for (size_t r = 0; r < a; r++)
-                x[r] = vec_load(rows[r] + s * channels + c);
+                x[r] = vec_load(rows[r] + s * w->c + c);
             winograd_bt(m, x, 1, half + s, a);
         }
         VEC_UNROLL
@@ -80,9 +80,9 @@ VEC_INLINE void input(size_t m, const struct winograd *w, const struct conv *c, 
 
             cut(j, m, c->pad_left, c->w, &first, &end);
             if (first == 0 && end == a)
-                input_tile(m, false, rows, first, end, w->c, v, w->v_point);
+                input_tile(m, w, false, rows, first, end, v);
             else
-                input_tile(m, true, rows, first, end, w->c, v, w->v_point);
+                input_tile(m, w, true, rows, first, end, v);
             for (size_t r = 0; r < a; r++)
                 rows[r] += steps[r];
         }
@@ -91,14 +91,13 @@ VEC_INLINE void input(size_t m, const struct winograd *w, const struct conv *c, 
 
 /* A tile's first two rows and columns were written by the tiles above (above) and to the left of it (left): added to.
  * lanes: VEC_N, or less at the end of the channels. */
-VEC_INLINE void spread_lanes(size_t m, bool edge, float *const *rows, size_t lo, size_t hi, bool above, bool left,
-                             size_t channels, const float *v, size_t point, size_t c, size_t lanes)
+VEC_INLINE void spread_lanes(size_t m, const struct winograd *w, bool edge, float *const *rows, size_t lo, size_t hi,
+                             bool above, bool left, const float *v, size_t c, size_t lanes)
 {
-    size_t a = m + 2;
+    size_t a = m + 2, point = winograd_hide(w->v_point);
     vec x[6], half[36];
 
-    v += c;
-    point = winograd_hide(point);
+    v += c - w->c_lo;
     VEC_UNROLL
     for (size_t r = 0; r < a; r++) {
         VEC_UNROLL
@@ -113,7 +112,7 @@ VEC_INLINE void spread_lanes(size_t m, bool edge, float *const *rows, size_t lo,
         winograd_b(m, half + s, a, x, 1);
         VEC_UNROLL
         for (size_t r = 0; r < a; r++) {
-            float *o = rows[r] + s * channels + c;
+            float *o = rows[r] + s * w->c + c;
 
             if ((r < 2 && above) || (s < 2 && left))
                 x[r] += lanes == VEC_N ? vec_load(o) : vec_load_n(o, lanes);
@@ -125,15 +124,15 @@ VEC_INLINE void spread_lanes(size_t m, bool edge, float *const *rows, size_t lo,
     }
 }
 
-VEC_INLINE void spread_tile(size_t m, bool edge, float *const *rows, size_t lo, size_t hi, bool above, bool left,
-                            size_t channels, const float *v, size_t point)
+VEC_INLINE void spread_tile(size_t m, const struct winograd *w, bool edge, float *const *rows, size_t lo, size_t hi,
+                            bool above, bool left, const float *v)
 {
-    size_t c = 0;
+    size_t c = w->c_lo;
 
-    for (; c + VEC_N <= channels; c += VEC_N)
-        spread_lanes(m, edge, rows, lo, hi, above, left, channels, v, point, c, VEC_N);
-    if (c < channels)
-        spread_lanes(m, edge, rows, lo, hi, above, left, channels, v, point, c, channels - c);
+    for (; c + VEC_N <= w->c_hi; c += VEC_N)
+        spread_lanes(m, w, edge, rows, lo, hi, above, left, v, c, VEC_N);
+    if (c < w->c_hi)
+        spread_lanes(m, w, edge, rows, lo, hi, above, left, v, c, w->c_hi - c);
 }
 
 VEC_INLINE void spread(size_t m, const struct winograd *w, const struct conv *c, float *dx, size_t lo, size_t hi,
@@ -149,7 +148,7 @@ VEC_INLINE void spread(size_t m, const struct winograd *w, const struct conv *c,
         float *rows[6];
         size_t steps[6];
 
-        if (!above && !all)
+        if (!above && !all && !w->c_lo)
             memset(dx + row / w->tile_rows * image, 0, image * 4);
         start(m, w, c, dx, row, dump, rows, steps);
         for (size_t j = 0; j < w->tile_columns; j++, dv += w->c_tile) {
@@ -157,9 +156,9 @@ VEC_INLINE void spread(size_t m, const struct winograd *w, const struct conv *c,
 
             cut(j, m, c->pad_left, c->w, &first, &end);
             if (above && j && first == 0 && end == a)
-                spread_tile(m, false, rows, first, end, true, true, w->c, dv, w->v_point);
+                spread_tile(m, w, false, rows, first, end, true, true, dv);
             else
-                spread_tile(m, true, rows, first, end, above, j > 0, w->c, dv, w->v_point);
+                spread_tile(m, w, true, rows, first, end, above, j > 0, dv);
             for (size_t r = 0; r < a; r++)
                 rows[r] += steps[r];
         }

@@ -69,7 +69,6 @@ VEC_INLINE void output_lanes(size_t m, enum kind kind, bool edge, const struct c
     size_t a = m + 2;
     vec x[6], half[24], out[16];
 
-    s += k;
     point = winograd_hide(point);
     VEC_UNROLL
     for (size_t r = 0; r < a; r++) {
@@ -108,12 +107,13 @@ VEC_INLINE void output_lanes(size_t m, enum kind kind, bool edge, const struct c
 VEC_INLINE void output_tile(size_t m, enum kind kind, bool edge, const struct corner *at, const struct winograd *w,
                             const float *s, const float *bias, bool training)
 {
-    size_t k = 0;
+    size_t k = w->k_lo, rest;
 
-    for (; k + VEC_N <= w->k; k += VEC_N)
+    for (; k + VEC_N <= w->k_hi; k += VEC_N, s += VEC_N)
         output_lanes(m, kind, edge, at, s, w->d_point, bias ? vec_load(bias + k) : vec_zero(), k, VEC_N, training);
-    if (k < w->k)
-        output_lanes(m, kind, edge, at, s, w->d_point, bias ? vec_load_n(bias + k, w->k - k) : vec_zero(), k, w->k - k,
+    rest = w->k_hi - k;
+    if (rest)
+        output_lanes(m, kind, edge, at, s, w->d_point, bias ? vec_load_n(bias + k, rest) : vec_zero(), k, rest,
                      training);
 }
 
@@ -122,9 +122,9 @@ VEC_INLINE void gradient_tile(size_t m, enum kind kind, bool edge, const struct 
 {
     size_t a = m + 2;
 
-    for (size_t k = 0; k < w->k; k += VEC_N) {
+    for (size_t k = w->k_lo; k < w->k_hi; k += VEC_N) {
         vec y[16], half[24], x[6];
-        float *o = d + k;
+        float *o = d + (k - w->k_lo);
         size_t point = winograd_hide(w->d_point);
 
         if (kind == POOL) {

@@ -26,17 +26,20 @@ struct winograd {
     size_t c_vecs, k_vecs;
     size_t c_tile, k_tile; /* floats from tile to tile in V and in D */
     size_t v_point, d_point, u_point, ut_point; /* floats from frequency to frequency */
+    size_t c_lo, c_hi, k_lo, k_hi; /* the channels and filters that transforms go over: all, or a wide layer's block */
+    bool wide;             /* winograd_wide.c */
+    size_t c_blocks, k_blocks;
 };
 
 struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m);
 
 /* o[i][0 .. vecs) (rows os floats apart) = or += sum over j < n of s[i][j] w[j][0 .. vecs), for one frequency.
  * gemm: s[i * ss + j], w as U's panels, rows of o hold whole vectors.
- * gemm_weights: s[j * ss + i], w[j * ws + ...], o as dU's panels, added to. */
+ * gemm_weights: s[j * ss + i], w[j * ws + ...], o as dU's panels. */
 void NATIVE(winograd_gemm)(const float *s, size_t ss, const float *w, float *o, size_t os, size_t rows, size_t n,
-                           size_t vecs);
+                           size_t vecs, bool add);
 void NATIVE(winograd_gemm_weights)(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t rows,
-                                   size_t n, size_t vecs);
+                                   size_t n, size_t vecs, bool add);
 
 /* Rows of tiles [lo, hi), counted through all images. zeros, and dump for what falls off the input: a * c + VEC_N
  * floats. */
@@ -49,9 +52,20 @@ void NATIVE(winograd_gradient)(const struct winograd *w, const struct conv *c, c
 void NATIVE(winograd_spread)(const struct winograd *w, const struct conv *c, float *dx, size_t lo, size_t hi,
                              const float *dv, float *dump);
 
-/* U (and U^T where transposed is not NULL), from weights [filter / VEC_N][channel][9][VEC_N]; and back. */
+/* U and U^T, each where it is not NULL, from weights [filter / VEC_N][channel][9][VEC_N]; and back. */
 void NATIVE(winograd_weights)(const struct winograd *w, const float *weights, float *u, float *transposed);
-void NATIVE(winograd_weights_back)(const struct winograd *w, const float *du, float *dw);
+void NATIVE(winograd_weights_back)(const struct winograd *w, const float *du, float *dw, bool add);
+
+/* db of the filters of d's block is added to. */
+void NATIVE(winograd_bias_back)(const struct winograd *w, const float *d, size_t tiles, float *db);
+
+/* winograd_wide.c. scratch: floats, behind edge_floats of zeros. */
+void NATIVE(winograd_wide_plan)(struct winograd *w, const struct conv *c);
+size_t NATIVE(winograd_wide_scratch)(const struct winograd *w);
+void NATIVE(winograd_wide_forward)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,
+                                   size_t hi, bool training, const float *zeros, float *scratch);
+void NATIVE(winograd_wide_backward)(const struct winograd *w, const struct conv *c, const struct conv_args *a,
+                                    size_t lo, size_t hi, float *edge, size_t edge_floats, float *scratch, float *db);
 
 /* n, of which the compiler knows nothing: otherwise it computes the address of every frequency ahead of the loop over
  * channels, has far too few registers for them, and reloads each through a vector unit that the sums need. */
@@ -59,6 +73,11 @@ VEC_INLINE size_t winograd_hide(size_t n)
 {
     __asm__("" : "+r"(n));
     return n;
+}
+
+VEC_INLINE size_t winograd_vecs(size_t channels)
+{
+    return (channels + VEC_N - 1) / VEC_N;
 }
 
 /* Where vector v of row `row` of a matrix in panels begins. */

@@ -58,36 +58,40 @@ VEC_INLINE void turn(const struct winograd *w, const float *weights, size_t cv, 
 
 VEC_INLINE void weights_transposed(size_t m, const struct winograd *w, const float *weights, float *o)
 {
+    size_t c_lo = w->c_lo / VEC_N, c_hi = winograd_vecs(w->c_hi), k_lo = w->k_lo / VEC_N, k_hi = winograd_vecs(w->k_hi);
     vec g[2][9][VEC_N];
 
-    for (size_t panel = 0; panel < w->c_vecs; panel += 2)
-        for (size_t kv = 0; kv < w->k_vecs; kv++) {
-            size_t width = panel + 1 < w->c_vecs ? 2 : 1;
+    for (size_t panel = c_lo; panel < c_hi; panel += 2)
+        for (size_t kv = k_lo; kv < k_hi; kv++) {
+            size_t width = panel + 1 < c_hi ? 2 : 1;
 
             for (size_t v = 0; v < width; v++)
                 turn(w, weights, panel + v, kv, g[v]);
-            for (size_t i = 0; i < VEC_N && kv * VEC_N + i < w->k; i++)
+            for (size_t i = 0; i < VEC_N && kv * VEC_N + i < w->k_hi; i++)
                 for (size_t v = 0; v < width; v++)
-                    forth(m, &g[v][0][i], VEC_N, o + winograd_panel(panel + v, kv * VEC_N + i, w->k, w->c_vecs),
+                    forth(m, &g[v][0][i], VEC_N,
+                          o + winograd_panel(panel + v - c_lo, (kv - k_lo) * VEC_N + i, w->k_hi - w->k_lo, c_hi - c_lo),
                           w->ut_point);
         }
 }
 
 VEC_INLINE void weights_as_they_are(size_t m, const struct winograd *w, const float *weights, float *o)
 {
-    for (size_t panel = 0; panel < w->k_vecs; panel += 2)
-        for (size_t c = 0; c < w->c; c++)
-            for (size_t v = panel; v < panel + 2 && v < w->k_vecs; v++) {
+    size_t k_lo = w->k_lo / VEC_N, k_hi = winograd_vecs(w->k_hi);
+
+    for (size_t panel = k_lo; panel < k_hi; panel += 2)
+        for (size_t c = w->c_lo; c < w->c_hi; c++)
+            for (size_t v = panel; v < panel + 2 && v < k_hi; v++) {
                 vec g[9];
 
                 VEC_UNROLL
                 for (size_t s = 0; s < 9; s++)
                     g[s] = vec_load(weights + ((v * w->c + c) * 9 + s) * VEC_N);
-                forth(m, g, 1, o + winograd_panel(v, c, w->c, w->k_vecs), w->u_point);
+                forth(m, g, 1, o + winograd_panel(v - k_lo, c - w->c_lo, w->c_hi - w->c_lo, k_hi - k_lo), w->u_point);
             }
 }
 
-VEC_INLINE void back(size_t m, const float *s, size_t point, size_t lanes, float *dw)
+VEC_INLINE void back(size_t m, const float *s, size_t point, size_t lanes, float *dw, bool add)
 {
     size_t a = m + 2;
     vec x[6], half[18], out[3];
@@ -107,37 +111,55 @@ VEC_INLINE void back(size_t m, const float *s, size_t point, size_t lanes, float
         for (size_t r = 0; r < 3; r++) {
             if (lanes < VEC_N)
                 out[r] = vec_where(vec_mask_from((uint16_t)((1u << lanes) - 1)), out[r]);
+            if (add)
+                out[r] += vec_load(dw + (r * 3 + c) * VEC_N);
             vec_store(dw + (r * 3 + c) * VEC_N, out[r]);
         }
     }
 }
 
-VEC_INLINE void weights_back(size_t m, const struct winograd *w, const float *du, float *dw)
+VEC_INLINE void weights_back(size_t m, const struct winograd *w, const float *du, float *dw, bool add)
 {
-    for (size_t panel = 0; panel < w->k_vecs; panel += 2)
-        for (size_t c = 0; c < w->c; c++)
-            for (size_t v = panel; v < panel + 2 && v < w->k_vecs; v++)
-                back(m, du + winograd_panel(v, c, w->c, w->k_vecs), w->u_point, w->k - v * VEC_N,
-                     dw + (v * w->c + c) * 9 * VEC_N);
+    size_t k_lo = w->k_lo / VEC_N, k_hi = winograd_vecs(w->k_hi);
+
+    for (size_t panel = k_lo; panel < k_hi; panel += 2)
+        for (size_t c = w->c_lo; c < w->c_hi; c++)
+            for (size_t v = panel; v < panel + 2 && v < k_hi; v++)
+                back(m, du + winograd_panel(v - k_lo, c - w->c_lo, w->c_hi - w->c_lo, k_hi - k_lo), w->u_point,
+                     w->k_hi - v * VEC_N, dw + (v * w->c + c) * 9 * VEC_N, add);
 }
 
 void NATIVE(winograd_weights)(const struct winograd *w, const float *weights, float *u, float *transposed)
 {
     if (w->m == 4) {
-        weights_as_they_are(4, w, weights, u);
+        if (u)
+            weights_as_they_are(4, w, weights, u);
         if (transposed)
             weights_transposed(4, w, weights, transposed);
     } else {
-        weights_as_they_are(2, w, weights, u);
+        if (u)
+            weights_as_they_are(2, w, weights, u);
         if (transposed)
             weights_transposed(2, w, weights, transposed);
     }
 }
 
-void NATIVE(winograd_weights_back)(const struct winograd *w, const float *du, float *dw)
+void NATIVE(winograd_weights_back)(const struct winograd *w, const float *du, float *dw, bool add)
 {
     if (w->m == 4)
-        weights_back(4, w, du, dw);
+        weights_back(4, w, du, dw, add);
     else
-        weights_back(2, w, du, dw);
+        weights_back(2, w, du, dw, add);
+}
+
+/* The frequency of point 1 in both directions is the sum of a tile. */
+void NATIVE(winograd_bias_back)(const struct winograd *w, const float *d, size_t tiles, float *db)
+{
+    for (size_t k = w->k_lo; k < w->k_hi; k += VEC_N) {
+        vec sum = vec_load(db + k);
+
+        for (size_t t = 0; t < tiles; t++)
+            sum += vec_load(d + (w->a + 1) * w->d_point + t * w->k_tile + (k - w->k_lo));
+        vec_store(db + k, sum);
+    }
 }
