@@ -96,11 +96,18 @@ static size_t prepared_bytes(const struct conv *c)
     return 4 * (size_t)(c->groups * c->r * c->s) * z.filters * whole_vectors(z.channels);
 }
 
+/* Floats of scratch behind the frames. */
+static size_t wide_room(const struct conv *c, const struct shape *z)
+{
+    return c->need_dx ? NATIVE(direct_wide_room)(z->filters_pad, z->run) : 0;
+}
+
 static size_t scratch_bytes(const struct conv *c)
 {
     struct shape z = shape_of(c);
 
-    return 4 * (z.images * (z.x.floats + z.d.floats) + DIRECT_BLOCK); /* the last pixel is read in whole vectors */
+    /* the last pixel is read in whole vectors */
+    return 4 * (z.images * (z.x.floats + z.d.floats) + DIRECT_BLOCK + wide_room(c, &z));
 }
 
 static size_t mask_pixel(const struct conv *c, const struct shape *z)
@@ -183,23 +190,13 @@ static void prepare(const struct conv *c, const struct conv_args *a, bool traini
         }
 }
 
-/* A convolution over frames: y[image][row][col][filter]. */
-struct job {
-    const float *x, *w, *bias;
-    float *y;
-    uint16_t *mask;
-    size_t x_image, x_row, x_col, kernel_row, rows, run;
-    size_t y_image, y_row, y_col, mask_image, mask_row, mask_col; /* of outputs, after the pool */
-    size_t images, filters, p, q;
-    enum direct_end end;
-};
-
-static void job_run(const struct job *j)
+static void job_run(const struct direct_job *j)
 {
     size_t unit = j->end == DIRECT_POOL ? 2 : 1, pad = whole_vectors(j->filters);
-    const float *w = j->w;
+    size_t done = NATIVE(direct_wide_run)(j);
+    const float *w = j->w + done * j->rows * j->run;
 
-    for (size_t k = 0; k < j->filters; k += DIRECT_BLOCK) {
+    for (size_t k = done; k < j->filters; k += DIRECT_BLOCK) {
         size_t width = block_width(pad, k), n = j->filters - k < width ? j->filters - k : width;
         int nv = (int)(width / VEC_N);
         size_t most = (size_t)DIRECT_COLS(nv) / unit, units = j->q / unit, tiles = (units + most - 1) / most;
@@ -246,7 +243,7 @@ static void job_run(const struct job *j)
 
 /* Frames of images [lo, lo + n) of a group, and where they stand. */
 static const float *x_frames(const struct conv *c, const struct shape *z, const struct conv_args *a, size_t g,
-                             size_t lo, size_t n, float *scratch, struct job *ret_steps)
+                             size_t lo, size_t n, float *scratch, struct direct_job *ret_steps)
 {
     size_t image = (size_t)(c->h * c->w * c->c);
 
@@ -267,7 +264,7 @@ static void forward(const struct conv *c, const struct conv_args *a, size_t lo, 
     struct shape z = shape_of(c);
     float *frames = a->scratch;
     size_t oh = c->pool ? z.p / 2 : z.p, ow = c->pool ? z.q / 2 : z.q, k = (size_t)c->k;
-    struct job j = {.rows = (size_t)c->r,
+    struct direct_job j = {.rows = (size_t)c->r,
                     .run = z.run,
                     .filters = z.filters,
                     .p = z.p,
@@ -288,6 +285,8 @@ static void forward(const struct conv *c, const struct conv_args *a, size_t lo, 
             j.images = hi - lo < z.images ? hi - lo : z.images;
             j.x = x_frames(c, &z, a, g, lo, j.images, frames, &j);
             j.w = a->weights + g * z.group_size;
+            j.soon[0] = lo + j.images < hi ? a->x + (lo + j.images) * (size_t)(c->h * c->w * c->c) : NULL;
+            j.soon_floats[0] = j.images * (size_t)(c->h * c->w * c->c);
             j.bias = a->bias ? a->bias + g * z.filters : NULL;
             j.y = a->y + lo * j.y_image + g * z.filters;
             j.mask =
@@ -344,15 +343,19 @@ static void spread(const struct conv *c, const struct shape *z, const struct con
     }
 }
 
-/* t: images, rows, columns and steps are set; x and d are the first's. The `soon` floats from ahead[] on are fetched
+/* t: images, rows, columns, steps and sum are set; x and d are the first's. The `soon` floats from ahead[] on are fetched
  * meanwhile. */
 static void weights_gradient(const struct conv *c, const struct shape *z, struct direct_dw t, size_t kernel_row,
-                             float *sum, size_t soon)
+                             float *room, size_t soon)
 {
     const float *x = t.x, *d = t.d;
-    size_t fetched = t.images * t.rows * t.cols * 16;
+    size_t fetched = t.images * t.rows * t.cols * 16, done = 0;
+    float *sum = t.sum;
 
-    for (size_t k = 0; k < z->filters; k += DIRECT_BLOCK) {
+    if (wide_room(c, z))
+        done = NATIVE(direct_wide_weights)(&t, z->filters_pad, (size_t)c->r, kernel_row, z->run, room);
+    sum += done * (size_t)c->r * z->run;
+    for (size_t k = done; k < z->filters; k += DIRECT_BLOCK) {
         size_t width = block_width(z->filters_pad, k);
         int nv = (int)(width / VEC_N);
         size_t most = (size_t)DIRECT_RUN(nv), tiles = (z->run + most - 1) / most;
@@ -374,12 +377,13 @@ static void weights_gradient(const struct conv *c, const struct shape *z, struct
     }
 }
 
+/* x and dy of as many images (NULL: there are none) are fetched meanwhile. */
 static void input_gradient(const struct conv *c, const struct shape *z, const float *turned, const float *d,
-                           size_t d_image, float *dx, size_t images)
+                           size_t d_image, float *dx, size_t images, const float *x_soon, const float *dy_soon)
 {
     size_t ch = (size_t)c->c, w = (size_t)c->w, image = (size_t)c->h * w * ch, s = (size_t)c->stride;
     size_t pitch = z->d.cols * z->filters;
-    struct job j = {.x_image = d_image,
+    struct direct_job j = {.x_image = d_image,
                     .x_row = pitch,
                     .x_col = z->filters,
                     .kernel_row = pitch,
@@ -388,7 +392,9 @@ static void input_gradient(const struct conv *c, const struct shape *z, const fl
                     .y_col = s * ch,
                     .images = images,
                     .filters = z->channels,
+                    .soon = {x_soon, dy_soon},
                     .end = DIRECT_PLAIN};
+    size_t taps_all = (size_t)(c->r * c->s), dy_image = z->p * z->q * (size_t)c->k / (c->pool ? 4 : 1);
 
     for (int phase = 0; phase < c->stride * c->stride; phase++) {
         struct phase f = phase_of(c, &z->d, phase / c->stride, phase % c->stride);
@@ -409,7 +415,11 @@ static void input_gradient(const struct conv *c, const struct shape *z, const fl
         j.rows = f.taps_h;
         j.run = f.taps_w * z->filters;
         j.w = of_phase;
+        j.soon_floats[0] = images * image * f.taps_h * f.taps_w / taps_all;
+        j.soon_floats[1] = images * dy_image * f.taps_h * f.taps_w / taps_all;
         job_run(&j);
+        for (int i = 0; i < 2 && x_soon; i++)
+            j.soon[i] += j.soon_floats[i];
     }
 }
 
@@ -417,6 +427,7 @@ static void backward(const struct conv *c, const struct conv_args *a, size_t lo,
 {
     struct shape z = shape_of(c);
     float *x_room = a->scratch, *d_room = x_room + z.images * z.x.floats;
+    float *room = d_room + z.images * z.d.floats + DIRECT_BLOCK;
     size_t turned_group = (size_t)(c->r * c->s) * z.filters * whole_vectors(z.channels);
     size_t pixels = z.p * z.q, row = z.d.cols * z.filters;
 
@@ -425,9 +436,11 @@ static void backward(const struct conv *c, const struct conv_args *a, size_t lo,
     for (; lo < hi; lo += z.images)
         for (size_t g = 0; g < (size_t)c->groups; g++) {
             size_t images = hi - lo < z.images ? hi - lo : z.images;
+            size_t image = (size_t)(c->h * c->w * c->c), next = lo + images;
+            bool more = next < hi;
             float *sum = a->partial + g * z.group_size;
             float *db = a->partial + (size_t)c->groups * z.group_size + g * z.filters_pad;
-            struct job j;
+            struct direct_job j;
             const float *x = x_frames(c, &z, a, g, lo, images, x_room, &j);
             const float *d = z.d.bare ? a->dy + lo * pixels * z.filters : d_room;
             struct direct_dw t = {.x_image = j.x_image,
@@ -446,15 +459,17 @@ static void backward(const struct conv *c, const struct conv_args *a, size_t lo,
                         spread(c, &z, a, g, lo + i, from, to, z.d.bare ? NULL : d_room + i * z.d.floats + inside, db);
                 t.x = x + from * j.x_row;
                 t.d = d + inside;
+                t.sum = sum;
                 t.rows = to - from;
                 size_t part = (to - from) * z.q * (size_t)c->k / (c->pool ? 4 : 1);
                 t.ahead[0] = a->dy + (lo * z.p + to) * z.q * (size_t)c->k / (c->pool ? 4 : 1);
                 t.ahead[1] = c->relu && !c->pool ? a->y + (t.ahead[0] - a->dy) : t.ahead[0];
-                weights_gradient(c, &z, t, j.kernel_row, sum, c->need_dx ? 0 : part);
+                weights_gradient(c, &z, t, j.kernel_row, room, c->need_dx ? 0 : part);
             }
             if (a->dx && c->need_dx)
                 input_gradient(c, &z, (const float *)a->prepared + g * turned_group, d, t.d_image,
-                               a->dx + lo * (size_t)(c->h * c->w * c->c) + g * z.channels, images);
+                               a->dx + lo * image + g * z.channels, images, more ? a->x + next * image : NULL,
+                               more ? a->dy + next * pixels * (size_t)c->k / (c->pool ? 4 : 1) : NULL);
         }
 }
 

@@ -53,6 +53,63 @@ struct direct_dw {
 typedef void direct_dw_fn(const struct direct_dw *t);
 direct_dw_fn *NATIVE(direct_dw)(int run, int nv);
 
+/* Two blocks of filters at once; 0: never. */
+#if VEC_REGISTERS == 32
+#define DIRECT_WIDE (2 * DIRECT_BLOCK)
+#else
+#define DIRECT_WIDE 0
+#endif
+#define DIRECT_WIDE_PIXELS 6
+#define DIRECT_WIDE_RUN 6
+#define DIRECT_WIDE_STEPS 4 /* of a run, or pixels, from one fetch ahead to the next */
+
+/* y[i] = bias (NULL: y[i]) + x[i][0, run) times weights, for each pixel. */
+struct direct_wide {
+    const float *x[DIRECT_WIDE_PIXELS];
+    float *y[DIRECT_WIDE_PIXELS];
+    const float *w; /* [run][DIRECT_BLOCK], and w_block floats on those of the other block */
+    size_t w_block, run;
+    const float *bias; /* DIRECT_WIDE of them */
+    size_t lanes;      /* of the last vector */
+    bool relu;
+    const char *ahead[2]; /* memory that will be read soon: so many bytes on at each fetch */
+    size_t ahead_step[2];
+};
+typedef void direct_wide_fn(const struct direct_wide *t);
+direct_wide_fn *NATIVE(direct_wide)(int pixels);
+
+/* sum[j][DIRECT_BLOCK] (and sum_block on those of the other block) += over pixels: x[j] * d[DIRECT_WIDE] */
+struct direct_wide_dw {
+    const float *x, *d; /* [pixels][DIRECT_WIDE_RUN], [pixels][DIRECT_WIDE] */
+    size_t pixels;
+    float *sum;
+    size_t sum_block;
+    const float *ahead; /* the next sum */
+};
+typedef void direct_wide_dw_fn(const struct direct_wide_dw *t);
+direct_wide_dw_fn *NATIVE(direct_wide_dw)(int run);
+
+/* A convolution over frames: y[image][row][col][filter]. */
+struct direct_job {
+    const float *x, *w, *bias;
+    float *y;
+    uint16_t *mask;
+    size_t x_image, x_row, x_col, kernel_row, rows, run;
+    size_t y_image, y_row, y_col, mask_image, mask_row, mask_col; /* of outputs, after the pool */
+    size_t images, filters, p, q;
+    enum direct_end end;
+    const float *soon[2]; /* NULL, or what is wanted next: so many floats of it */
+    size_t soon_floats[2];
+};
+/* Filters from the first on; returns how many were done. */
+size_t NATIVE(direct_wide_run)(const struct direct_job *j);
+
+/* Sums of x and d over pixels, as direct_dw takes them, for the first filters; returns how many were done. room:
+ * direct_wide_room floats. */
+size_t NATIVE(direct_wide_weights)(const struct direct_dw *t, size_t filters_pad, size_t kernel_rows, size_t kernel_row,
+                                   size_t run, float *room);
+size_t NATIVE(direct_wide_room)(size_t filters_pad, size_t run);
+
 VEC_INLINE vec_mask vec_eq(vec a, vec b)
 {
 #if VEC_N == 16

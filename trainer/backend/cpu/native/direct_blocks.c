@@ -1,0 +1,197 @@
+/* direct_blocks.c - the direct convolution by blocks that stay in cache, around the loops of direct_wide.c.
+ *
+ * Forward: a panel of weights that the first cache holds meets all pixels before the next. Gradient of weights: pixels by
+ * panels, d packed for two blocks of filters and x for a kernel row, so that nothing is read at strides more than once.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/native/direct_private.h"
+
+#if DIRECT_WIDE
+
+#define PANEL 128          /* values of a run, or pixels: times DIRECT_WIDE floats in the first cache */
+#define SHORT 48           /* a run that is not worth a tile's start and end */
+#define LARGE (256u << 10) /* floats of weights that do not stay in the second */
+
+/* A pixel of a batch of images. */
+struct walk {
+    size_t p, q; /* rows and columns of an image */
+    size_t image, row, col;
+};
+
+static inline void walk_on(struct walk *k)
+{
+    if (++k->col < k->q)
+        return;
+    k->col = 0;
+    if (++k->row < k->p)
+        return;
+    k->row = 0;
+    k->image++;
+}
+
+/* The next tile's pixels, and what of them is read first is fetched. */
+static size_t next_tile(const struct direct_job *j, struct direct_wide *t, struct walk *at, const float *x, float *y,
+                        size_t left, bool cold)
+{
+    size_t n = left < DIRECT_WIDE_PIXELS ? left : DIRECT_WIDE_PIXELS;
+
+    for (size_t i = 0; i < n; i++, walk_on(at)) {
+        t->x[i] = x + at->image * j->x_image + at->row * j->x_row + at->col * j->x_col;
+        t->y[i] = y + at->image * j->y_image + at->row * j->y_row + at->col * j->y_col;
+        for (size_t k = 0; cold && k < t->run; k += 16)
+            __builtin_prefetch(t->x[i] + k, 0, 3);
+        for (size_t k = 0; cold && k < DIRECT_WIDE - VEC_N + t->lanes; k += 16)
+            __builtin_prefetch(t->y[i] + k, 1, 3);
+    }
+    return n;
+}
+
+static void pixels_by_panel(const struct direct_job *j, const struct direct_wide *panel, const float *x, size_t k)
+{
+    struct direct_wide t[2] = {*panel, *panel};
+    struct walk at = {.p = j->p, .q = j->q};
+    bool cold = !k && panel->bias; /* the first time that these pixels are met */
+    size_t pixels = j->images * j->p * j->q, n = next_tile(j, &t[0], &at, x, j->y + k, pixels, cold);
+
+    for (int turn = 0; n; turn = !turn) {
+        size_t now = n;
+        pixels -= now;
+        n = next_tile(j, &t[!turn], &at, x, j->y + k, pixels, cold);
+        NATIVE(direct_wide)((int)now)(&t[turn]);
+        for (int i = 0; i < 2; i++)
+            t[!turn].ahead[i] = t[turn].ahead[i] + t[turn].ahead_step[i] * (panel->run / DIRECT_WIDE_STEPS);
+    }
+}
+
+size_t NATIVE(direct_wide_run)(const struct direct_job *j)
+{
+    size_t pad = whole_vectors(j->filters), wide = pad / DIRECT_WIDE * DIRECT_WIDE;
+    size_t parts = (j->run + PANEL - 1) / PANEL, panels = j->rows * parts, block = j->rows * j->run * DIRECT_BLOCK;
+    size_t tiles = (j->images * j->p * j->q + DIRECT_WIDE_PIXELS - 1) / DIRECT_WIDE_PIXELS;
+    size_t steps = tiles * j->rows * j->run * (wide / DIRECT_WIDE), soon[2] = {0};
+
+    if (j->end == DIRECT_POOL || j->run < SHORT)
+        return 0;
+    for (size_t k = 0; k < wide; k += DIRECT_WIDE) {
+        size_t n = j->filters - k < DIRECT_WIDE ? j->filters - k : DIRECT_WIDE;
+        float bias[DIRECT_WIDE] = {0};
+        struct direct_wide t = {.w = j->w + k * j->rows * j->run, .w_block = block, .bias = bias,
+                                .lanes = n - (DIRECT_WIDE - VEC_N)};
+
+        if (j->bias)
+            memcpy(bias, j->bias + k, n * sizeof(float));
+        for (size_t i = 0; i < panels; i++) {
+            size_t from = i % parts * j->run / parts, to = (i % parts + 1) * j->run / parts;
+            t.run = to - from;
+            t.relu = i + 1 == panels && j->end == DIRECT_RELU;
+            /* of both blocks, for the panel after this one */
+            t.ahead[0] = t.ahead[1] = (const char *)t.w;
+            t.ahead_step[0] = t.ahead_step[1] = 0;
+            if (i + 1 < panels && block * (wide / DIRECT_BLOCK) > LARGE) {
+                t.ahead[0] = (const char *)(t.w + t.run * DIRECT_BLOCK);
+                t.ahead[1] = t.ahead[0] + block * sizeof(float);
+                t.ahead_step[0] = t.ahead_step[1] = DIRECT_BLOCK * sizeof(float) * DIRECT_WIDE_STEPS / tiles + 1;
+            } else {
+                for (int a = 0; a < 2 && j->soon[a]; a++) {
+                    t.ahead_step[a] = j->soon_floats[a] * sizeof(float) * DIRECT_WIDE_STEPS / steps;
+                    t.ahead[a] = (const char *)j->soon[a] + soon[a];
+                    soon[a] += tiles * (t.run / DIRECT_WIDE_STEPS) * t.ahead_step[a];
+                }
+            }
+            pixels_by_panel(j, &t, j->x + i / parts * j->kernel_row + from, k);
+            t.w += t.run * DIRECT_BLOCK;
+            t.bias = NULL;
+        }
+    }
+    return wide;
+}
+
+size_t NATIVE(direct_wide_room)(size_t filters_pad, size_t run)
+{
+    size_t tiles = (run + DIRECT_WIDE_RUN - 1) / DIRECT_WIDE_RUN, wide = filters_pad / DIRECT_WIDE * DIRECT_WIDE;
+
+    return wide ? PANEL * wide + tiles * (PANEL * DIRECT_WIDE_RUN + VEC_N) : 0;
+}
+
+/* d of n pixels: [block][pixel][DIRECT_WIDE] */
+static void pack_d(const struct direct_dw *t, struct walk at, size_t n, size_t wide, float *to)
+{
+    for (size_t i = 0; i < n; i++, walk_on(&at)) {
+        const float *d = t->d + at.image * t->d_image + at.row * t->d_row + at.col * t->d_col;
+        for (size_t k = 0; k < wide; k += DIRECT_WIDE)
+            VEC_UNROLL for (size_t v = 0; v < DIRECT_WIDE; v += VEC_N)
+                vec_store(to + k * n + i * DIRECT_WIDE + v, vec_load(d + k + v));
+    }
+}
+
+/* x of n pixels from `from` on: [tile][pixel][DIRECT_WIDE_RUN], VEC_N floats from tile to tile */
+static void pack_x(const struct direct_dw *t, struct walk at, size_t n, size_t run, size_t tiles, const float *from,
+                   float *to)
+{
+    typedef float eight __attribute__((vector_size(32)));
+
+    for (size_t i = 0; i < n; i++, walk_on(&at)) {
+        const float *x = from + at.image * t->x_image + at.row * t->x_row + at.col * t->x_col;
+        float *o = to + i * DIRECT_WIDE_RUN;
+        for (size_t tile = 0; tile < tiles; tile++, o += n * DIRECT_WIDE_RUN + VEC_N) {
+            eight v; /* two more than the tile, which the next pixel overwrites */
+            memcpy(&v, x, sizeof v);
+            memcpy(o, &v, sizeof v);
+            x += run / tiles + (tile < run % tiles ? 1 : 0);
+        }
+    }
+}
+
+size_t NATIVE(direct_wide_weights)(const struct direct_dw *t, size_t filters_pad, size_t kernel_rows, size_t kernel_row,
+                                   size_t run, float *room)
+{
+    size_t tiles = (run + DIRECT_WIDE_RUN - 1) / DIRECT_WIDE_RUN, wide = filters_pad / DIRECT_WIDE * DIRECT_WIDE;
+    size_t pixels = t->images * t->rows * t->cols, panels = (pixels + PANEL - 1) / PANEL;
+    struct walk at = {.p = t->rows, .q = t->cols};
+    float *d = room, *x = room + PANEL * wide;
+    struct direct_wide_dw s = {.sum_block = kernel_rows * run * DIRECT_BLOCK};
+
+    for (size_t i = 0; i < panels && wide; i++) {
+        s.pixels = pixels * (i + 1) / panels - pixels * i / panels;
+        pack_d(t, at, s.pixels, wide, d);
+        for (size_t r = 0; r < kernel_rows; r++) {
+            pack_x(t, at, s.pixels, run, tiles, t->x + r * kernel_row, x);
+            for (size_t k = 0; k < wide; k += DIRECT_WIDE) {
+                s.d = d + k * s.pixels;
+                s.sum = t->sum + (k * kernel_rows + r * DIRECT_BLOCK) * run;
+                for (size_t tile = 0; tile < tiles; tile++) {
+                    size_t n = run / tiles + (tile < run % tiles ? 1 : 0);
+                    s.x = x + tile * (s.pixels * DIRECT_WIDE_RUN + VEC_N);
+                    s.ahead = s.sum + n * DIRECT_BLOCK;
+                    NATIVE(direct_wide_dw)((int)n)(&s);
+                    s.sum += n * DIRECT_BLOCK;
+                }
+            }
+        }
+        for (size_t n = s.pixels; n; n--)
+            walk_on(&at);
+    }
+    return wide;
+}
+
+#else
+
+size_t NATIVE(direct_wide_run)(const struct direct_job *j)
+{
+    (void)j;
+    return 0;
+}
+
+size_t NATIVE(direct_wide_room)(size_t filters_pad, size_t run)
+{
+    (void)filters_pad, (void)run;
+    return 0;
+}
+
+size_t NATIVE(direct_wide_weights)(const struct direct_dw *t, size_t filters_pad, size_t kernel_rows, size_t kernel_row,
+                                   size_t run, float *room)
+{
+    (void)t, (void)filters_pad, (void)kernel_rows, (void)kernel_row, (void)run, (void)room;
+    return 0;
+}
+
+#endif
