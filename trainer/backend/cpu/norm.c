@@ -102,9 +102,11 @@ void norm_forward(struct worker *w, size_t i, size_t n, bool training, bool upda
 static void backward_rows(struct pass *s, const struct native_norm *norm, size_t rank, float *partial, size_t lo, size_t hi)
 {
     struct worker *w = s->w;
-    float *dy = w->grad[s->node->out]; /* behind ReLU's mask it is the gradient of what was added */
+    const struct node *n = s->node;
+    float *dy = w->grad[n->out]; /* behind ReLU's mask it is the gradient of what was added */
+    float *masked = n->in2 < 0 || !n->need_in2 ? NULL : n->add_in2 ? dy : w->grad[n->in2];
 
-    s->native->norm_backward(norm, w->act[s->node->in], w->act[s->node->out], dy, s->dx, s->node->in2 >= 0 ? dy : NULL,
+    s->native->norm_backward(norm, w->act[n->in], w->act[n->out], dy, s->dx, masked,
                              at(w->weights, w, s->layer->weight), w->aux[s->index], partial,
                              w->plan->scratch[w->team->first + rank], lo, hi);
 }

@@ -141,6 +141,8 @@ static int layer_backward(struct worker *w, size_t variant, size_t n, size_t i, 
         norm_backward(w, i, n, dx);
         if (dx)
             zero_rows(dx, n, rows, row);
+        if (node->in2 >= 0 && node->need_in2 && !node->add_in2)
+            zero_rows(w->grad[node->in2], n, rows, values(p, node->in2));
         return 0;
     default:
         break;
@@ -202,7 +204,7 @@ int step_backward(struct worker *w, size_t variant, size_t n)
             kernel_accumulate(w->spare, w->grad[node->in], count);
         if (node->add_in2)
             kernel_accumulate(w->grad[node->out], w->grad[node->in2], count);
-        else if (node->need_in2)
+        else if (node->need_in2 && !node->norm.channels) /* a norm has written it */
             memcpy(w->grad[node->in2], w->grad[node->out], count * sizeof(float));
         if (w->times)
             note_time(&w->times[i].backward, began);
