@@ -123,7 +123,7 @@ static void forward(const struct winograd *w, const struct conv *c, const struct
         NATIVE(winograd_input)(w, c, a->x, row, next, v, zeros);
         for (size_t f = 0; f < w->points; f++)
             NATIVE(winograd_gemm)(v + f * w->v_point, w->c_tile, u + f * w->u_point, m + f * w->d_point, w->k_tile,
-                                  (next - row) * w->tile_columns, w->c, w->k_vecs, false);
+                                  (next - row) * w->tile_columns, w->c, w->k_vecs, false, v + (f + 1) * w->v_point);
         NATIVE(winograd_output)(w, c, a, row, next, m, training);
     }
 }
@@ -152,10 +152,10 @@ static void backward(const struct winograd *w, const struct conv *c, const struc
             float *vf = v + f * w->v_point, *df = d + f * w->d_point;
 
             NATIVE(winograd_gemm_weights)(vf, w->c_tile, df, w->k_tile, a->partial + f * w->u_point, w->c, tiles,
-                                          w->k_vecs, true);
+                                          w->k_vecs, true, vf + w->v_point);
             if (a->dx) /* V of this frequency has had its use: dV takes its place */
                 NATIVE(winograd_gemm)(df, w->k_tile, ut + f * w->ut_point, vf, w->c_tile, tiles, w->k, w->c_vecs,
-                                      false);
+                                      false, df + w->d_point);
         }
         if (a->dx)
             NATIVE(winograd_spread)(w, c, a->dx, row, next, v, edge);

@@ -35,11 +35,12 @@ struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m);
 
 /* o[i][0 .. vecs) (rows os floats apart) = or += sum over j < n of s[i][j] w[j][0 .. vecs), for one frequency.
  * gemm: s[i * ss + j], w as U's panels, rows of o hold whole vectors.
- * gemm_weights: s[j * ss + i], w[j * ws + ...], o as dU's panels. */
+ * gemm_weights: s[j * ss + i], w[j * ws + ...], o as dU's panels.
+ * next: the s of the product that follows, to be fetched meanwhile. */
 void NATIVE(winograd_gemm)(const float *s, size_t ss, const float *w, float *o, size_t os, size_t rows, size_t n,
-                           size_t vecs, bool add);
+                           size_t vecs, bool add, const float *next);
 void NATIVE(winograd_gemm_weights)(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t rows,
-                                   size_t n, size_t vecs, bool add);
+                                   size_t n, size_t vecs, bool add, const float *next);
 
 /* Rows of tiles [lo, hi), counted through all images. zeros, and dump for what falls off the input: a * c + VEC_N
  * floats. */

@@ -4,6 +4,9 @@
 #include "trainer/backend/cpu/native/winograd_private.h"
 #include "trainer/backend/cpu/native/winograd_transform.h"
 
+/* Weights come from far, and are read in pieces too short for the processor to see them coming. */
+#define AHEAD 4 /* channels */
+
 VEC_INLINE void forth(size_t m, const vec *g, size_t gs, float *o, size_t point)
 {
     size_t a = m + 2;
@@ -20,6 +23,14 @@ VEC_INLINE void forth(size_t m, const vec *g, size_t gs, float *o, size_t point)
         for (size_t i = 0; i < a; i++, o += point)
             vec_store(o, out[i]);
     }
+}
+
+/* The taps of a channel and a vector of filters. */
+VEC_INLINE void fetch(const float *taps)
+{
+    VEC_UNROLL
+    for (size_t i = 0; i < 9 * VEC_N; i += 16)
+        __builtin_prefetch(taps + i);
 }
 
 /* VEC_N x VEC_N by exchanging ever larger blocks. */
@@ -64,14 +75,17 @@ VEC_INLINE void weights_transposed(size_t m, const struct winograd *w, const flo
     for (size_t panel = c_lo; panel < c_hi; panel += 2)
         for (size_t kv = k_lo; kv < k_hi; kv++) {
             size_t width = panel + 1 < c_hi ? 2 : 1;
+            size_t next = kv + 1 < k_hi ? kv + 1 : k_lo, channel = (kv + 1 < k_hi ? panel : panel + 2) * VEC_N;
 
             for (size_t v = 0; v < width; v++)
                 turn(w, weights, panel + v, kv, g[v]);
             for (size_t i = 0; i < VEC_N && kv * VEC_N + i < w->k_hi; i++)
-                for (size_t v = 0; v < width; v++)
+                for (size_t v = 0; v < width; v++) {
+                    fetch(weights + (next * w->c + channel + v * VEC_N + i) * 9 * VEC_N);
                     forth(m, &g[v][0][i], VEC_N,
                           o + winograd_panel(panel + v - c_lo, (kv - k_lo) * VEC_N + i, w->k_hi - w->k_lo, c_hi - c_lo),
                           w->ut_point);
+                }
         }
 }
 
@@ -84,6 +98,7 @@ VEC_INLINE void weights_as_they_are(size_t m, const struct winograd *w, const fl
             for (size_t v = panel; v < panel + 2 && v < k_hi; v++) {
                 vec g[9];
 
+                fetch(weights + (v * w->c + c + AHEAD) * 9 * VEC_N);
                 VEC_UNROLL
                 for (size_t s = 0; s < 9; s++)
                     g[s] = vec_load(weights + ((v * w->c + c) * 9 + s) * VEC_N);

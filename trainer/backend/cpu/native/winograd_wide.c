@@ -79,10 +79,9 @@ static void forward(struct winograd *w, const struct conv *c, const struct conv_
 
             take_channels(w, i);
             NATIVE(winograd_weights)(w, a->weights, u, NULL);
-            for (size_t f = 0; f < w->points; f++)
-                NATIVE(winograd_gemm)
-                (from + f * w->v_point, SIDE, u + f * w->u_point, m + f * w->d_point, SIDE, tiles, w->c_hi - w->c_lo,
-                 winograd_vecs(w->k_hi - w->k_lo), i > 0);
+            for (size_t f = 0; f < w->points; f++, from += w->v_point)
+                NATIVE(winograd_gemm)(from, SIDE, u + f * w->u_point, m + f * w->d_point, SIDE, tiles,
+                                      w->c_hi - w->c_lo, winograd_vecs(w->k_hi - w->k_lo), i > 0, from + w->v_point);
         }
         NATIVE(winograd_output)(w, c, a, lo, hi, m, training);
     }
@@ -96,10 +95,10 @@ static void weights_gradient(struct winograd *w, size_t tiles, const float *v, c
             const float *from = v + i * w->points * w->v_point;
 
             take_channels(w, i);
-            for (size_t f = 0; f < w->points; f++)
-                NATIVE(winograd_gemm_weights)
-                (from + f * w->v_point, SIDE, d + f * w->d_point, SIDE, du + f * w->u_point, w->c_hi - w->c_lo, tiles,
-                 winograd_vecs(w->k_hi - w->k_lo), false);
+            for (size_t f = 0; f < w->points; f++, from += w->v_point)
+                NATIVE(winograd_gemm_weights)(from, SIDE, d + f * w->d_point, SIDE, du + f * w->u_point,
+                                              w->c_hi - w->c_lo, tiles, winograd_vecs(w->k_hi - w->k_lo), false,
+                                              from + w->v_point);
             NATIVE(winograd_weights_back)(w, du, dw, true);
         }
     }
@@ -117,10 +116,9 @@ static void input_gradient(struct winograd *w, const struct conv *c, const struc
 
             take_filters(w, k);
             NATIVE(winograd_weights)(w, a->weights, NULL, ut);
-            for (size_t f = 0; f < w->points; f++)
-                NATIVE(winograd_gemm)
-                (from + f * w->d_point, SIDE, ut + f * w->ut_point, dv + f * w->v_point, SIDE, tiles, w->k_hi - w->k_lo,
-                 winograd_vecs(w->c_hi - w->c_lo), k > 0);
+            for (size_t f = 0; f < w->points; f++, from += w->d_point)
+                NATIVE(winograd_gemm)(from, SIDE, ut + f * w->ut_point, dv + f * w->v_point, SIDE, tiles,
+                                      w->k_hi - w->k_lo, winograd_vecs(w->c_hi - w->c_lo), k > 0, from + w->d_point);
         }
         NATIVE(winograd_spread)(w, c, a->dx, lo, hi, dv, dump);
     }
