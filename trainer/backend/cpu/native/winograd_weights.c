@@ -1,6 +1,7 @@
 /* winograd_weights.c - weights to frequencies, and gradients back. All are walked panel by panel, so that what is read
  * and each frequency of what is written are streams: they can be many times the second-level cache.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/native/transpose.h"
 #include "trainer/backend/cpu/native/winograd_private.h"
 #include "trainer/backend/cpu/native/winograd_transform.h"
 
@@ -33,28 +34,6 @@ VEC_INLINE void fetch(const float *taps)
         __builtin_prefetch(taps + i);
 }
 
-/* VEC_N x VEC_N by exchanging ever larger blocks. */
-VEC_INLINE void transpose(vec *x)
-{
-    VEC_UNROLL
-    for (size_t step = 1; step < VEC_N; step *= 2) {
-        veci low, high;
-
-        VEC_UNROLL
-        for (int i = 0; i < VEC_N; i++) {
-            low[i] = i & (int)step ? VEC_N + i - (int)step : i;
-            high[i] = i & (int)step ? VEC_N + i : i + (int)step;
-        }
-        VEC_UNROLL
-        for (size_t i = 0; i < VEC_N; i++)
-            if (!(i & step)) {
-                vec a = x[i], b = x[i + step];
-                x[i] = __builtin_shuffle(a, b, low);
-                x[i + step] = __builtin_shuffle(a, b, high);
-            }
-    }
-}
-
 /* The weights of VEC_N x VEC_N channels and filters, vectors of channels: [tap][filter]. */
 VEC_INLINE void turn(const struct winograd *w, const float *weights, size_t cv, size_t kv, vec g[9][VEC_N])
 {
@@ -63,7 +42,7 @@ VEC_INLINE void turn(const struct winograd *w, const float *weights, size_t cv, 
             size_t c = cv * VEC_N + i;
             g[s][i] = c < w->c ? vec_load(weights + ((kv * w->c + c) * 9 + s) * VEC_N) : vec_zero();
         }
-        transpose(g[s]);
+        vec_transpose(g[s]);
     }
 }
 
