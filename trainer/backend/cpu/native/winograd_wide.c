@@ -11,7 +11,7 @@
 #define SIDE ((size_t)64)
 /* From which size of U on, and up to how many tiles. */
 #define U_BYTES ((size_t)1 << 20)
-#define TILES_MAX ((size_t)256)
+#define TILES_MAX ((size_t)192)
 
 void NATIVE(winograd_wide_plan)(struct winograd *w, const struct conv *c)
 {
