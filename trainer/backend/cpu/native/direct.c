@@ -21,8 +21,15 @@ struct shape {
 };
 
 #define WEIGHTS_LARGE (128u << 10)
-#define FRAMES_BYTES (1u << 20)
+#define FRAMES_BYTES (9u << 17)
+#define PIXELS_FEW 128
 #define BAND_BYTES (16u << 10)
+
+/* Floats of scratch behind the frames. */
+static size_t wide_room(const struct conv *c, const struct shape *z)
+{
+    return c->need_dx ? NATIVE(direct_wide_room)(z->filters_pad, z->run) : 0;
+}
 
 static struct shape shape_of(const struct conv *c)
 {
@@ -55,7 +62,8 @@ static struct shape shape_of(const struct conv *c)
     frame_close(&z.x);
     frame_close(&z.d);
     each = 4 * (z.x.floats + z.d.floats);
-    if (c->need_dx && 4 * z.group_size > WEIGHTS_LARGE && each < FRAMES_BYTES)
+    if (c->need_dx && each < FRAMES_BYTES &&
+        (4 * z.group_size > WEIGHTS_LARGE || (wide_room(c, &z) && z.p * z.q < PIXELS_FEW)))
         z.images = FRAMES_BYTES / each < 8 ? FRAMES_BYTES / each : 8;
     return z;
 }
@@ -94,12 +102,6 @@ static size_t prepared_bytes(const struct conv *c)
     if (!c->need_dx)
         return 0;
     return 4 * (size_t)(c->groups * c->r * c->s) * z.filters * whole_vectors(z.channels);
-}
-
-/* Floats of scratch behind the frames. */
-static size_t wide_room(const struct conv *c, const struct shape *z)
-{
-    return c->need_dx ? NATIVE(direct_wide_room)(z->filters_pad, z->run) : 0;
 }
 
 static size_t scratch_bytes(const struct conv *c)
@@ -343,8 +345,8 @@ static void spread(const struct conv *c, const struct shape *z, const struct con
     }
 }
 
-/* t: images, rows, columns, steps and sum are set; x and d are the first's. The `soon` floats from ahead[] on are fetched
- * meanwhile. */
+/* t: images, rows, columns, steps and sum are set; x and d are the first's. The `soon` floats from ahead[] on are
+ * fetched meanwhile. */
 static void weights_gradient(const struct conv *c, const struct shape *z, struct direct_dw t, size_t kernel_row,
                              float *room, size_t soon)
 {
@@ -377,6 +379,17 @@ static void weights_gradient(const struct conv *c, const struct shape *z, struct
     }
 }
 
+static void clear_pixels(float *to, size_t n, size_t step, size_t depth)
+{
+    for (; n; n--, to += step) {
+        size_t v = 0;
+        for (; v + VEC_N <= depth; v += VEC_N)
+            vec_store(to + v, vec_zero());
+        if (v < depth)
+            vec_store_n(to + v, vec_zero(), depth - v);
+    }
+}
+
 /* x and dy of as many images (NULL: there are none) are fetched meanwhile. */
 static void input_gradient(const struct conv *c, const struct shape *z, const float *turned, const float *d,
                            size_t d_image, float *dx, size_t images, const float *x_soon, const float *dy_soon)
@@ -406,9 +419,8 @@ static void input_gradient(const struct conv *c, const struct shape *z, const fl
         j.q = f.q;
         j.y = dx + (f.h0 * w + f.w0) * ch;
         if (!f.taps_h || !f.taps_w) { /* between the taps */
-            for (size_t i = 0; i < images * f.p * f.q; i++)
-                memset(j.y + i / (f.p * f.q) * image + i / f.q % f.p * j.y_row + i % f.q * j.y_col, 0,
-                       z->channels * sizeof(float));
+            for (size_t i = 0; i < images * f.p; i++)
+                clear_pixels(j.y + i / f.p * image + i % f.p * j.y_row, f.q, j.y_col, z->channels);
             continue;
         }
         j.x = d + f.from * z->filters;

@@ -1,13 +1,14 @@
 /* direct_blocks.c - the direct convolution by blocks that stay in cache, around the loops of direct_wide.c.
  *
- * Forward: a panel of weights that the first cache holds meets all pixels before the next. Gradient of weights: pixels by
- * panels, d packed for two blocks of filters and x for a kernel row, so that nothing is read at strides more than once.
+ * Forward: a panel of weights meets all pixels before the next. Gradient of weights: pixels by panels, d packed for two
+ * blocks of filters and x for a kernel row, so that nothing is read at strides more than once.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/direct_private.h"
 
 #if DIRECT_WIDE
 
-#define PANEL 128          /* values of a run, or pixels: times DIRECT_WIDE floats in the first cache */
+#define PANEL 192          /* values of a run at once */
+#define PIXELS 256         /* of the gradient of weights at once */
 #define SHORT 48           /* a run that is not worth a tile's start and end */
 #define LARGE (256u << 10) /* floats of weights that do not stay in the second */
 
@@ -28,34 +29,59 @@ static inline void walk_on(struct walk *k)
     k->image++;
 }
 
-/* The next tile's pixels, and what of them is read first is fetched. */
-static size_t next_tile(const struct direct_job *j, struct direct_wide *t, struct walk *at, const float *x, float *y,
-                        size_t left, bool cold)
+/* The same, for where a job's pixels are read and written. */
+struct stride {
+    const float *x;
+    float *y;
+    size_t cols, rows; /* left */
+};
+
+static inline void stride_on(const struct direct_job *j, struct stride *s)
+{
+    s->x += j->x_col;
+    s->y += j->y_col;
+    if (--s->cols)
+        return;
+    s->cols = j->q;
+    s->x += j->x_row - j->q * j->x_col;
+    s->y += j->y_row - j->q * j->y_col;
+    if (--s->rows)
+        return;
+    s->rows = j->p;
+    s->x += j->x_image - j->p * j->x_row;
+    s->y += j->y_image - j->p * j->y_row;
+}
+
+/* The next tile's pixels; cold: what they read and write is fetched. */
+static inline size_t next_tile(const struct direct_job *j, struct direct_wide *t, struct stride *ret_at, size_t left,
+                               bool cold)
 {
     size_t n = left < DIRECT_WIDE_PIXELS ? left : DIRECT_WIDE_PIXELS;
+    struct stride at = *ret_at;
 
-    for (size_t i = 0; i < n; i++, walk_on(at)) {
-        t->x[i] = x + at->image * j->x_image + at->row * j->x_row + at->col * j->x_col;
-        t->y[i] = y + at->image * j->y_image + at->row * j->y_row + at->col * j->y_col;
+    for (size_t i = 0; i < n; i++, stride_on(j, &at)) {
+        t->x[i] = at.x;
+        t->y[i] = at.y;
         for (size_t k = 0; cold && k < t->run; k += 16)
-            __builtin_prefetch(t->x[i] + k, 0, 3);
+            __builtin_prefetch(at.x + k, 0, 3);
         for (size_t k = 0; cold && k < DIRECT_WIDE - VEC_N + t->lanes; k += 16)
-            __builtin_prefetch(t->y[i] + k, 1, 3);
+            __builtin_prefetch(at.y + k, 1, 3);
     }
+    *ret_at = at;
     return n;
 }
 
 static void pixels_by_panel(const struct direct_job *j, const struct direct_wide *panel, const float *x, size_t k)
 {
     struct direct_wide t[2] = {*panel, *panel};
-    struct walk at = {.p = j->p, .q = j->q};
+    struct stride at = {.x = x, .y = j->y + k, .cols = j->q, .rows = j->p};
     bool cold = !k && panel->bias; /* the first time that these pixels are met */
-    size_t pixels = j->images * j->p * j->q, n = next_tile(j, &t[0], &at, x, j->y + k, pixels, cold);
+    size_t pixels = j->images * j->p * j->q, n = next_tile(j, &t[0], &at, pixels, cold);
 
     for (int turn = 0; n; turn = !turn) {
         size_t now = n;
         pixels -= now;
-        n = next_tile(j, &t[!turn], &at, x, j->y + k, pixels, cold);
+        n = next_tile(j, &t[!turn], &at, pixels, cold);
         NATIVE(direct_wide)((int)now)(&t[turn]);
         for (int i = 0; i < 2; i++)
             t[!turn].ahead[i] = t[turn].ahead[i] + t[turn].ahead_step[i] * (panel->run / DIRECT_WIDE_STEPS);
@@ -109,7 +135,7 @@ size_t NATIVE(direct_wide_room)(size_t filters_pad, size_t run)
 {
     size_t tiles = (run + DIRECT_WIDE_RUN - 1) / DIRECT_WIDE_RUN, wide = filters_pad / DIRECT_WIDE * DIRECT_WIDE;
 
-    return wide ? PANEL * wide + tiles * (PANEL * DIRECT_WIDE_RUN + VEC_N) : 0;
+    return wide ? PIXELS * wide + tiles * (PIXELS * DIRECT_WIDE_PITCH + VEC_N) : 0;
 }
 
 /* d of n pixels: [block][pixel][DIRECT_WIDE] */
@@ -123,20 +149,25 @@ static void pack_d(const struct direct_dw *t, struct walk at, size_t n, size_t w
     }
 }
 
-/* x of n pixels from `from` on: [tile][pixel][DIRECT_WIDE_RUN], VEC_N floats from tile to tile */
+/* x of n pixels from `from` on: [tile][pixel][DIRECT_WIDE_PITCH], VEC_N floats from tile to tile */
 static void pack_x(const struct direct_dw *t, struct walk at, size_t n, size_t run, size_t tiles, const float *from,
                    float *to)
 {
     typedef float eight __attribute__((vector_size(32)));
+    size_t narrow = run / tiles, wider = run % tiles, step = n * DIRECT_WIDE_PITCH + VEC_N;
 
     for (size_t i = 0; i < n; i++, walk_on(&at)) {
         const float *x = from + at.image * t->x_image + at.row * t->x_row + at.col * t->x_col;
-        float *o = to + i * DIRECT_WIDE_RUN;
-        for (size_t tile = 0; tile < tiles; tile++, o += n * DIRECT_WIDE_RUN + VEC_N) {
-            eight v; /* two more than the tile, which the next pixel overwrites */
+        float *o = to + i * DIRECT_WIDE_PITCH;
+        for (size_t tile = 0; tile < wider; tile++, o += step, x += narrow + 1) {
+            eight v;
             memcpy(&v, x, sizeof v);
             memcpy(o, &v, sizeof v);
-            x += run / tiles + (tile < run % tiles ? 1 : 0);
+        }
+        for (size_t tile = wider; tile < tiles; tile++, o += step, x += narrow) {
+            eight v;
+            memcpy(&v, x, sizeof v);
+            memcpy(o, &v, sizeof v);
         }
     }
 }
@@ -145,9 +176,9 @@ size_t NATIVE(direct_wide_weights)(const struct direct_dw *t, size_t filters_pad
                                    size_t run, float *room)
 {
     size_t tiles = (run + DIRECT_WIDE_RUN - 1) / DIRECT_WIDE_RUN, wide = filters_pad / DIRECT_WIDE * DIRECT_WIDE;
-    size_t pixels = t->images * t->rows * t->cols, panels = (pixels + PANEL - 1) / PANEL;
+    size_t pixels = t->images * t->rows * t->cols, panels = (pixels + PIXELS - 1) / PIXELS;
     struct walk at = {.p = t->rows, .q = t->cols};
-    float *d = room, *x = room + PANEL * wide;
+    float *d = room, *x = room + PIXELS * wide;
     struct direct_wide_dw s = {.sum_block = kernel_rows * run * DIRECT_BLOCK};
 
     for (size_t i = 0; i < panels && wide; i++) {
@@ -160,7 +191,7 @@ size_t NATIVE(direct_wide_weights)(const struct direct_dw *t, size_t filters_pad
                 s.sum = t->sum + (k * kernel_rows + r * DIRECT_BLOCK) * run;
                 for (size_t tile = 0; tile < tiles; tile++) {
                     size_t n = run / tiles + (tile < run % tiles ? 1 : 0);
-                    s.x = x + tile * (s.pixels * DIRECT_WIDE_RUN + VEC_N);
+                    s.x = x + tile * (s.pixels * DIRECT_WIDE_PITCH + VEC_N);
                     s.ahead = s.sum + n * DIRECT_BLOCK;
                     NATIVE(direct_wide_dw)((int)n)(&s);
                     s.sum += n * DIRECT_BLOCK;

@@ -61,6 +61,7 @@ direct_dw_fn *NATIVE(direct_dw)(int run, int nv);
 #endif
 #define DIRECT_WIDE_PIXELS 6
 #define DIRECT_WIDE_RUN 6
+#define DIRECT_WIDE_PITCH 8 /* floats from one pixel's values of a run to the next's */
 #define DIRECT_WIDE_STEPS 4 /* of a run, or pixels, from one fetch ahead to the next */
 
 /* y[i] = bias (NULL: y[i]) + x[i][0, run) times weights, for each pixel. */
@@ -80,7 +81,7 @@ direct_wide_fn *NATIVE(direct_wide)(int pixels);
 
 /* sum[j][DIRECT_BLOCK] (and sum_block on those of the other block) += over pixels: x[j] * d[DIRECT_WIDE] */
 struct direct_wide_dw {
-    const float *x, *d; /* [pixels][DIRECT_WIDE_RUN], [pixels][DIRECT_WIDE] */
+    const float *x, *d; /* [pixels][DIRECT_WIDE_PITCH], [pixels][DIRECT_WIDE] */
     size_t pixels;
     float *sum;
     size_t sum_block;

@@ -89,15 +89,15 @@ VEC_INLINE void wide_dw(const struct direct_wide_dw *t, int run)
     size_t n = t->pixels;
     for (; n >= STEPS; n -= STEPS) {
         VEC_UNROLL for (int u = 0; u < STEPS; u++)
-            wide_dw_step(x + u * DIRECT_WIDE_RUN, d + u * DIRECT_WIDE, acc, run);
+            wide_dw_step(x + u * DIRECT_WIDE_PITCH, d + u * DIRECT_WIDE, acc, run);
         __builtin_prefetch(ahead0, 1, 2);
         __builtin_prefetch(ahead1, 1, 2);
         ahead0 += step;
         ahead1 += step;
-        x += STEPS * DIRECT_WIDE_RUN;
+        x += STEPS * DIRECT_WIDE_PITCH;
         d += STEPS * DIRECT_WIDE;
     }
-    for (; n; n--, x += DIRECT_WIDE_RUN, d += DIRECT_WIDE)
+    for (; n; n--, x += DIRECT_WIDE_PITCH, d += DIRECT_WIDE)
         wide_dw_step(x, d, acc, run);
     VEC_UNROLL for (int i = 0; i < run; i++)
     {
