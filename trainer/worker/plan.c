@@ -113,20 +113,28 @@ static const struct backend_ops *backend_for(const struct plan_options *options,
     return &BACKEND_CUDA;
 }
 
-/* Which kernels a trial would run on one core of this machine, and what they take there. */
+#define STEP_FLOPS 2e11
+
+/* Which kernels a trial would run on one core of this machine, and what they take there: of a batch that one step takes
+ * some seconds for at most, and in fp32 where the precision is a GPU's. */
 static void describe_kernels(const struct model *model, const struct plan_options *options, json_t *answer, json_t *problems)
 {
     const struct backend_options one = {.cores = (const int[]){-1}, .cores_n = 1};
     const struct backend_ops *ops = &BACKEND_CPU;
     float *weights = malloc(model->weights_n * sizeof *weights);
+    struct plan_options cpu = *options;
     struct backend *backend = NULL;
     struct plan *plan = NULL;
     struct error err = {0};
     json_t *profile = NULL;
 
+    while (cpu.batch > 1 && 3 * model->flops_forward * (double)cpu.batch > STEP_FLOPS)
+        cpu.batch /= 2;
+    if (cpu.precision != PRECISION_FP32_STRICT)
+        cpu.precision = PRECISION_FP32;
     if (!weights) {
         fail(&err, -ENOMEM, "out of memory");
-    } else if (!ops->open(&one, &backend, &err) && !ops->compile(backend, model, options, &plan, NULL, &err)) {
+    } else if (!ops->open(&one, &backend, &err) && !ops->compile(backend, model, &cpu, &plan, NULL, &err)) {
         model_init_weights(model, 1, 1, weights);
         profile = ops->profile(plan, weights, &err);
     }

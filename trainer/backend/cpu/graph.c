@@ -135,6 +135,20 @@ static void plan_batched(struct graph *g)
     }
 }
 
+/* Whether nobody but layer i reads the storage of its input, under whatever name. */
+static bool owns_storage(const struct graph *g, size_t i)
+{
+    int reader = (int)i, t = g->nodes[i].in;
+
+    while (sole_reader(g->model, t) == reader) {
+        if (g->tensors[t].root == t)
+            return t > 0;
+        reader = t - 1;
+        t = g->nodes[reader].in;
+    }
+    return false;
+}
+
 static void plan_layer(struct graph *g, size_t i)
 {
     const struct model *m = g->model;
@@ -188,7 +202,7 @@ static void plan_layer(struct graph *g, size_t i)
     case LAYER_DROPOUT: /* in place: ReLU's mask, where one is read from the values, is 0 where they are dropped */
         n->aux = (out->values + 7) / 8;
         n->aux_fixed = sizeof(uint64_t);
-        if (l->input >= 0 && sole_reader(m, n->in) == (int)i)
+        if (l->input >= 0 && owns_storage(g, i))
             out->root = g->tensors[n->in].root;
         break;
     case LAYER_BATCH_NORM:

@@ -68,7 +68,7 @@ VECTOR_CLONES static void max_2x2_backward(const float *restrict dy, const float
                                            float mask)
 {
     for (size_t i = 0; i < c; i++) {
-        float d = y[i] > mask ? dy[i] : 0;
+        float d = !(y[i] <= mask) ? dy[i] : 0;
         int32_t place = arg[i];
         a[i] = place == 0 ? d : 0;
         a[c + i] = place == 1 ? d : 0;
@@ -117,7 +117,7 @@ void kernel_max_pool_backward(const struct layer *l, const float *dy, const floa
 {
     size_t c = (size_t)l->in.c, row = (size_t)l->in.w * c, image = (size_t)l->in.h * row;
     bool quick = is_2x2(l);
-    float mask = relu_mask ? 0 : -INFINITY;
+    float mask = relu_mask ? 0 : NAN; /* nothing is at most NAN; what is no number passes ReLU */
 
     if (!quick)
         memset(dx, 0, n * image * sizeof *dx);
@@ -133,7 +133,7 @@ void kernel_max_pool_backward(const struct layer *l, const float *dy, const floa
                 w = window_at(l, oh, ow);
                 for (size_t k = 0; k < c; k++) {
                     int h = w.top + arg[k] / (w.right - w.left), v = w.left + arg[k] % (w.right - w.left);
-                    if (y[k] > mask)
+                    if (!(y[k] <= mask))
                         dx[(size_t)h * row + (size_t)v * c + k] += dy[k];
                 }
             }
@@ -211,7 +211,7 @@ VECTOR_CLONES void kernel_relu(const float *x, float *y, size_t n)
 VECTOR_CLONES void kernel_relu_backward(const float *y, const float *dy, float *dx, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        dx[i] = y[i] > 0 ? dy[i] : 0;
+        dx[i] = !(y[i] <= 0) ? dy[i] : 0;
 }
 
 /* sums */

@@ -12,9 +12,16 @@ static size_t variance_bytes(const struct native_norm *norm)
     return plan_aligned(norm->groups * sizeof(double));
 }
 
+/* A row of batch normalisation has the pixels of any number of rows; the kernel's need for an even number of them is the
+ * larger, and 64 is a multiple of every power that it looks at. */
 size_t norm_scratch(const struct native *native, const struct native_norm *norm)
 {
-    return variance_bytes(norm) + native->norm_scratch_bytes(norm);
+    struct native_norm whole = *norm;
+    size_t one = native->norm_scratch_bytes(norm), many;
+
+    whole.pixels *= 64;
+    many = native->norm_scratch_bytes(&whole);
+    return variance_bytes(norm) + (one > many ? one : many);
 }
 
 void norm_batch(const struct native *native, const struct native_norm *norm, double momentum, const float *x,
