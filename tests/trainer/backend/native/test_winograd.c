@@ -39,7 +39,7 @@ static const struct shape SHAPES[] = {
     {40, 36, 17, 33, 1, 1, 0, 0, true, true, true, true, 2, 1},   /* an image is more than a block */
     {4, 4, 130, 129, 1, 1, 0, 0, false, false, false, true, 2, 2},
     /* wide: blocks of channels and filters with tails, of tiles that end inside an image, zeros above the dx of one */
-    {10, 18, 130, 129, 1, 1, 0, 0, true, true, true, true, 5, 5},
+    {10, 18, 98, 81, 1, 1, 0, 0, true, true, true, true, 5, 5},
     {5, 4, 68, 270, 0, 1, 0, 0, true, false, true, true, 3, 2},
     {9, 9, 200, 97, 1, 1, 4, 3, false, false, true, true, 2, 2},
     {4, 5, 97, 200, 1, 1, 0, 0, true, false, true, false, 1, 1},
