@@ -92,18 +92,39 @@ static void sync_folder_of(const char *path)
     close(fd);
 }
 
+static int write_pieces(int fd, const struct file_piece *pieces, size_t n)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < n && !rc; i++)
+        rc = fd_write_all(fd, pieces[i].data, pieces[i].length);
+    return rc;
+}
+
+/* A terminal, a pipe, /dev/null: written to, never replaced. */
+static int write_to_device(const char *path, const struct file_piece *pieces, size_t n, struct error *err)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC), rc = fd < 0 ? -errno : write_pieces(fd, pieces, n);
+
+    if (fd >= 0 && close(fd) && !rc)
+        rc = -errno;
+    return rc ? fail(err, rc, "%s: cannot be written: %s", path, strerror(-rc)) : 0;
+}
+
 int file_write_pieces(const char *path, const struct file_piece *pieces, size_t n, struct error *err)
 {
     char temporary[PATH_MAX];
-    int fd, rc = 0;
+    struct stat st;
+    int fd, rc;
 
+    if (!stat(path, &st) && !S_ISREG(st.st_mode))
+        return write_to_device(path, pieces, n, err);
     if ((size_t)snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid()) >= sizeof temporary)
         return fail(err, -ENAMETOOLONG, "%s: the path is too long", path);
     fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0)
         return fail(err, -errno, "%s: %s", path, strerror(errno));
-    for (size_t i = 0; i < n && !rc; i++)
-        rc = fd_write_all(fd, pieces[i].data, pieces[i].length);
+    rc = write_pieces(fd, pieces, n);
     if (!rc && fsync(fd))
         rc = -errno;
     if (close(fd) && !rc)
