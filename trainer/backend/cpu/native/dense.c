@@ -117,8 +117,15 @@ VEC_INLINE void tile_run(const struct tile *t, int rows, int vecs, int form)
         return;
     }
     if (!across && t->add)
-        VEC_UNROLL for (int r = 0; r < rows; r++) VEC_UNROLL for (int j = 0; j < vecs; j++) sum[r * vecs + j] =
-            vec_load(t->add + (size_t)r * t->add_step + j * VEC_N) + sum[r * vecs + j];
+        VEC_UNROLL for (int r = 0; r < rows; r++)
+        {
+            const float *add = t->add + (size_t)r * t->add_step, *end = add + (vecs - 1) * VEC_N;
+            VEC_UNROLL for (int j = 0; j < vecs - 1; j++) sum[r * vecs + j] =
+                vec_load(add + j * VEC_N) + sum[r * vecs + j];
+            /* what stands behind a row may be another thread's */
+            sum[r * vecs + vecs - 1] =
+                (t->last == VEC_N ? vec_load(end) : vec_load_n(end, t->last)) + sum[r * vecs + vecs - 1];
+        }
     if (!across && t->relu)
         VEC_UNROLL for (int i = 0; i < rows * vecs; i++) sum[i] = vec_max(vec_zero(), sum[i]);
     VEC_UNROLL for (int r = 0; r < rows; r++)
