@@ -33,7 +33,7 @@ data: {source: synthetic, synthetic: {samples: 1500, test_samples: 100, classes:
 model: {layers: [{conv2d: {filters: 8, kernel: 3, padding: same, activation: relu}}, {max_pool2d: 2}, flatten,
                  {dropout: 0.2}, {dense: {units: classes}}]}
 training: {learning_rate: $lr, momentum: 0.9, batch_size: 10}
-federation: {clients: 6, clients_per_round: 3, local_epochs: 24, partition: {scheme: dirichlet, alpha: 1.0}}
+federation: {clients: 6, clients_per_round: 3, local_epochs: 48, partition: {scheme: dirichlet, alpha: 1.0}}
 """
 SETTINGS = {
     "grid": ("""
