@@ -113,6 +113,10 @@ struct backend_ops {
     json_t *(*profile)(struct plan *plan, const float *weights, struct error *err);
 };
 
+/* For backends: -EINVAL where no data set is loaded, it is not what the model is for, or a sample is past the split's end. */
+int backend_check_samples(const struct model *model, const struct dataset *dataset, const struct data_split *split,
+                          const uint32_t *samples, size_t n, struct error *err);
+
 /* From the resolved `training` section. */
 struct plan_options plan_options_from(const json_t *training);
 

@@ -112,6 +112,21 @@ void model_free(struct model *model)
     free(model);
 }
 
+int model_sole_reader(const struct model *m, int t)
+{
+    int found = -1;
+
+    for (size_t i = 0; i < m->layers_n; i++) {
+        int reads = (m->layers[i].input + 1 == t) + (m->layers[i].type == LAYER_ADD && m->layers[i].from + 1 == t);
+        if (!reads)
+            continue;
+        if (reads > 1 || found >= 0)
+            return -1;
+        found = (int)i;
+    }
+    return found;
+}
+
 const char *layer_type_name(enum layer_type type)
 {
     return TYPE_NAMES[type];

@@ -70,6 +70,9 @@ int model_new_report(const json_t *model, const struct data_shape *data, struct 
 void model_free(struct model *model);
 void model_init_weights(const struct model *model, uint64_t seed, uint64_t trial, float *weights);
 
+/* The only layer that reads tensor t (0: the image, i + 1: the output of layer i), or -1 where there are none or several. */
+int model_sole_reader(const struct model *model, int t);
+
 /* "conv2d", "dense", ... */
 const char *layer_type_name(enum layer_type type);
 

@@ -9,18 +9,7 @@
 int cpu_check_samples(const struct plan *p, const struct data_split *split, const uint32_t *samples, size_t n,
                       struct error *err)
 {
-    const struct dataset *d = p->backend->dataset;
-    const struct model *m = p->model;
-
-    if (!d)
-        return fail(err, -EINVAL, "no data set is loaded");
-    if (d->channels != m->input.c || d->height != m->input.h || d->width != m->input.w || d->classes != m->classes)
-        return fail(err, -EINVAL, "the model is for images of %dx%dx%d and %d classes, the data has %dx%dx%d and %d",
-                    m->input.c, m->input.h, m->input.w, m->classes, d->channels, d->height, d->width, d->classes);
-    for (size_t i = 0; i < n; i++)
-        if (samples[i] >= split->n)
-            return fail(err, -EINVAL, "sample %u is past the split's end at %zu", samples[i], split->n);
-    return 0;
+    return backend_check_samples(p->model, p->backend->dataset, split, samples, n, err);
 }
 
 struct job {

@@ -10,22 +10,6 @@ static size_t values_of(const struct shape *s)
     return (size_t)s->c * (size_t)s->h * (size_t)s->w;
 }
 
-/* The only layer that reads tensor t, or -1 where there are none or several. */
-static int sole_reader(const struct model *m, int t)
-{
-    int found = -1;
-
-    for (size_t i = 0; i < m->layers_n; i++) {
-        int reads = (m->layers[i].input + 1 == t) + (m->layers[i].type == LAYER_ADD && m->layers[i].from + 1 == t);
-        if (!reads)
-            continue;
-        if (reads > 1 || found >= 0)
-            return -1;
-        found = (int)i;
-    }
-    return found;
-}
-
 /* Whether the order of the values behind flatten i shows nowhere but in dense layers; these are then told `image`. */
 static bool order_is_hidden(struct graph *g, int t, const struct shape *image, bool mark)
 {
@@ -69,14 +53,14 @@ static void absorb(struct graph *g, size_t i, int layer)
 
 static int relu_behind(const struct model *m, int tensor)
 {
-    int reader = sole_reader(m, tensor);
+    int reader = model_sole_reader(m, tensor);
 
     return reader >= 0 && m->layers[reader].type == LAYER_RELU ? reader : -1;
 }
 
 static int pool_behind(const struct model *m, int tensor)
 {
-    int reader = sole_reader(m, tensor);
+    int reader = model_sole_reader(m, tensor);
     const struct layer *l = reader >= 0 ? &m->layers[reader] : NULL;
 
     if (!l || l->type != LAYER_MAX_POOL2D || l->kernel_h != 2 || l->kernel_w != 2 || l->stride != 2 || l->pad_top ||
@@ -88,7 +72,7 @@ static int pool_behind(const struct model *m, int tensor)
 /* The sum right behind layer i that alone reads it. What it is added to is there by then. */
 static int add_behind(const struct model *m, size_t i)
 {
-    int reader = sole_reader(m, (int)i + 1);
+    int reader = model_sole_reader(m, (int)i + 1);
 
     return reader == (int)i + 1 && m->layers[reader].type == LAYER_ADD ? reader : -1;
 }
@@ -120,7 +104,7 @@ static void plan_batched(struct graph *g)
 
     for (size_t i = 0; i < m->layers_n; i++) {
         struct node *from = &g->nodes[i], *to;
-        int reader = from->kernel ? sole_reader(m, from->out) : -1;
+        int reader = from->kernel ? model_sole_reader(m, from->out) : -1;
         struct conv before, after;
         if (reader < 0 || !(to = &g->nodes[reader])->kernel || !choose_is_batched(from->kernel) ||
             !choose_is_batched(to->kernel))
@@ -140,7 +124,7 @@ static bool owns_storage(const struct graph *g, size_t i)
 {
     int reader = (int)i, t = g->nodes[i].in;
 
-    while (sole_reader(g->model, t) == reader) {
+    while (model_sole_reader(g->model, t) == reader) {
         if (g->tensors[t].root == t)
             return t > 0;
         reader = t - 1;
@@ -186,7 +170,7 @@ static void plan_layer(struct graph *g, size_t i)
     case LAYER_RELU:
         if (before != LAYER_CONV2D && before != LAYER_DENSE && before != LAYER_ADD)
             break;
-        if (sole_reader(m, n->in) != (int)i)
+        if (model_sole_reader(m, n->in) != (int)i)
             break;
         out->root = g->tensors[n->in].root;
         if (before == LAYER_CONV2D || before == LAYER_DENSE) {
@@ -196,7 +180,7 @@ static void plan_layer(struct graph *g, size_t i)
         break;
     case LAYER_MAX_POOL2D:
         n->aux = out->values * sizeof(uint16_t);
-        if (before == LAYER_RELU && sole_reader(m, n->in) == (int)i && g->tensors[n->in].root != n->in)
+        if (before == LAYER_RELU && model_sole_reader(m, n->in) == (int)i && g->tensors[n->in].root != n->in)
             n->relu_mask = g->nodes[producer].skip_backward = true;
         break;
     case LAYER_DROPOUT: /* in place: ReLU's mask, where one is read from the values, is 0 where they are dropped */

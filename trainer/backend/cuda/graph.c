@@ -63,22 +63,6 @@ static struct op *add_op(struct builder *b, enum op_type type, int layer)
     return &p->ops[p->ops_n++];
 }
 
-/* The only layer that reads tensor t, or -1 where there are none or several. */
-static int sole_reader(const struct model *m, int t)
-{
-    int found = -1;
-
-    for (size_t i = 0; i < m->layers_n; i++) {
-        int reads = (m->layers[i].input + 1 == t) + (m->layers[i].type == LAYER_ADD && m->layers[i].from + 1 == t);
-        if (!reads)
-            continue;
-        if (reads > 1 || found >= 0)
-            return -1;
-        found = (int)i;
-    }
-    return found;
-}
-
 static bool can_fuse_relu(enum layer_type type)
 {
     return type != LAYER_DROPOUT && type != LAYER_FLATTEN && type != LAYER_RELU;
@@ -89,7 +73,7 @@ static bool fused_relu(const struct model *m, size_t i)
     const struct layer *l = &m->layers[i];
 
     return l->type == LAYER_RELU && l->input >= 0 && i + 1 < m->layers_n && can_fuse_relu(m->layers[l->input].type) &&
-           sole_reader(m, l->input + 1) == (int)i;
+           model_sole_reader(m, l->input + 1) == (int)i;
 }
 
 /* Whether the order of the values in tensor t, made by a flatten, shows nowhere but in dense layers; these are told it.
@@ -174,7 +158,7 @@ static void add_aux(struct builder *b, size_t i, struct op *op)
 static void add_forward(struct builder *b, size_t i)
 {
     const struct layer *l = &b->m->layers[i];
-    int out = (int)i + 1, reader = sole_reader(b->m, out);
+    int out = (int)i + 1, reader = model_sole_reader(b->m, out);
     struct op *op;
 
     b->root[out] = out;

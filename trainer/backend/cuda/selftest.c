@@ -6,7 +6,7 @@
  * ReLU or a maximum tips over, single values are off by much, so that all of a network's are compared in the mean (l2
  * norms). SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cuda/selftest.h"
-#include "trainer/backend/cuda/selftest_nets.h"
+#include "trainer/backend/shape_table.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
 #include "tests/trainer/backend/cuda/fake.h"
 #include "trainer/backend/cuda/cuda_private.h"
 #include "trainer/backend/cuda/selftest.h"
-#include "trainer/backend/cuda/selftest_nets.h"
+#include "trainer/backend/shape_table.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,7 @@
-/* selftest_nets.h - the shape table: every kind of layer, with channels and widths that are no multiple of a tile,
+/* shape_table.h - networks to hold a backend against its definition: every kind of layer, with channels and widths that are no multiple of a tile,
  * images higher than wide, residuals of all sorts. SPDX-License-Identifier: Apache-2.0 */
-#ifndef FLEXP_TRAINER_CUDA_SELFTEST_NETS_H
-#define FLEXP_TRAINER_CUDA_SELFTEST_NETS_H
+#ifndef FLEXP_TRAINER_SHAPE_TABLE_H
+#define FLEXP_TRAINER_SHAPE_TABLE_H
 
 #define CONV(f, k, more) "{\"conv2d\": {\"filters\": " #f ", \"kernel\": " #k more "}}"
 #define SAME ", \"padding\": \"same\""
