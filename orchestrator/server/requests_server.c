@@ -396,12 +396,13 @@ int request_down(struct server *server, struct store *store, const json_t *argum
 
 /* --- subscribe -------------------------------------------------------------------------------------------------- */
 
+/* As the store has it: a run whose slots already went to the next one is in it until its end is committed. */
 static json_t *running_rows(const struct server *server, int64_t experiment)
 {
     json_t *rows = json_array();
 
     for (const struct attempt *attempt = server ? server->attempts : NULL; attempt; attempt = attempt->next)
-        if (attempt->experiment == experiment && attempt->phase == ATTEMPT_RUNS && !attempt->freed)
+        if (attempt->experiment == experiment && attempt->phase == ATTEMPT_RUNS)
             json_array_append_new(rows, json_pack("{s:I, s:I, s:o, s:o, s:o}", "trial", (json_int_t)attempt->trial,
                                                   "run", (json_int_t)attempt->run, "unit",
                                                   json_from_double(attempt->unit), "until",

@@ -93,8 +93,9 @@ def trials_with_damaged_checkpoints_begin_again_and_end_as_if_nothing_had_happen
     home.flexp("pause", "1")
     wait_for("every run to end", lambda: not home.describe()["running"])
     damaged = kept(home)
-    running = [trial for trial, state in home.sql("SELECT number, state FROM trials") if state == "paused"]
-    assert len(running) == 4, f"only {running} were still under way at the pause"
+    states = home.sql("SELECT number, state FROM trials ORDER BY number")
+    assert [state for _, state in states] == ["paused"] * 4, (states, home.sql("SELECT * FROM v_runs"))
+    running = [trial for trial, _ in states]
     for trial in running:
         damage(damaged[trial][1], hows[trial - 1])
     home.flexp("activate", "1")
