@@ -293,6 +293,7 @@ static unsigned first_stranger(const char *cores)
 static void become(const char *cwd, char **argv, pid_t supervisor, int output, int failed)
 {
     sigset_t none;
+    char text[64];
     int score, code;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -305,6 +306,8 @@ static void become(const char *cwd, char **argv, pid_t supervisor, int output, i
     score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (score >= 0)
         fd_write_all(score, "300", 3);
+    snprintf(text, sizeof text, "{\"pid\":%d}\n", (int)getpid());
+    write_status(text); /* from here, so that it comes before all that the program says */
     dup2(output, 1);
     dup2(output, 2);
     fcntl(SUPERVISE_PROTOCOL, F_SETFD, 0);
@@ -341,7 +344,6 @@ static int start(struct supervisor *s, const char *cwd, char **argv)
 {
     int output[2], failed[2], code = 0;
     pid_t self = getpid();
-    char text[64];
 
     if (pipe2(output, O_CLOEXEC) || pipe2(failed, O_CLOEXEC))
         return errno;
@@ -353,8 +355,6 @@ static int start(struct supervisor *s, const char *cwd, char **argv)
     close(output[1]);
     close(failed[1]);
     close(SUPERVISE_PROTOCOL); /* so that its end is the worker's */
-    snprintf(text, sizeof text, "{\"pid\":%d}\n", (int)s->worker);
-    write_status(text);
     while (read(failed[0], &code, sizeof code) < 0 && errno == EINTR)
         ;
     close(failed[0]);

@@ -252,12 +252,29 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
     buffer->len = buffer->base ? suggested : 0;
 }
 
+/* The worker's pid was written before its hello; that of two ready pipes may be read last. */
+static void read_pid(struct worker *worker)
+{
+    struct stream *status = &worker->streams[STREAM_STATUS];
+    char text[256];
+    ssize_t n;
+    int fd;
+
+    if (worker->pid || status->ended || uv_fileno((uv_handle_t *)&status->pipe, &fd))
+        return;
+    n = read(fd, text, sizeof text);
+    if (n > 0 && lines_push(&status->lines, text, (size_t)n) == 0)
+        take_lines(worker, STREAM_STATUS);
+}
+
 static void on_read(uv_stream_t *pipe, ssize_t n, const uv_buf_t *buffer)
 {
     struct worker *worker = pipe->data;
     struct stream *stream = (struct stream *)(void *)pipe; /* the pipe is its first member */
     enum stream_kind kind = (enum stream_kind)(stream - worker->streams);
 
+    if (kind == STREAM_PROTOCOL)
+        read_pid(worker);
     if (n > 0 && !(kind == STREAM_PROTOCOL && worker->refused[0])) { /* after nonsense, what follows means nothing */
         int rc = lines_push(&stream->lines, buffer->base, (size_t)n);
         take_lines(worker, kind);

@@ -109,6 +109,7 @@ def trials_with_damaged_checkpoints_begin_again_and_end_as_if_nothing_had_happen
         assert os.path.exists(damaged[trial][1]) == (hows[trial - 1] != "gone"), "the damaged file was taken away"
     assert set(home.restarts().values()) == {0}, home.restarts()
     assert "bad_checkpoint" in home.log()
+    assert all(pid for (pid,) in home.sql("SELECT pid FROM runs")), home.sql("SELECT * FROM v_runs")
     second = create(home, 4)
     home.wait_end(second)
     assert curve(home, 1) == curve(home, second)
