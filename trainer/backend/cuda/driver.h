@@ -7,7 +7,7 @@
 #define FLEXP_TRAINER_CUDA_DRIVER_H
 
 #include "common/error.h"
-#include "trainer/backend/cuda/gemm.h"
+#include "trainer/backend/cuda/gemm_tile.h"
 #include "trainer/backend/cuda/kernels_norm.h"
 #include "trainer/backend/cuda/kernels_train.h"
 

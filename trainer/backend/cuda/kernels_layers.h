@@ -29,6 +29,25 @@ struct window_at {
     int top, bottom, left, right; /* clipped */
 };
 
+struct pixel_at { /* of a value among images: which image, where in it */
+    uint64_t row;
+    uint32_t h, w, c;
+};
+
+DEVICE struct pixel_at pixel_of(uint64_t i, uint32_t height, uint32_t width, uint32_t channels)
+{
+    uint64_t pixel = quotient(i, channels);
+    struct pixel_at p;
+    uint32_t at;
+
+    p.row = quotient(pixel, height * width);
+    p.c = (uint32_t)(i - pixel * channels);
+    at = (uint32_t)(pixel - p.row * height * width);
+    p.h = at / width;
+    p.w = at - p.h * width;
+    return p;
+}
+
 DEVICE struct window_at window_of(const struct window_shape *s, uint32_t oh, uint32_t ow)
 {
     int top = (int)(oh * s->stride) - s->top, left = (int)(ow * s->stride) - s->left;
@@ -57,8 +76,7 @@ struct pool_args {
 DEVICE void max_pool_body(const struct pool_args *a, uint64_t i)
 {
     const struct window_shape *s = &a->shape;
-    uint64_t pixel = quotient(i, s->c), row = quotient(pixel, s->out_h * s->out_w);
-    uint32_t c = (uint32_t)(i - pixel * s->c), at = (uint32_t)(pixel - row * s->out_h * s->out_w);
+    struct pixel_at p = pixel_of(i, s->out_h, s->out_w, s->c);
     struct window_at w;
     const float *x;
     float top = 0;
@@ -66,8 +84,8 @@ DEVICE void max_pool_body(const struct pool_args *a, uint64_t i)
 
     if (!is_live(&a->live, i))
         return;
-    w = window_of(s, at / s->out_w, at % s->out_w);
-    x = a->x + row * s->in_h * s->in_w * s->c + c;
+    w = window_of(s, p.h, p.w);
+    x = a->x + p.row * s->in_h * s->in_w * s->c + p.c;
     for (int h = w.top; h < w.bottom; h++)
         for (int v = w.left; v < w.right; v++, place++) {
             float value = x[((uint64_t)h * s->in_w + (uint32_t)v) * s->c];
@@ -97,7 +115,7 @@ DEVICE uint32_t last_window(uint32_t h, uint32_t stride, int pad, uint32_t out) 
 
 DEVICE void put_gradient(float *dx, float value, const float *mask, uint32_t add)
 {
-    if (mask && !(*mask > 0))
+    if (mask && *mask <= 0) /* what is no number passes */
         value = 0;
     *dx = add ? *dx + value : value;
 }
@@ -105,22 +123,20 @@ DEVICE void put_gradient(float *dx, float value, const float *mask, uint32_t add
 DEVICE void max_pool_backward_body(const struct pool_args *a, uint64_t i)
 {
     const struct window_shape *s = &a->shape;
-    uint64_t pixel = quotient(i, s->c), row = quotient(pixel, s->in_h * s->in_w);
-    uint32_t c = (uint32_t)(i - pixel * s->c), at = (uint32_t)(pixel - row * s->in_h * s->in_w);
-    uint32_t h = at / s->in_w, v = at % s->in_w;
-    uint64_t base = row * s->out_h * s->out_w * s->c + c;
+    struct pixel_at p = pixel_of(i, s->in_h, s->in_w, s->c);
+    uint64_t base = p.row * s->out_h * s->out_w * s->c + p.c;
     float sum = 0;
 
     if (!is_live(&a->live, i))
         return;
-    for (uint32_t oh = first_window(h, s->kernel_h, s->stride, s->top);
-         oh < last_window(h, s->stride, s->top, s->out_h); oh++)
-        for (uint32_t ow = first_window(v, s->kernel_w, s->stride, s->left);
-             ow < last_window(v, s->stride, s->left, s->out_w); ow++) {
+    for (uint32_t oh = first_window(p.h, s->kernel_h, s->stride, s->top);
+         oh < last_window(p.h, s->stride, s->top, s->out_h); oh++)
+        for (uint32_t ow = first_window(p.w, s->kernel_w, s->stride, s->left);
+             ow < last_window(p.w, s->stride, s->left, s->out_w); ow++) {
             struct window_at w = window_of(s, oh, ow);
             uint64_t o = base + (uint64_t)(oh * s->out_w + ow) * s->c;
-            uint32_t place = (uint32_t)(((int)h - w.top) * (w.right - w.left) + (int)v - w.left);
-            if (a->arg[o] == place && (!a->mask || a->y[o] > 0))
+            uint32_t place = (uint32_t)(((int)p.h - w.top) * (w.right - w.left) + (int)p.w - w.left);
+            if (a->arg[o] == place && !(a->mask && a->y[o] <= 0))
                 sum += a->dy[o];
         }
     put_gradient(&a->out[i], sum, NULL, a->add);
@@ -129,16 +145,15 @@ DEVICE void max_pool_backward_body(const struct pool_args *a, uint64_t i)
 DEVICE void avg_pool_body(const struct pool_args *a, uint64_t i)
 {
     const struct window_shape *s = &a->shape;
-    uint64_t pixel = quotient(i, s->c), row = quotient(pixel, s->out_h * s->out_w);
-    uint32_t c = (uint32_t)(i - pixel * s->c), at = (uint32_t)(pixel - row * s->out_h * s->out_w);
+    struct pixel_at p = pixel_of(i, s->out_h, s->out_w, s->c);
     struct window_at w;
     const float *x;
     float sum = 0;
 
     if (!is_live(&a->live, i))
         return;
-    w = window_of(s, at / s->out_w, at % s->out_w);
-    x = a->x + row * s->in_h * s->in_w * s->c + c;
+    w = window_of(s, p.h, p.w);
+    x = a->x + p.row * s->in_h * s->in_w * s->c + p.c;
     for (int h = w.top; h < w.bottom; h++)
         for (int v = w.left; v < w.right; v++)
             sum += x[((uint64_t)h * s->in_w + (uint32_t)v) * s->c];
@@ -149,18 +164,16 @@ DEVICE void avg_pool_body(const struct pool_args *a, uint64_t i)
 DEVICE void avg_pool_backward_body(const struct pool_args *a, uint64_t i)
 {
     const struct window_shape *s = &a->shape;
-    uint64_t pixel = quotient(i, s->c), row = quotient(pixel, s->in_h * s->in_w);
-    uint32_t c = (uint32_t)(i - pixel * s->c), at = (uint32_t)(pixel - row * s->in_h * s->in_w);
-    uint32_t h = at / s->in_w, v = at % s->in_w;
-    uint64_t base = row * s->out_h * s->out_w * s->c + c;
+    struct pixel_at p = pixel_of(i, s->in_h, s->in_w, s->c);
+    uint64_t base = p.row * s->out_h * s->out_w * s->c + p.c;
     float sum = 0;
 
     if (!is_live(&a->live, i))
         return;
-    for (uint32_t oh = first_window(h, s->kernel_h, s->stride, s->top);
-         oh < last_window(h, s->stride, s->top, s->out_h); oh++)
-        for (uint32_t ow = first_window(v, s->kernel_w, s->stride, s->left);
-             ow < last_window(v, s->stride, s->left, s->out_w); ow++) {
+    for (uint32_t oh = first_window(p.h, s->kernel_h, s->stride, s->top);
+         oh < last_window(p.h, s->stride, s->top, s->out_h); oh++)
+        for (uint32_t ow = first_window(p.w, s->kernel_w, s->stride, s->left);
+             ow < last_window(p.w, s->stride, s->left, s->out_w); ow++) {
             struct window_at w = window_of(s, oh, ow);
             float scale = 1.0f / (float)((w.bottom - w.top) * (w.right - w.left));
             sum += a->dy[base + (uint64_t)(oh * s->out_w + ow) * s->c] * scale;
@@ -213,7 +226,7 @@ DEVICE void add_body(const struct add_args *a, uint64_t i)
     a->y[i] = a->relu && value < 0 ? 0 : value; /* NaN stays */
 }
 
-/* dx = dy where the masks are above 0. y: the ReLU's own output, where it is a layer of its own; mask: see above. */
+/* dx = dy, but 0 where a mask is 0 or below. y: the ReLU's own output, where it is a layer of its own; mask: see above. */
 struct pass_args {
     uint64_t count;
     struct live live;
@@ -225,7 +238,7 @@ struct pass_args {
 DEVICE void pass_body(const struct pass_args *a, uint64_t i)
 {
     if (is_live(&a->live, i))
-        put_gradient(&a->dx[i], a->y && !(a->y[i] > 0) ? 0 : a->dy[i], a->mask ? &a->mask[i] : NULL, a->add);
+        put_gradient(&a->dx[i], a->y && a->y[i] <= 0 ? 0 : a->dy[i], a->mask ? &a->mask[i] : NULL, a->add);
 }
 
 /* Rows past a lane's own become zeros: before a library sums over all rows. */
