@@ -2,7 +2,7 @@
  * that fills it. What plans, schedules and counts (the files beside this one) is plain C and is tested with a small
  * fake of this table that runs the same kernel bodies on the host.
  * Work is queued in order on one stream; upload, download and wait are the points where the host waits.
- * Threads: one caller. SPDX-License-Identifier: Apache-2.0 */
+ * Threads: one caller at a time for each device, link_abort excepted. SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CUDA_DRIVER_H
 #define FLEXP_TRAINER_CUDA_DRIVER_H
 
@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-#define DRIVER_API_VERSION 1
+#define DRIVER_API_VERSION 2
 #define DRIVER_SYMBOL "flexp_cuda_driver"
 
 /* Kernels that take an index each: name, and the struct of their arguments. The matrix product is apart. */
@@ -69,6 +69,9 @@ struct device;
 struct captured; /* work that was recorded once and can be queued again as one */
 struct library;  /* a layer's operation that a library computes, made ready */
 
+#define LINK_ID_BYTES 128
+enum link_type { LINK_FLOAT, LINK_DOUBLE };
+
 struct device_info {
     char name[128], uuid[48], isa[64]; /* isa: "sm_90, cuDNN 9.19.0, ...": what bits depend on */
     size_t total_bytes;
@@ -108,6 +111,22 @@ struct driver {
     int (*library_run)(struct device *device, struct library *library, const struct gemm_args *args, void *workspace,
                        struct error *err);
     void (*library_free)(struct device *device, struct library *library);
+    /* Optional: what several GPUs send each other (NCCL); a thread for each. -ENOTSUP from link_id, which one of them
+     * calls: it cannot be had, with the reason. link_open is called by all with that id; what was open before is
+     * given up. What is sent goes on a stream of its own, which can be captured: it waits for what was queued before
+     * link_fork, and what is queued after link_join waits for it. link_abort, from any thread: what waits for another
+     * GPU ends, with an error. */
+    int (*link_id)(unsigned char ret[LINK_ID_BYTES], struct error *err);
+    int (*link_open)(struct device *device, const unsigned char *id, size_t rank, size_t ranks, double timeout_s,
+                     struct error *err);
+    void (*link_abort)(struct device *device);
+    int (*link_fork)(struct device *device, struct error *err);
+    int (*link_join)(struct device *device, struct error *err);
+    /* In place; in whatever order NCCL has. */
+    int (*link_sum)(struct device *device, void *memory, size_t n, enum link_type type, struct error *err);
+    int (*link_send)(struct device *device, const void *memory, size_t bytes, size_t to, struct error *err);
+    int (*link_receive)(struct device *device, void *memory, size_t bytes, size_t from, struct error *err);
+    int (*link_broadcast)(struct device *device, void *memory, size_t bytes, size_t root, struct error *err);
 };
 
 #ifdef __cplusplus

@@ -4,6 +4,7 @@
  *   driver.c     the table of driver.h over the CUDA runtime
  *   cudnn.c      convolutions, through cuDNN's backend graph API; the library is opened at run time
  *   cublas.c     dense layers through cuBLASLt; likewise
+ *   nccl.c       what several GPUs send each other, through NCCL; likewise
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CUDA_DEVICE_H
 #define FLEXP_TRAINER_CUDA_DEVICE_H
@@ -17,6 +18,7 @@ struct device {
     struct cudaDeviceProp prop;
     struct device_info info;
     void *cudnn, *cublas; /* handles; NULL: not there */
+    struct link *link;    /* to other GPUs */
 };
 
 struct library {
@@ -44,6 +46,20 @@ int cublas_open(struct device *device, struct error *err);
 void cublas_close(struct device *device);
 int cublas_library(struct device *device, const struct gemm_args *args, struct library **ret, size_t *ret_workspace,
                    struct error *err);
+
+/* nccl.c; what is not in driver.h comes and goes with the device */
+int link_new(struct device *device, struct error *err);
+void link_free(struct device *device);
+int link_id(unsigned char *ret, struct error *err);
+int link_open(struct device *device, const unsigned char *id, size_t rank, size_t ranks, double timeout_s,
+              struct error *err);
+void link_abort(struct device *device);
+int link_fork(struct device *device, struct error *err);
+int link_join(struct device *device, struct error *err);
+int link_sum(struct device *device, void *memory, size_t n, enum link_type type, struct error *err);
+int link_send(struct device *device, const void *memory, size_t bytes, size_t to, struct error *err);
+int link_receive(struct device *device, void *memory, size_t bytes, size_t from, struct error *err);
+int link_broadcast(struct device *device, void *memory, size_t bytes, size_t root, struct error *err);
 
 /* What the libraries leave to own kernels: rows past a lane's own become zeros, before they enter a sum; masks. */
 int clear_dead_rows(struct device *device, const struct gemm_args *args, struct error *err);

@@ -90,10 +90,19 @@ static int self_check(struct device *d, struct error *err)
     return rc;
 }
 
+/* Which GPU a call is for is a property of the calling thread; any thread may call, one at a time for each device. */
+static void enter(const struct device *d)
+{
+    cudaSetDevice(d->index);
+}
+
 static void device_close(struct device *d)
 {
     if (!d)
         return;
+    if (d->stream)
+        enter(d);
+    link_free(d);
     if (d->stream)
         cudaStreamSynchronize(d->stream);
     cudnn_close(d);
@@ -132,7 +141,7 @@ static int device_open(int index, const char *uuid, struct device **ret, struct 
 
     if (!d)
         return fail(err, -ENOMEM, "out of memory");
-    if ((rc = find_device(index, uuid, d, err)))
+    if ((rc = link_new(d, err)) || (rc = find_device(index, uuid, d, err)))
         goto out;
     if (d->prop.major < 8) {
         rc = fail(err, -ENODEV, "%s has compute capability %d.%d; 8.0 or later is needed", d->prop.name, d->prop.major,
@@ -168,7 +177,7 @@ static void device_info(const struct device *d, struct device_info *ret)
 
 static int device_memory(struct device *d, size_t *ret_free, size_t *ret_total, struct error *err)
 {
-    (void)d;
+    enter(d);
     return cuda_fail(err, cudaMemGetInfo(ret_free, ret_total), "asking for memory");
 }
 
@@ -176,34 +185,37 @@ static int device_alloc(struct device *d, size_t bytes, void **ret, struct error
 {
     char what[64];
 
-    (void)d;
+    enter(d);
     snprintf(what, sizeof what, "%zu MiB", bytes >> 20);
     return cuda_fail(err, cudaMalloc(ret, bytes ? bytes : 1), what);
 }
 
 static void device_release(struct device *d, void *memory)
 {
-    (void)d;
+    enter(d);
     if (memory)
         cudaFree(memory);
 }
 
 static int device_upload(struct device *d, void *to, const void *from, size_t bytes, struct error *err)
 {
+    enter(d);
     /* From pageable memory: staged before this returns. */
     return bytes ? cuda_fail(err, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->stream), "upload") : 0;
 }
 
 static int device_download(struct device *d, void *to, const void *from, size_t bytes, struct error *err)
 {
-    int rc =
-        bytes ? cuda_fail(err, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, d->stream), "download") : 0;
+    int rc;
 
+    enter(d);
+    rc = bytes ? cuda_fail(err, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, d->stream), "download") : 0;
     return rc ? rc : cuda_fail(err, cudaStreamSynchronize(d->stream), "download");
 }
 
 static int device_clear(struct device *d, void *memory, size_t bytes, struct error *err)
 {
+    enter(d);
     return bytes ? cuda_fail(err, cudaMemsetAsync(memory, 0, bytes, d->stream), "clearing memory") : 0;
 }
 
@@ -212,6 +224,7 @@ static int device_launch(struct device *d, enum kernel kernel, const void *args,
 #define NAME(name, type) #name,
     static const char *const NAMES[] = {KERNELS(NAME)};
 
+    enter(d);
     return cuda_fail(err, cuda_launch(d->stream, kernel, args, size), NAMES[kernel]);
 }
 
@@ -219,11 +232,13 @@ static int device_gemm(struct device *d, const struct gemm_args *args, struct er
 {
     static const char *const NAMES[] = {"product, forward", "product, data", "product, weights"};
 
+    enter(d);
     return cuda_fail(err, cuda_gemm(d->stream, args), NAMES[args->mode]);
 }
 
 static int device_wait(struct device *d, struct error *err)
 {
+    enter(d);
     return cuda_fail(err, cudaStreamSynchronize(d->stream), "waiting");
 }
 
@@ -231,6 +246,7 @@ static int device_wait(struct device *d, struct error *err)
 
 static int capture_begin(struct device *d, struct error *err)
 {
+    enter(d);
     return cuda_fail(err, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), "capture");
 }
 
@@ -238,8 +254,10 @@ static int capture_end(struct device *d, struct captured **ret, struct error *er
 {
     cudaGraph_t graph = NULL;
     cudaGraphExec_t exec = NULL;
-    int rc = cuda_fail(err, cudaStreamEndCapture(d->stream, &graph), "capture");
+    int rc;
 
+    enter(d);
+    rc = cuda_fail(err, cudaStreamEndCapture(d->stream, &graph), "capture");
     if (!rc && ret)
         rc = cuda_fail(err, cudaGraphInstantiate(&exec, graph, 0), "making a graph");
     if (graph)
@@ -253,25 +271,30 @@ static int capture_end(struct device *d, struct captured **ret, struct error *er
 
 static int replay(struct device *d, struct captured *captured, struct error *err)
 {
+    enter(d);
     return cuda_fail(err, cudaGraphLaunch((cudaGraphExec_t)captured, d->stream), "running a graph");
 }
 
 static void captured_free(struct device *d, struct captured *captured)
 {
+    enter(d);
     cudaStreamSynchronize(d->stream); /* it may still run */
     cudaGraphExecDestroy((cudaGraphExec_t)captured);
 }
 
 static int mark(struct device *d, int which, struct error *err)
 {
+    enter(d);
     return cuda_fail(err, cudaEventRecord(d->events[which & 1], d->stream), "clock");
 }
 
 static int seconds(struct device *d, double *ret, struct error *err)
 {
     float ms = 0;
-    int rc = cuda_fail(err, cudaEventSynchronize(d->events[1]), "clock");
+    int rc;
 
+    enter(d);
+    rc = cuda_fail(err, cudaEventSynchronize(d->events[1]), "clock");
     rc = rc ? rc : cuda_fail(err, cudaEventElapsedTime(&ms, d->events[0], d->events[1]), "clock");
     *ret = (double)ms / 1000;
     return rc;
@@ -339,6 +362,7 @@ static int library_new(struct device *d, const struct gemm_args *a, struct libra
     bool dense = a->in_h * a->in_w * a->kernel_h * a->kernel_w == 1;
     const char *wanted = getenv("FLEXP_CUDA_LIBRARIES");
 
+    enter(d);
     if (wanted && !strcmp(wanted, "none"))
         return fail(err, -ENOTSUP, "FLEXP_CUDA_LIBRARIES is none");
     if (dense && d->cublas)
@@ -351,12 +375,13 @@ static int library_new(struct device *d, const struct gemm_args *a, struct libra
 static int library_run(struct device *d, struct library *library, const struct gemm_args *a, void *workspace,
                        struct error *err)
 {
+    enter(d);
     return library->run(d, library, a, workspace, err);
 }
 
 static void library_free(struct device *d, struct library *library)
 {
-    (void)d;
+    enter(d);
     if (library)
         library->free(library);
 }
@@ -385,4 +410,13 @@ const struct driver flexp_cuda_driver = {
     .library_new = library_new,
     .library_run = library_run,
     .library_free = library_free,
+    .link_id = link_id,
+    .link_open = link_open,
+    .link_abort = link_abort,
+    .link_fork = link_fork,
+    .link_join = link_join,
+    .link_sum = link_sum,
+    .link_send = link_send,
+    .link_receive = link_receive,
+    .link_broadcast = link_broadcast,
 };
