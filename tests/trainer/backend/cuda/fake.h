@@ -1,40 +1,87 @@
-/* fake.h - a device that is the host: the table of driver.h over malloc, with the kernels' bodies in plain loops. It
- * checks what a GPU would not forgive: memory is poisoned (NaN) and has guards, captured work may not copy or allocate,
- * leaks are counted, memory can be made small. SPDX-License-Identifier: Apache-2.0 */
+/* fake.h - devices that are the host: the table of driver.h over malloc, with the kernels' bodies in plain loops. They
+ * check what a GPU would not forgive: memory is poisoned (NaN), has guards and belongs to one device, captured work may
+ * not copy or allocate, leaks are counted, memory can be made small. SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TESTS_CUDA_FAKE_H
 #define FLEXP_TESTS_CUDA_FAKE_H
 
 #include "trainer/backend/cuda/driver.h"
 
 #include <assert.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #define FAKE_GUARD 64
+#define FAKE_DEVICES 8
 
 static struct {
     size_t capacity, used, blocks, peak, allocations;
     size_t launches, replays, captures, uploads; /* counted */
     int opened;
     bool tiles; /* products by the tile kernel's phases */
-    bool capturing;
-    int fail_launch; /* counts down to a failure; 0: never */
+    int capturing;
+    int fail_launch, fail_device; /* counts the launches of a device down to a failure; 0: never */
+    int devices;                  /* that are visible; 0: 1 */
+    struct {
+        size_t used, capacity; /* capacity 0: as the others */
+    } of[FAKE_DEVICES];
+    bool no_nccl;
+    int hangs; /* 1 + the device that never answers the others */
 } fake = {.capacity = (size_t)4 << 30};
 
-struct device {
-    int none;
-};
 struct fake_work {
-    enum kernel kernel; /* KERNELS_N: a product; KERNELS_N + 1: a clear */
+    int kernel; /* enum kernel, or one of these */
     void *args;
     size_t size;
     void *memory;
 };
+enum { FAKE_GEMM = KERNELS_N, FAKE_CLEAR, FAKE_FORK, FAKE_JOIN, FAKE_LINK };
 struct captured {
     struct fake_work *work;
     size_t n;
 };
-static struct captured *fake_recording;
+struct device {
+    int index;
+    bool capturing;
+    struct captured *recording;
+    struct fake_link *link; /* fake_link.h */
+};
+
+/* Counters and the list of blocks are all devices'. */
+static pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER;
+
+struct fake_block { /* behind it 256 bytes after its start: the memory */
+    size_t bytes;
+    const struct device *device;
+    struct fake_block *next;
+};
+static struct fake_block *fake_blocks;
+
+static const struct device *fake_owner(const void *memory)
+{
+    const struct device *owner = NULL;
+
+    pthread_mutex_lock(&fake_lock);
+    for (const struct fake_block *b = fake_blocks; b && !owner; b = b->next)
+        if ((const char *)memory >= (const char *)b + 256 && (const char *)memory < (const char *)b + 256 + b->bytes)
+            owner = b->device;
+    pthread_mutex_unlock(&fake_lock);
+    return owner;
+}
+
+/* No argument may point into another device's memory. */
+static void fake_check_pointers(const struct device *device, const void *args, size_t size)
+{
+    if (fake.opened < 2)
+        return;
+    for (size_t i = 0; i + sizeof(void *) <= size; i += sizeof(void *)) {
+        const struct device *owner;
+        void *pointer;
+        memcpy(&pointer, (const char *)args + i, sizeof pointer);
+        owner = fake_owner(pointer);
+        assert(!owner || owner == device);
+    }
+}
 
 #define FAKE_LOOP(name, type)                                                                                          \
     static void fake_##name(const void *args)                                                                          \
@@ -101,152 +148,209 @@ static void fake_tiles(const struct gemm_args *a, uint32_t bm, uint32_t bn)
     free(t);
 }
 
-static void fake_do(const struct fake_work *w)
+/* fake_link.h: what goes between devices */
+static int fake_link_do(struct device *device, const struct fake_work *work, struct error *err);
+static void fake_link_queued(struct device *device, int kernel);
+
+static int fake_do(struct device *device, const struct fake_work *w, struct error *err)
 {
-    if (w->kernel == KERNELS_N + 1)
+    if (w->kernel >= FAKE_FORK)
+        return fake_link_do(device, w, err);
+    if (w->kernel == FAKE_CLEAR)
         memset(w->memory, 0, w->size);
-    else if (w->kernel < KERNELS_N)
+    else if (w->kernel < (int)KERNELS_N)
         FAKE_TABLE[w->kernel].run(w->args);
     else if (fake.tiles) {
         static const uint32_t SIZES[][2] = {{128, 64}, {64, 32}, {16, 128}, {128, 32}};
-        static uint32_t turn;
+        static __thread uint32_t turn;
         uint32_t bm = SIZES[turn % 4][0], bn = SIZES[turn % 4][1];
         if (turn++ % 8 > 3) /* now each in turn, now what the device takes */
             tile_size(w->args, &bm, &bn);
         fake_tiles(w->args, bm, bn);
     } else
         fake_product(w->args);
+    return 0;
 }
 
-static int fake_queue(enum kernel kernel, const void *args, size_t size, void *memory, struct error *err)
+static int fake_queue(struct device *device, int kernel, const void *args, size_t size, void *memory,
+                      struct error *err)
 {
     struct fake_work w = {.kernel = kernel, .size = size, .memory = memory};
+    bool fails;
+    int rc;
 
-    if (fake.fail_launch && !--fake.fail_launch)
-        return fail(err, -EIO, "the fake GPU fell off the bus");
+    pthread_mutex_lock(&fake_lock);
+    fails = fake.fail_launch && fake.fail_device == device->index && !--fake.fail_launch;
     fake.launches++;
+    pthread_mutex_unlock(&fake_lock);
+    if (fails)
+        return fail(err, -EIO, "the fake GPU fell off the bus");
+    fake_check_pointers(device, &memory, sizeof memory);
+    fake_link_queued(device, kernel);
     if (args) {
+        fake_check_pointers(device, args, size);
         w.args = malloc(size);
         memcpy(w.args, args, size);
     }
-    if (fake.capturing) {
-        struct captured *c = fake_recording;
+    if (device->capturing) {
+        struct captured *c = device->recording;
         c->work = realloc(c->work, (c->n + 1) * sizeof *c->work);
         c->work[c->n++] = w;
         return 0;
     }
-    fake_do(&w);
+    rc = fake_do(device, &w, err);
     free(w.args);
-    return 0;
+    return rc;
 }
 
 static int fake_open(int index, const char *uuid, struct device **ret, struct error *err)
 {
-    (void)index;
+    int visible = fake.devices ? fake.devices : 1;
+    struct device *d;
+
     if (uuid && strcmp(uuid, "GPU-fake"))
         return fail(err, -ENODEV, "there is no GPU %s", uuid);
+    if (index >= visible)
+        return fail(err, -ENODEV, "there is no GPU %d: %d are visible", index, visible);
+    d = calloc(1, sizeof *d);
+    d->index = index < 0 ? 0 : index;
+    pthread_mutex_lock(&fake_lock);
     fake.opened++;
-    *ret = malloc(sizeof **ret);
+    pthread_mutex_unlock(&fake_lock);
+    *ret = d;
     return 0;
 }
 
+static void fake_link_free(struct device *device);
+
 static void fake_close(struct device *device)
 {
+    fake_link_free(device);
+    pthread_mutex_lock(&fake_lock);
     fake.opened--;
+    pthread_mutex_unlock(&fake_lock);
     free(device);
+}
+
+static size_t fake_capacity(const struct device *device)
+{
+    return fake.of[device->index].capacity ? fake.of[device->index].capacity : fake.capacity;
 }
 
 static void fake_info(const struct device *device, struct device_info *ret)
 {
-    (void)device;
-    *ret = (struct device_info){.name = "Fake GPU", .uuid = "GPU-fake", .isa = "host", .total_bytes = fake.capacity};
+    *ret = (struct device_info){
+        .name = "Fake GPU", .uuid = "GPU-fake", .isa = "host", .total_bytes = fake_capacity(device)};
 }
 
 static int fake_memory(struct device *device, size_t *ret_free, size_t *ret_total, struct error *err)
 {
-    (void)device, (void)err;
-    *ret_free = fake.capacity - fake.used;
-    *ret_total = fake.capacity;
+    (void)err;
+    pthread_mutex_lock(&fake_lock);
+    *ret_total = fake_capacity(device);
+    *ret_free = *ret_total - fake.of[device->index].used;
+    pthread_mutex_unlock(&fake_lock);
     return 0;
 }
 
-/* size, guard, memory, guard */
+/* what is known of it, guard, memory, guard */
 static int fake_alloc(struct device *device, size_t bytes, void **ret, struct error *err)
 {
     size_t whole = (bytes + 255) / 256 * 256 + 256 + FAKE_GUARD;
-    char *block;
+    struct fake_block *block = aligned_alloc(256, (whole + 255) / 256 * 256);
+    bool fits;
 
-    (void)device;
-    assert(!fake.capturing);
-    if (fake.used + bytes > fake.capacity)
+    assert(!device->capturing);
+    pthread_mutex_lock(&fake_lock);
+    fits = fake.of[device->index].used + bytes <= fake_capacity(device);
+    if (fits) {
+        memset(block, 0xff, whole);
+        *block = (struct fake_block){bytes, device, fake_blocks};
+        fake_blocks = block;
+        fake.of[device->index].used += bytes;
+        fake.used += bytes;
+        fake.peak = fake.used > fake.peak ? fake.used : fake.peak;
+        fake.blocks++;
+        fake.allocations++;
+    }
+    pthread_mutex_unlock(&fake_lock);
+    if (!fits) {
+        free(block);
         return fail(err, -ENOMEM, "out of GPU memory");
-    block = aligned_alloc(256, (whole + 255) / 256 * 256);
-    memset(block, 0xff, whole);
-    memcpy(block, &bytes, sizeof bytes);
-    fake.used += bytes;
-    fake.peak = fake.used > fake.peak ? fake.used : fake.peak;
-    fake.blocks++;
-    fake.allocations++;
-    *ret = block + 256;
+    }
+    *ret = (char *)block + 256;
     return 0;
 }
 
 static void fake_release(struct device *device, void *memory)
 {
-    char *block = memory ? (char *)memory - 256 : NULL;
-    size_t bytes;
+    struct fake_block *block, **at = &fake_blocks;
+    const char *guard;
 
-    (void)device;
     if (!memory)
         return;
-    memcpy(&bytes, block, sizeof bytes);
+    block = (struct fake_block *)(void *)((char *)memory - 256);
+    guard = (const char *)block + 256;
+    assert(block->device == device);
     for (size_t i = 0; i < FAKE_GUARD; i++)
-        if (block[256 + bytes + i] != (char)0xff || block[255 - i % 128] != (char)0xff) {
-            fprintf(stderr, "fake GPU: written past a block of %zu bytes\n", bytes);
+        if (guard[block->bytes + i] != (char)0xff || guard[-1 - (ptrdiff_t)(i % 128)] != (char)0xff) {
+            fprintf(stderr, "fake GPU: written past a block of %zu bytes\n", block->bytes);
             abort();
         }
-    fake.used -= bytes;
+    pthread_mutex_lock(&fake_lock);
+    while (*at != block)
+        at = &(*at)->next;
+    *at = block->next;
+    fake.of[device->index].used -= block->bytes;
+    fake.used -= block->bytes;
     fake.blocks--;
+    pthread_mutex_unlock(&fake_lock);
     free(block);
+}
+
+static int fake_copy(struct device *device, void *to, const void *from, size_t bytes, const void *own)
+{
+    assert(!device->capturing && (!bytes || fake_owner(own) == device));
+    pthread_mutex_lock(&fake_lock);
+    fake.uploads++;
+    pthread_mutex_unlock(&fake_lock);
+    if (bytes)
+        memcpy(to, from, bytes);
+    return 0;
 }
 
 static int fake_upload(struct device *device, void *to, const void *from, size_t bytes, struct error *err)
 {
-    (void)device, (void)err;
-    assert(!fake.capturing);
-    fake.uploads++;
-    memcpy(to, from, bytes);
-    return 0;
+    (void)err;
+    return fake_copy(device, to, from, bytes, to);
 }
 
 static int fake_download(struct device *device, void *to, const void *from, size_t bytes, struct error *err)
 {
-    return fake_upload(device, to, from, bytes, err);
+    (void)err;
+    return fake_copy(device, to, from, bytes, from);
 }
 
 static int fake_clear(struct device *device, void *memory, size_t bytes, struct error *err)
 {
-    (void)device;
-    return fake_queue(KERNELS_N + 1, NULL, bytes, memory, err);
+    return fake_queue(device, FAKE_CLEAR, NULL, bytes, memory, err);
 }
 
 static int fake_launch(struct device *device, enum kernel kernel, const void *args, size_t size, struct error *err)
 {
-    (void)device;
     assert(kernel < KERNELS_N && FAKE_TABLE[kernel].size == size);
-    return fake_queue(kernel, args, size, NULL, err);
+    return fake_queue(device, (int)kernel, args, size, NULL, err);
 }
 
 static int fake_gemm(struct device *device, const struct gemm_args *args, struct error *err)
 {
-    (void)device;
-    return fake_queue(KERNELS_N, args, sizeof *args, NULL, err);
+    return fake_queue(device, FAKE_GEMM, args, sizeof *args, NULL, err);
 }
 
 static int fake_wait(struct device *device, struct error *err)
 {
-    (void)device, (void)err;
-    assert(!fake.capturing);
+    (void)err;
+    assert(!device->capturing);
     return 0;
 }
 
@@ -261,33 +365,42 @@ static void fake_captured_free(struct device *device, struct captured *c)
 
 static int fake_capture_begin(struct device *device, struct error *err)
 {
-    (void)device, (void)err;
-    assert(!fake.capturing);
-    fake.capturing = true;
-    fake_recording = calloc(1, sizeof *fake_recording);
+    (void)err;
+    assert(!device->capturing);
+    device->capturing = true;
+    device->recording = calloc(1, sizeof *device->recording);
+    pthread_mutex_lock(&fake_lock);
+    fake.capturing++;
+    pthread_mutex_unlock(&fake_lock);
     return 0;
 }
 
 static int fake_capture_end(struct device *device, struct captured **ret, struct error *err)
 {
     (void)err;
-    assert(fake.capturing);
-    fake.capturing = false;
+    assert(device->capturing);
+    device->capturing = false;
+    pthread_mutex_lock(&fake_lock);
+    fake.capturing--;
     fake.captures++;
+    pthread_mutex_unlock(&fake_lock);
     if (ret)
-        *ret = fake_recording;
+        *ret = device->recording;
     else
-        fake_captured_free(device, fake_recording);
+        fake_captured_free(device, device->recording);
     return 0;
 }
 
 static int fake_replay(struct device *device, struct captured *c, struct error *err)
 {
-    (void)device, (void)err;
+    int rc = 0;
+
+    pthread_mutex_lock(&fake_lock);
     fake.replays++;
-    for (size_t i = 0; i < c->n; i++)
-        fake_do(&c->work[i]);
-    return 0;
+    pthread_mutex_unlock(&fake_lock);
+    for (size_t i = 0; i < c->n && !rc; i++)
+        rc = fake_do(device, &c->work[i], err);
+    return rc;
 }
 
 static int fake_mark(struct device *device, int which, struct error *err)
@@ -302,6 +415,8 @@ static int fake_seconds(struct device *device, double *ret, struct error *err)
     *ret = 1;
     return 0;
 }
+
+#include "tests/trainer/backend/cuda/fake_link.h"
 
 static const struct driver FAKE_DRIVER = {
     .api_version = DRIVER_API_VERSION,
@@ -323,6 +438,15 @@ static const struct driver FAKE_DRIVER = {
     .captured_free = fake_captured_free,
     .mark = fake_mark,
     .seconds = fake_seconds,
+    .link_id = fake_link_id,
+    .link_open = fake_link_open,
+    .link_abort = fake_link_abort,
+    .link_fork = fake_link_fork,
+    .link_join = fake_link_join,
+    .link_sum = fake_link_sum,
+    .link_send = fake_link_send,
+    .link_receive = fake_link_receive,
+    .link_broadcast = fake_link_broadcast,
 };
 
 #endif
