@@ -1,11 +1,12 @@
-/* backend.h - "train these replicas". A backend trains many models of one shape at once: the clients of a cohort, or the
- * trials of a packed group. Weights cross this interface as flat canonical arrays (model.h).
+/* backend.h - "train these replicas". A backend trains many models of one shape at once: the clients of a cohort, or those
+ * of several packed trials. Weights cross this interface as flat canonical arrays (model.h).
  *
  * open -> load_dataset -> compile(model, options) -> train / evaluate ... -> release_plan -> close
  *
- * Replicas are independent. For `weighted_sum` the backend adds weight * (trained weights) of replica 0, 1, 2 ... in that
- * order in double precision, so that the aggregate is the same for any number of threads; a replica whose loss or weights
- * are not finite is added all the same (a diverged run must be seen to diverge) and flagged.
+ * Replicas are independent. For `weighted_sum` the backend adds weight * (trained weights) of a training's replica 0, 1,
+ * 2 ... in that order in double precision, so that the aggregate is the same for any number of threads; a replica whose
+ * loss or weights are not finite is added all the same (a diverged run must be seen to diverge) and flagged. A training's
+ * results do not depend on what else is in the call (on a GPU: in fp32_strict).
  * The CPU backend is the reference: one replica per pinned thread; threads inside a replica only where replicas are fewer
  * than cores, with equal bits. Random decisions: rng_key(seed, purpose, trial, round, client << 16 | local epoch).
  * Threads: one caller at a time.
@@ -20,7 +21,7 @@
 #include "trainer/model/model.h"
 #include "trainer/optim/optim.h"
 
-#define BACKEND_API_VERSION 1
+#define BACKEND_API_VERSION 2
 
 struct backend;
 struct plan;
@@ -72,15 +73,29 @@ struct replica {
     double seconds;
 };
 
-/* REDUCE_MODEL: the backend keeps the global model (put_model) and no weights cross in a round: replicas' start is NULL, and
- * the model becomes model + rate x (weighted sum - model) for parameters, the weighted sum for buffers. */
+/* A global model that the backend keeps beside a plan (put_model), so that no weights cross in a round. */
+struct resident;
+
+/* REDUCE_MODEL: replicas' start is NULL, they start from the resident model, and it becomes model + rate x (weighted sum -
+ * model) for parameters, the weighted sum for buffers. */
 enum reduction_type { REDUCE_WEIGHTED_SUM, REDUCE_EACH, REDUCE_MODEL };
 
 struct reduction {
     enum reduction_type type;
-    double *sum;  /* WEIGHTED_SUM: weights_n, overwritten; left alone on an error */
-    float **each; /* EACH: trained weights of each replica, weights_n floats each */
-    double rate;  /* MODEL */
+    double *sum;            /* WEIGHTED_SUM: weights_n, overwritten; left alone on an error */
+    float **each;           /* EACH: trained weights of each replica, weights_n floats each */
+    struct resident *model; /* MODEL; left alone on an error */
+    double rate;
+};
+
+/* A trial's part of a call: its replicas and what becomes of them. */
+struct training {
+    struct replica *replicas;
+    size_t n;
+    const struct augment *augment; /* NULL: none */
+    struct reduction reduction;
+    const volatile int *cancel;    /* looked at between batches: non-zero gives this training up; NULL: never */
+    bool canceled;                 /* out: given up. Nothing was reduced, what stands in the replicas means nothing */
 };
 
 struct backend_ops {
@@ -94,13 +109,17 @@ struct backend_ops {
     int (*compile)(struct backend *backend, const struct model *model, const struct plan_options *options,
                    struct plan **ret, size_t *ret_mem_bytes, struct error *err);
     void (*release_plan)(struct plan *plan);
-    /* -ENOMEM: the trial's outcome is out of memory. Not finite is no error. *cancel (may be NULL) is looked at between
-     * batches: when it becomes non-zero, -ECANCELED. */
-    int (*train)(struct plan *plan, struct replica *replicas, size_t n, const struct augment *augment,
-                 struct reduction *reduction, const volatile int *cancel, struct error *err);
-    /* Optional: the model of REDUCE_MODEL; evaluate takes it where weights is NULL. */
-    int (*put_model)(struct plan *plan, const float *weights, struct error *err);
-    int (*get_model)(struct plan *plan, float *weights, struct error *err);
+    /* All trainings at once. -ENOMEM: out of memory for these together; not finite is no error. -ECANCELED: all of them
+     * were given up. On an error nothing was reduced. */
+    int (*train)(struct plan *plan, struct training *trainings, size_t n, struct error *err);
+    /* Optional, all four or none: resident models. put makes one where *model is NULL; release_plan frees those that are
+     * left; evaluate_model is evaluate of one. */
+    int (*put_model)(struct plan *plan, struct resident **model, const float *weights, struct error *err);
+    int (*get_model)(struct plan *plan, const struct resident *model, float *weights, struct error *err);
+    void (*drop_model)(struct plan *plan, struct resident *model);
+    int (*evaluate_model)(struct plan *plan, const struct resident *model, const struct data_split *split,
+                          const uint32_t *samples, size_t n, struct evaluation *ret, float *predictions,
+                          struct error *err);
     /* Sums over these samples of a split, in fixed chunks: equal bits for any number of threads. predictions (may be NULL):
      * n x classes softmax scores. */
     int (*evaluate)(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
@@ -116,6 +135,19 @@ struct backend_ops {
 /* For backends: -EINVAL where no data set is loaded, it is not what the model is for, or a sample is past the split's end. */
 int backend_check_samples(const struct model *model, const struct dataset *dataset, const struct data_split *split,
                           const uint32_t *samples, size_t n, struct error *err);
+
+/* For backends, of a call: how many replicas; -EINVAL where one cannot be trained with a plan for batches of up to `batch`;
+ * what *cancel says; whether all trainings are marked as canceled. */
+size_t backend_replicas(const struct training *trainings, size_t n);
+int backend_check_trainings(const struct model *model, const struct dataset *dataset, size_t batch,
+                            const struct training *trainings, size_t n, struct error *err);
+bool backend_canceled(const struct training *training);
+bool backend_all_canceled(const struct training *trainings, size_t n);
+
+/* Trains the replicas of one trial. */
+int backend_train(const struct backend_ops *ops, struct plan *plan, struct replica *replicas, size_t n,
+                  const struct augment *augment, const struct reduction *reduction, const volatile int *cancel,
+                  struct error *err);
 
 /* From the resolved `training` section. */
 struct plan_options plan_options_from(const json_t *training);

@@ -122,8 +122,8 @@ int pool_train(struct pool *pool, const struct pool_round *round, float *weights
     for (size_t i = 0; i < round->cohort_n; i++)
         set_replica(pool, round, i, weights);
     round->strategy->weigh(round->strategy_settings, pool->replicas, round->cohort_n);
-    rc = pool->settings.ops->train(pool->settings.plan, pool->replicas, round->cohort_n, &pool->settings.augment,
-                                   &reduction, round->cancel, err);
+    rc = backend_train(pool->settings.ops, pool->settings.plan, pool->replicas, round->cohort_n,
+                       &pool->settings.augment, &reduction, round->cancel, err);
     if (rc)
         return rc;
     round->strategy->apply(round->strategy_settings, pool->sum, model->trainable_n, model->weights_n, weights);

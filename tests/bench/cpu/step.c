@@ -190,7 +190,7 @@ static int train(struct bench *b, size_t clients, int64_t batches, struct took *
     began = now();
     cpu_began = cpu_now();
     memset(b->sum, 0, b->model->weights_n * sizeof *b->sum);
-    if ((rc = BACKEND_CPU.train(b->plan, b->replicas, clients, &b->augment, &reduction, NULL, err)))
+    if ((rc = backend_train(&BACKEND_CPU, b->plan, b->replicas, clients, &b->augment, &reduction, NULL, err)))
         return rc;
     *ret = (struct took){.seconds = now() - began, .cpu_seconds = cpu_now() - cpu_began};
     for (size_t i = 0; i < clients; i++) {
@@ -344,7 +344,7 @@ static int losses(struct bench *b, char **arguments, struct error *err)
     for (long step = 0; step < steps && !rc; step++) {
         replica.samples = b->samples + (size_t)step * b->batch % b->samples_n;
         replica.samples_n = b->batch;
-        if (!(rc = BACKEND_CPU.train(b->plan, &replica, 1, NULL, &each, NULL, err))) {
+        if (!(rc = backend_train(&BACKEND_CPU, b->plan, &replica, 1, NULL, &each, NULL, err))) {
             memcpy(b->weights, trained, n * sizeof *trained);
             json_array_append_new(list, json_from_double(replica.loss_sum / (double)b->batch));
         }

@@ -121,7 +121,7 @@ static double *train_sum(const struct rig *rig, struct replica *replicas, size_t
     struct augment augment = {.crop_padding = 1, .horizontal_flip = true};
     struct error err = {0};
 
-    if (BACKEND_CPU.train(rig->plan, replicas, n, &augment, &sum, NULL, &err))
+    if (backend_train(&BACKEND_CPU, rig->plan, replicas, n, &augment, &sum, NULL, &err))
         fail_msg("%s", err.text);
     return sum.sum;
 }
@@ -133,7 +133,7 @@ static float *train_one(const struct rig *rig, struct replica *replica)
     struct augment none = {0};
     struct error err = {0};
 
-    if (BACKEND_CPU.train(rig->plan, replica, 1, &none, &each, NULL, &err))
+    if (backend_train(&BACKEND_CPU, rig->plan, replica, 1, &none, &each, NULL, &err))
         fail_msg("%s", err.text);
     return trained;
 }
@@ -187,7 +187,7 @@ static void the_sum_is_that_of_the_replicas_in_their_order(void **state)
     for (int i = 0; i < CLIENTS; i++)
         each[i] = malloc(rig.model->weights_n * sizeof(float));
     make_replicas(&rig, replicas);
-    assert_int_equal(BACKEND_CPU.train(rig.plan, replicas, CLIENTS, &augment, &reduction, NULL, NULL), 0);
+    assert_int_equal(backend_train(&BACKEND_CPU, rig.plan, replicas, CLIENTS, &augment, &reduction, NULL, NULL), 0);
     for (int i = 0; i < CLIENTS; i++)
         for (size_t k = 0; k < rig.model->weights_n; k++)
             serial[k] += replicas[i].weight * (double)each[i][k];
@@ -301,7 +301,7 @@ static void a_set_cancel_flag_ends_training(void **state)
     rig_open(&rig, NET, 2);
     make_replicas(&rig, replicas);
     sum.sum = calloc(rig.model->weights_n, sizeof(double));
-    assert_int_equal(BACKEND_CPU.train(rig.plan, replicas, CLIENTS, &none, &sum, &cancel, NULL), -ECANCELED);
+    assert_int_equal(backend_train(&BACKEND_CPU, rig.plan, replicas, CLIENTS, &none, &sum, &cancel, NULL), -ECANCELED);
     free(sum.sum);
     sum.sum = train_sum(&rig, replicas, CLIENTS); /* and the plan can be used again */
     free(sum.sum);

@@ -25,7 +25,8 @@ static void train_step(const char *net, int channels, int height, int width, siz
         samples[i] = i;
     *ret = (struct replica){.start = t.weights, .samples = samples, .samples_n = batch, .epochs = 1, .batch = batch,
                             .lr = 0.05f, .seed = 3, .weight = 1};
-    if (BACKEND_CPU.train(t.plan, ret, 1, NULL, &(struct reduction){.type = REDUCE_WEIGHTED_SUM, .sum = sum}, NULL, &err))
+    if (backend_train(&BACKEND_CPU, t.plan, ret, 1, NULL,
+                      &(struct reduction){.type = REDUCE_WEIGHTED_SUM, .sum = sum}, NULL, &err))
         fail_msg("%s", err.text);
     tiny_done(&t);
 }

@@ -46,7 +46,7 @@ static void train_with(const char *net, size_t batch, size_t threads, size_t rep
                                 .seed = 3,
                                 .client = i,
                                 .weight = 1.0 / (double)replicas_n};
-    if (BACKEND_CPU.train(t.plan, r, replicas_n, &augment,
+    if (backend_train(&BACKEND_CPU, t.plan, r, replicas_n, &augment,
                           &(struct reduction){.type = REDUCE_WEIGHTED_SUM, .sum = sum}, NULL, &err))
         fail_msg("%s", err.text);
     memcpy(ret, r, sizeof *r * replicas_n);

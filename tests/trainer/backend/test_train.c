@@ -58,7 +58,7 @@ static void must_train(struct tiny *t, struct replica *r, size_t n, struct reduc
     struct augment augment = {.crop_padding = 1, .horizontal_flip = true};
     struct error err = {0};
 
-    if (BACKEND_CPU.train(t->plan, r, n, &augment, reduction, NULL, &err))
+    if (backend_train(&BACKEND_CPU, t->plan, r, n, &augment, reduction, NULL, &err))
         fail_msg("%s", err.text);
 }
 
@@ -255,7 +255,7 @@ static void an_epoch_is_shuffled_batches_of_gradients_and_steps(void **state)
             optimizer_step(o, r.lr, 6 + (int64_t)i / 8, weights, gradients, expected_state, n);
         }
         each.each[0] = malloc(n * sizeof(float));
-        if (BACKEND_CPU.train(t.plan, &r, 1, NULL, &each, NULL, &err))
+        if (backend_train(&BACKEND_CPU, t.plan, &r, 1, NULL, &each, NULL, &err))
             fail_msg("%s", err.text);
         assert_near(each.each[0], weights, n);
         assert_near(optimizer_state, expected_state, floats);
@@ -324,7 +324,7 @@ static void training_lowers_the_loss_of_a_tiny_set(void **state)
                             .optimizer = {.momentum = 0.9f},
                             .weight = 1};
         /* not augmented: the class is told by where the bright pixels are */
-        assert_int_equal(BACKEND_CPU.train(t.plan, &r, 1, NULL,
+        assert_int_equal(backend_train(&BACKEND_CPU, t.plan, &r, 1, NULL,
                                            &(struct reduction){.type = REDUCE_WEIGHTED_SUM, .sum = sum}, NULL, &err),
                          0);
         for (size_t i = 0; i < t.model->weights_n; i++)
@@ -423,7 +423,7 @@ static void nan_in_any_parameter_is_seen_in_the_gradients_or_the_loss(void **sta
         t.weights[p->offset] = NAN;
         make_replicas(&r, t.weights, samples, 1);
         r.samples_n = 8;
-        assert_int_equal(BACKEND_CPU.train(t.plan, &r, 1, NULL,
+        assert_int_equal(backend_train(&BACKEND_CPU, t.plan, &r, 1, NULL,
                                            &(struct reduction){.type = REDUCE_WEIGHTED_SUM, .sum = sum}, NULL, &err),
                          0);
         assert_false(r.finite);
@@ -449,7 +449,7 @@ static void a_cancelled_round_ends_between_batches(void **state)
     for (size_t i = 0; i < REPLICAS; i++)
         r[i].epochs = 1000000; /* for ever, unless it is heard */
     sum = calloc(t.model->weights_n, sizeof *sum);
-    assert_int_equal(BACKEND_CPU.train(t.plan, r, REPLICAS, NULL,
+    assert_int_equal(backend_train(&BACKEND_CPU, t.plan, r, REPLICAS, NULL,
                                        &(struct reduction){.type = REDUCE_WEIGHTED_SUM, .sum = sum}, &cancel, &err),
                      -ECANCELED);
     for (size_t i = 0; i < t.model->weights_n; i++)
@@ -474,16 +474,16 @@ static void wrong_requests_are_refused_with_the_reason(void **state)
     sum = reduction.sum = calloc(t.model->weights_n, sizeof *sum);
     make_replicas(r, t.weights, samples, 2);
     r[1].batch = 9;
-    assert_int_equal(BACKEND_CPU.train(t.plan, r, 2, NULL, &reduction, NULL, &err), -EINVAL);
+    assert_int_equal(backend_train(&BACKEND_CPU, t.plan, r, 2, NULL, &reduction, NULL, &err), -EINVAL);
     assert_string_equal(err.text, "replica 1: a batch of 9, but the plan is for 1 to 8");
     r[1].batch = 8;
     samples[4] = SAMPLES;
-    assert_int_equal(BACKEND_CPU.train(t.plan, r, 2, NULL, &reduction, NULL, &err), -EINVAL);
+    assert_int_equal(backend_train(&BACKEND_CPU, t.plan, r, 2, NULL, &reduction, NULL, &err), -EINVAL);
     assert_string_equal(err.text, "replica 0: sample 120 is past the split's end at 120");
     other = t.data;
     other.width = 9;
     BACKEND_CPU.load_dataset(t.backend, &other, NULL);
-    assert_int_equal(BACKEND_CPU.train(t.plan, r, 2, NULL, &reduction, NULL, &err), -EINVAL);
+    assert_int_equal(backend_train(&BACKEND_CPU, t.plan, r, 2, NULL, &reduction, NULL, &err), -EINVAL);
     assert_string_equal(err.text, "the model is for images of 3x10x8 and 4 classes, the data has 3x10x9 and 4");
     assert_int_equal(BACKEND_CPU.open(&(struct backend_options){NULL, 0}, &t.backend, &err), -EINVAL);
     assert_int_equal(BACKEND_CPU.compile(t.backend, t.model, &(struct plan_options){.batch = 0}, NULL, NULL, &err), -EINVAL);

@@ -70,7 +70,7 @@ static int train(struct setup *s, float *weights, struct error *err)
     int rc = optimizer_from(training, &replica.optimizer, err);
 
     if (!rc)
-        rc = BACKEND_CPU.train(s->plan, &replica, 1, &augment, &each, NULL, err);
+        rc = backend_train(&BACKEND_CPU, s->plan, &replica, 1, &augment, &each, NULL, err);
     if (!rc)
         memcpy(weights, trained, s->model->weights_n * sizeof *trained);
     free(trained);

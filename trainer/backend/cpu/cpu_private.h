@@ -11,6 +11,7 @@
  *   kernels.c, norm.c, loss.c   own loops
  *   own.c       layers that have our own kernels
  *   step.c      forward and backward through the nodes
+ *   sum.c       weighted sums of replicas in order
  *   train.c, evaluate.c, cpu.c  the table of functions
  *
  * Activations are channels-last (N, H, W, C), or a lane for each sample between two convolutions of that kind. The
@@ -230,8 +231,9 @@ struct plan {
     size_t scratch_bytes;        /* that any of our kernels wants */
     void **scratch;              /* by thread of the crew; NULL until used */
     struct worker **workers; /* crew_size; NULL until used */
-    float *start;            /* working layout, shared by the replicas of a train() */
-    double *sum;
+    float *start;            /* working layout, shared by the replicas of a train() that start alike */
+    double **sums;           /* one for each training with a sum in the largest train() so far */
+    size_t sums_n;
     float **waiting; /* crew_size buffers for weights that wait to be added; NULL until used */
 };
 
@@ -350,10 +352,43 @@ void norm_backward(struct worker *w, size_t layer, size_t n, float *dx);
 double loss_softmax(const float *logits, const uint16_t *labels, size_t n, size_t classes, float *grad,
                     uint64_t *ret_correct, uint64_t *confusion, float *scores);
 
+/* sum.c */
+
+struct sum { /* of a training */
+    struct training *training;
+    double *values; /* working layout; NULL: of a lone replica, which is scaled and written as it comes */
+    size_t next;    /* its replica that is added next */
+    bool adding;
+    float **ready; /* by replica: weights that wait to be added */
+};
+
+struct sums { /* of a call */
+    struct plan *plan;
+    struct sum *of;
+    size_t n;
+    pthread_mutex_t lock; /* all below, and what is within `of` */
+    pthread_cond_t moved;
+    bool stopped;
+    float **ready, **spares; /* spares: free buffers */
+    size_t spares_n;
+};
+
+/* teams: how many replicas are trained at once. To be followed by sums_done, also after an error. */
+int sums_init(struct sums *sums, struct plan *plan, struct training *trainings, size_t n, size_t teams,
+              struct error *err);
+void sums_done(struct sums *sums);
+/* The weights of replica i of training k, for REDUCE_WEIGHTED_SUM; waits where it must. */
+void sums_deliver(struct sums *sums, size_t k, size_t i, const float *weights);
+/* Nobody waits any more: an error. */
+void sums_stop(struct sums *sums);
+/* Training k is canceled: what it has delivered is dropped. */
+void sums_give_up(struct sums *sums, size_t k);
+/* To the trainings' own sums. */
+void sums_finish(const struct sums *sums);
+
 /* train.c, evaluate.c, profile.c */
 
-int cpu_train(struct plan *plan, struct replica *replicas, size_t n, const struct augment *augment,
-              struct reduction *reduction, const volatile int *cancel, struct error *err);
+int cpu_train(struct plan *plan, struct training *trainings, size_t n, struct error *err);
 int cpu_gradients(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
                   size_t n, float *ret_gradients, double *ret_loss, struct error *err);
 int cpu_evaluate(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,

@@ -157,8 +157,7 @@ int plan_compile(struct backend *backend, const struct model *model, const struc
         goto out;
     }
     p->start = buffer_new(p->weights_n * sizeof *p->start);
-    p->sum = buffer_new(p->weights_n * sizeof *p->sum);
-    if (!p->start || !p->sum)
+    if (!p->start)
         rc = fail(err, -ENOMEM, "out of memory for the model's weights");
 out:
     if (rc)
@@ -191,7 +190,9 @@ void plan_free(struct plan *p)
     free(p->where);
     free(p->dense_of);
     buffer_free(p->start);
-    buffer_free(p->sum);
+    for (size_t i = 0; i < p->sums_n; i++)
+        buffer_free(p->sums[i]);
+    free(p->sums);
     for (size_t i = 0; p->waiting && i < threads; i++)
         buffer_free(p->waiting[i]);
     free(p->waiting);

@@ -1,7 +1,5 @@
-/* train.c - replicas on threads, and their weighted sum in order.
- * Replicas are claimed in increasing order. Who finishes replica i adds it when all before it are added; until then its
- * weights wait in one of a few spare buffers, so that the thread goes on; where none is left it waits. The sum is taken
- * in the working layout, element by element the same as in the canonical one. SPDX-License-Identifier: Apache-2.0 */
+/* train.c - replicas on threads: those of all trainings of a call are claimed in order, one after another.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "common/failpoint.h"
 #include "trainer/backend/cpu/cpu_private.h"
 
@@ -10,26 +8,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+struct claim {
+    struct training *training;
+    struct replica *replica;
+    size_t k, i; /* which training of the call, which replica of that */
+};
+
 struct round {
     struct plan *plan;
-    struct replica *replicas;
+    struct claim *claims;
     size_t n, threads;
     struct team *teams; /* of team_size threads each */
     size_t team_size;
-    const struct augment *augment;
-    struct reduction *reduction;
-    const volatile int *cancel;
     atomic_size_t next;
-    atomic_bool stopped; /* an error or a cancellation somewhere */
+    atomic_bool stopped; /* an error somewhere */
     const float *shared; /* the start that plan->start holds */
-    /* the ordered sum */
-    pthread_mutex_t lock;
-    pthread_cond_t moved;
-    size_t next_to_add;
-    bool adding;
-    float **ready;  /* by replica: waiting weights */
-    float **spares; /* free buffers */
-    size_t spares_n;
+    struct sums sums;
 };
 
 /* one replica */
@@ -51,11 +45,15 @@ static void fill_share(void *arg, size_t rank)
         batch_fill(data, &data->train, f->samples, f->w->choices, lo, hi, LAYOUT_NHWC, f->w->act[0], f->w->labels);
 }
 
-static int train_batch(struct round *round, struct worker *w, struct replica *r, const uint32_t *samples, size_t n,
-                       struct pcg32 *augment, struct pcg32 *dropout, const float *start, const float *correction)
+static const struct augment NO_AUGMENT;
+
+static int train_batch(struct worker *w, const struct claim *c, const uint32_t *samples, size_t n,
+                       struct pcg32 *augment, struct pcg32 *dropout, const float *start)
 {
-    struct plan *p = round->plan;
+    struct plan *p = w->plan;
     const struct model *m = p->model;
+    struct replica *r = c->replica;
+    const float *correction = r->correction;
     size_t variant;
     uint64_t correct;
     int rc;
@@ -68,7 +66,7 @@ static int train_batch(struct round *round, struct worker *w, struct replica *r,
                                  .t = r->optimizer_steps + 1,
                                  .start = start,
                                  .early = !correction};
-    batch_choose(round->augment, augment, n, w->choices);
+    batch_choose(c->training->augment ? c->training->augment : &NO_AUGMENT, augment, n, w->choices);
     team_run(w->team, fill_share, &(struct filling){w, samples, n});
     if ((rc = step_forward(w, variant, n, MODE_TRAIN, dropout)))
         return rc;
@@ -103,9 +101,10 @@ static void move_state(const struct plan *p, const struct replica *r, float *wor
     }
 }
 
-static int train_replica(struct round *round, struct worker *w, struct replica *r)
+static int train_replica(struct round *round, struct worker *w, const struct claim *c)
 {
     struct plan *p = round->plan;
+    struct replica *r = c->replica;
     const float *start = p->start;
     double began = clock_seconds();
     int64_t steps = r->optimizer_steps;
@@ -140,12 +139,12 @@ static int train_replica(struct round *round, struct worker *w, struct replica *
             if (r->max_batches > 0 && r->batches >= r->max_batches)
                 goto trained;
             failpoint("worker_mid_round");
-            if (round->cancel && __atomic_load_n(round->cancel, __ATOMIC_ACQUIRE))
+            if (backend_canceled(c->training))
                 rc = fail(&w->err, -ECANCELED, "canceled");
             else if (atomic_load_explicit(&round->stopped, memory_order_relaxed))
                 rc = fail(&w->err, -ECANCELED, "stopped");
             else
-                rc = train_batch(round, w, r, w->order + i, n, &augment, &dropout, start, r->correction);
+                rc = train_batch(w, c, w->order + i, n, &augment, &dropout, start);
         }
     }
 trained:
@@ -162,75 +161,27 @@ trained:
     return 0;
 }
 
-/* the ordered sum */
-
-/* Under the lock: adds what is ready, in order. Only one thread at a time is here past the first line. */
-static void add_ready(struct round *round)
-{
-    const struct plan *p = round->plan;
-
-    while (!round->adding && round->next_to_add < round->n && round->ready[round->next_to_add]) {
-        size_t i = round->next_to_add;
-        float *weights = round->ready[i];
-        round->adding = true;
-        pthread_mutex_unlock(&round->lock);
-        (i ? kernel_add_scaled : kernel_scaled)(weights, round->replicas[i].weight, p->sum, p->weights_n);
-        pthread_mutex_lock(&round->lock);
-        round->adding = false;
-        round->spares[round->spares_n++] = weights;
-        round->next_to_add++;
-        pthread_cond_broadcast(&round->moved);
-    }
-}
-
-static void deliver_sum(struct round *round, struct worker *w, size_t i)
-{
-    const struct plan *p = round->plan;
-    float *spare;
-
-    pthread_mutex_lock(&round->lock);
-    while (round->next_to_add != i && !round->spares_n && !round->stopped)
-        pthread_cond_wait(&round->moved, &round->lock);
-    if (round->next_to_add == i && !round->adding) { /* its turn: no copy */
-        round->adding = true;
-        pthread_mutex_unlock(&round->lock);
-        (i ? kernel_add_scaled : kernel_scaled)(w->weights, round->replicas[i].weight, p->sum, p->weights_n);
-        pthread_mutex_lock(&round->lock);
-        round->adding = false;
-        round->next_to_add++;
-        pthread_cond_broadcast(&round->moved);
-    } else if (round->spares_n) {
-        spare = round->spares[--round->spares_n];
-        pthread_mutex_unlock(&round->lock);
-        memcpy(spare, w->weights, p->weights_n * sizeof *spare);
-        pthread_mutex_lock(&round->lock);
-        round->ready[i] = spare;
-    }
-    add_ready(round);
-    pthread_mutex_unlock(&round->lock);
-}
-
-/* The leader of a team: replica after replica. */
+/* The leader of a team: replica after replica. A training that is canceled leaves the others going on. */
 static void train_replicas(struct round *round, struct worker *w)
 {
-    size_t i;
+    size_t at;
 
     w->rc = 0;
-    while (!atomic_load(&round->stopped) && (i = atomic_fetch_add(&round->next, 1)) < round->n) {
-        w->rc = train_replica(round, w, &round->replicas[i]);
-        if (w->rc) {
-            pthread_mutex_lock(&round->lock);
+    while (!atomic_load(&round->stopped) && (at = atomic_fetch_add(&round->next, 1)) < round->n) {
+        const struct claim *c = &round->claims[at];
+        int rc = train_replica(round, w, c);
+        if (rc == -ECANCELED && backend_canceled(c->training)) {
+            sums_give_up(&round->sums, c->k);
+        } else if (rc) {
+            w->rc = rc;
             atomic_store(&round->stopped, true);
-            pthread_cond_broadcast(&round->moved);
-            pthread_mutex_unlock(&round->lock);
+            sums_stop(&round->sums);
             return;
+        } else if (c->training->reduction.type == REDUCE_WEIGHTED_SUM) {
+            sums_deliver(&round->sums, c->k, c->i, w->weights);
+        } else {
+            plan_scatter(round->plan, w->weights, c->training->reduction.each[c->i]);
         }
-        if (round->reduction->type == REDUCE_WEIGHTED_SUM && round->n == 1)
-            plan_scatter_scaled(round->plan, w->weights, round->replicas[i].weight, round->reduction->sum);
-        else if (round->reduction->type == REDUCE_WEIGHTED_SUM)
-            deliver_sum(round, w, i);
-        else
-            plan_scatter(round->plan, w->weights, round->reduction->each[i]);
     }
 }
 
@@ -266,7 +217,7 @@ static void setup_thread(void *arg, size_t thread)
 
     (void)thread;
     for (size_t i = 0; i < round->n && !s->rc; i++) {
-        const struct replica *r = &round->replicas[i];
+        const struct replica *r = round->claims[i].replica;
         size_t last = r->samples_n % r->batch, index;
         if (r->samples_n >= r->batch)
             s->rc = plan_variant(round->plan, r->batch, true, &index, s->err);
@@ -293,10 +244,11 @@ static int setup_workers(struct round *round, struct error *err)
     int rc = plan_workers(p, round->threads, round->team_size, err);
 
     for (size_t i = 0; i < round->n; i++) {
-        size_t floats = optimizer_state_floats(&round->replicas[i].optimizer, p->trainable_n);
+        const struct replica *r = round->claims[i].replica;
+        size_t floats = optimizer_state_floats(&r->optimizer, p->trainable_n);
         state = floats > state ? floats : state;
-        order = round->replicas[i].samples_n > order ? round->replicas[i].samples_n : order;
-        own_start |= round->replicas[i].start != round->shared;
+        order = r->samples_n > order ? r->samples_n : order;
+        own_start |= r->start != round->shared;
     }
     for (size_t i = 0; i < round->threads && !rc; i += round->team_size) {
         struct worker *w = p->workers[i];
@@ -314,87 +266,67 @@ static int setup_workers(struct round *round, struct error *err)
     return rc;
 }
 
-static int check_replicas(const struct round *round, struct error *err)
+static int check_trainings(const struct plan *p, const struct training *trainings, size_t n, struct error *err)
 {
-    const struct plan *p = round->plan;
-    int rc = cpu_check_samples(p, NULL, NULL, 0, err);
-
-    for (size_t i = 0; i < round->n && !rc; i++) {
-        const struct replica *r = &round->replicas[i];
-        if (r->batch < 1 || r->batch > p->batch)
-            return fail(err, -EINVAL, "replica %zu: a batch of %zu, but the plan is for 1 to %zu", i, r->batch,
-                        p->batch);
-        rc = cpu_check_samples(p, &p->backend->dataset->train, r->samples, r->samples_n, err);
-        if (rc)
-            fail_prefix(err, "replica %zu", i);
-    }
-    return rc;
+    for (size_t k = 0; k < n; k++)
+        if (trainings[k].reduction.type == REDUCE_MODEL)
+            return fail(err, -EINVAL, "the CPU backend keeps no models");
+    return backend_check_trainings(p->model, p->backend->dataset, p->batch, trainings, n, err);
 }
 
-static int sum_begin(struct round *round, struct error *err)
+/* The claims in order, and teams for them. */
+static int round_init(struct round *round, struct training *trainings, size_t n, struct error *err)
 {
-    struct plan *p = round->plan;
-    size_t spares = round->threads / round->team_size;
+    size_t crew = crew_size(round->plan->backend->crew), teams_n = crew < round->n ? crew : round->n, at = 0;
 
-    round->ready = calloc(round->n, sizeof *round->ready);
-    round->spares = calloc(round->n + spares, sizeof *round->spares);
-    if (!round->ready || !round->spares)
+    round->team_size = crew / teams_n;
+    round->threads = teams_n * round->team_size;
+    round->claims = calloc(round->n, sizeof *round->claims);
+    round->teams = calloc(teams_n, sizeof *round->teams);
+    if (!round->claims || !round->teams)
         return fail(err, -ENOMEM, "out of memory for %zu replicas", round->n);
-    if (!p->waiting && !(p->waiting = calloc(crew_size(p->backend->crew), sizeof *p->waiting)))
-        return fail(err, -ENOMEM, "out of memory");
-    for (size_t i = 0; spares > 1 && i < spares; i++) {
-        if (!p->waiting[i] && !(p->waiting[i] = buffer_new(p->weights_n * sizeof(float))))
-            return fail(err, -ENOMEM, "out of memory for %zu replicas at once", round->threads);
-        round->spares[round->spares_n++] = p->waiting[i];
+    for (size_t k = 0; k < n; k++) {
+        trainings[k].canceled = false;
+        for (size_t i = 0; i < trainings[k].n; i++)
+            round->claims[at++] = (struct claim){&trainings[k], &trainings[k].replicas[i], k, i};
     }
-    return 0;
+    for (size_t i = 0; i < teams_n; i++)
+        round->teams[i] = (struct team){.n = round->team_size, .first = i * round->team_size};
+    round->shared = round->claims[0].replica->start;
+    return sums_init(&round->sums, round->plan, trainings, n, teams_n, err);
 }
 
-int cpu_train(struct plan *p, struct replica *replicas, size_t n, const struct augment *augment,
-              struct reduction *reduction, const volatile int *cancel, struct error *err)
+static void round_done(struct round *round)
 {
-    struct round round = {.plan = p,
-                          .replicas = replicas,
-                          .n = n,
-                          .augment = augment ? augment : &(struct augment){0},
-                          .reduction = reduction,
-                          .cancel = cancel};
-    struct setup setup = {.round = &round, .err = err};
-    size_t crew = crew_size(p->backend->crew), teams_n = crew < n ? crew : n;
-    int rc;
+    sums_done(&round->sums);
+    free(round->claims);
+    free(round->teams);
+}
 
-    if (!n)
-        return 0;
-    round.team_size = crew / teams_n;
-    round.threads = teams_n * round.team_size;
-    round.shared = replicas[0].start;
-    if ((rc = check_replicas(&round, err)))
+int cpu_train(struct plan *p, struct training *trainings, size_t n, struct error *err)
+{
+    struct round round = {.plan = p, .n = backend_replicas(trainings, n)};
+    struct setup setup = {.round = &round, .err = err};
+    int rc = check_trainings(p, trainings, n, err);
+
+    if (rc || !round.n)
         return rc;
+    if ((rc = round_init(&round, trainings, n, err)))
+        goto out;
     crew_run(p->backend->crew, 1, setup_thread, &setup);
     if ((rc = setup.rc) || (rc = setup_workers(&round, err)))
-        return rc;
-    round.teams = calloc(teams_n, sizeof *round.teams);
-    if (!round.teams)
-        return fail(err, -ENOMEM, "out of memory for %zu replicas at once", teams_n);
-    for (size_t i = 0; i < teams_n; i++)
-        round.teams[i] = (struct team){.n = round.team_size, .first = i * round.team_size};
-    pthread_mutex_init(&round.lock, NULL);
-    pthread_cond_init(&round.moved, NULL);
-    if (reduction->type == REDUCE_WEIGHTED_SUM && (rc = sum_begin(&round, err)))
         goto out;
     plan_gather(p, round.shared, p->start);
     crew_run(p->backend->crew, round.threads, train_thread, &round);
     for (size_t i = 0; i < round.threads; i += round.team_size) /* the error that stopped the others, not their being stopped */
         if (p->workers[i]->rc && (!rc || rc == -ECANCELED))
             rc = fail(err, p->workers[i]->rc, "%s", p->workers[i]->err.text);
-    if (!rc && reduction->type == REDUCE_WEIGHTED_SUM && n > 1)
-        plan_scatter_sum(p, p->sum, reduction->sum);
+    if (!rc && backend_all_canceled(trainings, n))
+        rc = fail(err, -ECANCELED, "canceled");
+    if (!rc)
+        sums_finish(&round.sums);
 out:
-    pthread_cond_destroy(&round.moved);
-    pthread_mutex_destroy(&round.lock);
-    free(round.teams);
-    free(round.ready);
-    free(round.spares);
+    round_done(&round);
     return rc;
 }
 

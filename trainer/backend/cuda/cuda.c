@@ -123,6 +123,8 @@ const struct backend_ops BACKEND_CUDA = {
     .train = cuda_train,
     .put_model = cuda_put_model,
     .get_model = cuda_get_model,
+    .drop_model = cuda_drop_model,
+    .evaluate_model = cuda_evaluate_model,
     .evaluate = cuda_evaluate,
     .gradients = cuda_gradients,
 };

@@ -6,6 +6,7 @@
  *   layers.c     an operation -> launches
  *   lanes.c      device memory of replicas in lockstep, steps captured as graphs
  *   plan.c       working layout of the weights, memory of a plan
+ *   reduce.c     weighted sums, models that stay on the device
  *   train.c, evaluate.c, cuda.c   the table of functions
  *   load.c       opens flexp-cuda.so
  *   selftest*.c  the checks that are run on a real GPU
@@ -100,8 +101,9 @@ struct plan {
     /* on the device */
     uint32_t *d_where, *d_draws;
     float *d_canonical; /* one model */
-    double *d_sum;
-    float *d_model;                      /* the resident model, canonical; NULL until it is put */
+    double *d_sums; /* of trainings, each of the model's weights_n */
+    size_t sums_room;
+    struct resident *residents;
     struct lanes *training, *evaluation; /* NULL until used */
     uint64_t data_seen;
     void *host; /* staging */
@@ -162,8 +164,9 @@ struct lanes {
 int lanes_new(struct plan *plan, const struct program *program, size_t n, struct lanes **ret, struct error *err);
 void lanes_free(struct lanes *lanes);
 size_t lanes_bytes(const struct program *program, size_t weights_n, size_t trainable_n, size_t n);
-/* Runs so many steps, captured; *cancel is looked at between graphs. */
-int lanes_run(struct lanes *lanes, uint64_t steps, const volatile int *cancel, struct error *err);
+/* Runs so many steps, captured. Between graphs it marks which of the n trainings (0: it is an evaluation) are canceled, and
+ * goes on until all of them are. */
+int lanes_run(struct lanes *lanes, uint64_t steps, struct training *trainings, size_t n, struct error *err);
 /* A step without capture. */
 int lanes_step(struct lanes *lanes, struct error *err);
 void lanes_forget_graphs(struct lanes *lanes);
@@ -171,7 +174,10 @@ int lanes_grow(struct lanes *lanes, void **buffer, size_t *room, size_t wanted, 
 int lanes_state(struct lanes *lanes, size_t parts, struct error *err);
 int lanes_own_starts(struct lanes *lanes, struct error *err);
 int lanes_corrections(struct lanes *lanes, struct error *err);
-/* Canonical weights (host; NULL: the resident model) to the working layout. */
+/* Canonical weights on the device to the working layout of so many lanes, one after another. */
+int lanes_gather(struct lanes *lanes, const float *canonical, float *working, size_t n, size_t lanes_n,
+                 struct error *err);
+/* The host's, to one. */
 int lanes_put_weights(struct lanes *lanes, const float *canonical, float *working, size_t n, struct error *err);
 /* The optimizer's arguments, without a range. */
 struct optimize_args lanes_update(const struct lanes *lanes);
@@ -187,16 +193,60 @@ bool layer_product(const struct lanes *lanes, const struct op *op, uint32_t mode
 #define LAUNCH(lanes, kernel, args, err)                                                                               \
     (lanes)->plan->backend->driver->launch((lanes)->plan->backend->device, KERNEL_##kernel, args, sizeof *(args), err)
 
+/* reduce.c */
+
+struct resident {
+    struct resident *next; /* of the plan's */
+    float *weights;        /* canonical, on the device */
+};
+
+/* A replica of a call. */
+struct member {
+    struct training *training;
+    struct replica *replica;
+    size_t k, i; /* which training of the call, which replica of that */
+};
+
+/* Those that are trained at once: lane after lane; members of one training are neighbours. */
+struct turn {
+    struct plan *plan;
+    struct lanes *lanes;
+    struct member *members; /* room for the call's */
+    size_t n;
+    struct lane *host; /* lanes->n */
+    size_t samples_n, entries_n, longest;
+    uint32_t epochs_max, steps_max;
+};
+
+/* Arrays like the trainable weights. */
+static inline size_t cuda_state_parts(const struct replica *r)
+{
+    return optimizer_state_floats(&r->optimizer, 1);
+}
+
+/* The end of the neighbours that begin at lane i. */
+size_t turn_same_training(const struct turn *turn, size_t i);
+/* Sums of so many trainings begin at 0. */
+int sums_begin(struct plan *plan, size_t n, struct error *err);
+/* Everything that the turn leaves, in order of replicas; totals: one for each lane. */
+int turn_reduce(struct turn *turn, struct lane_total *totals, struct error *err);
+/* What the trainings that are not canceled end with. */
+int sums_end(struct plan *plan, struct training *trainings, size_t n, struct error *err);
+int cuda_get_canonical(struct plan *plan, const float *working, float *canonical, size_t n, struct error *err);
+int cuda_put_model(struct plan *plan, struct resident **model, const float *weights, struct error *err);
+int cuda_get_model(struct plan *plan, const struct resident *model, float *weights, struct error *err);
+void cuda_drop_model(struct plan *plan, struct resident *model);
+
 /* train.c, evaluate.c */
 
-int cuda_train(struct plan *plan, struct replica *replicas, size_t n, const struct augment *augment,
-               struct reduction *reduction, const volatile int *cancel, struct error *err);
+int cuda_train(struct plan *plan, struct training *trainings, size_t n, struct error *err);
 int cuda_gradients(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
                    size_t n, float *ret_gradients, double *ret_loss, struct error *err);
 int cuda_evaluate(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
                   size_t n, struct evaluation *ret, float *predictions, struct error *err);
-int cuda_put_model(struct plan *plan, const float *weights, struct error *err);
-int cuda_get_model(struct plan *plan, float *weights, struct error *err);
+int cuda_evaluate_model(struct plan *plan, const struct resident *model, const struct data_split *split,
+                        const uint32_t *samples, size_t n, struct evaluation *ret, float *predictions,
+                        struct error *err);
 /* How many lanes go at once for n replicas: all, or as few turns as memory allows. */
 int lanes_for(struct plan *plan, size_t n, size_t *ret_lanes, struct error *err);
 int cuda_plan_training(struct plan *plan, size_t n, struct error *err);

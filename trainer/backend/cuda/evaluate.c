@@ -59,8 +59,9 @@ static void add_up(const double *losses, const uint16_t *predictions, const uint
     ret->n += n;
 }
 
-int cuda_evaluate(struct plan *p, const float *weights, const struct data_split *split, const uint32_t *samples,
-                  size_t n, struct evaluation *ret, float *predictions, struct error *err)
+/* Of weights, or of a model on the device. */
+static int evaluate(struct plan *p, const float *weights, const struct resident *model, const struct data_split *split,
+                    const uint32_t *samples, size_t n, struct evaluation *ret, float *predictions, struct error *err)
 {
     size_t classes = (size_t)p->model->classes;
     struct lanes *l;
@@ -71,8 +72,6 @@ int cuda_evaluate(struct plan *p, const float *weights, const struct data_split 
         return rc;
     if (ret->classes != p->model->classes)
         return fail(err, -EINVAL, "an evaluation of %d classes for a model of %d", ret->classes, p->model->classes);
-    if (!weights && !p->d_model)
-        return fail(err, -EINVAL, "no model has been put");
     if (!n)
         return 0;
     if (!p->evaluation && (rc = lanes_new(p, &p->evaluate, 1, &p->evaluation, err)))
@@ -81,9 +80,10 @@ int cuda_evaluate(struct plan *p, const float *weights, const struct data_split 
     if ((rc = grow(l, n, predictions != NULL, err)) ||
         (rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, n * sizeof *samples, err)) ||
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, sizeof *l->steps, err)) ||
-        (rc = lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)) ||
+        (rc = weights ? lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)
+                      : lanes_gather(l, model->weights, l->weights, p->model->weights_n, 1, err)) ||
         (rc = cuda_plan_point(l, split, n, err)) ||
-        (rc = lanes_run(l, (n + p->evaluate.rows - 1) / p->evaluate.rows, NULL, err)))
+        (rc = lanes_run(l, (n + p->evaluate.rows - 1) / p->evaluate.rows, NULL, 0, err)))
         return rc;
     host = cuda_plan_host(p, n * (sizeof(double) + sizeof(uint16_t)));
     if (!host)
@@ -97,4 +97,17 @@ int cuda_evaluate(struct plan *p, const float *weights, const struct data_split 
     add_up((const double *)(const void *)host, (const uint16_t *)(const void *)(host + n * sizeof(double)),
            split->labels, samples, n, ret);
     return 0;
+}
+
+int cuda_evaluate(struct plan *p, const float *weights, const struct data_split *split, const uint32_t *samples,
+                  size_t n, struct evaluation *ret, float *predictions, struct error *err)
+{
+    return evaluate(p, weights, NULL, split, samples, n, ret, predictions, err);
+}
+
+int cuda_evaluate_model(struct plan *p, const struct resident *model, const struct data_split *split,
+                        const uint32_t *samples, size_t n, struct evaluation *ret, float *predictions,
+                        struct error *err)
+{
+    return evaluate(p, NULL, model, split, samples, n, ret, predictions, err);
 }

@@ -18,6 +18,7 @@ struct lane { /* written by the host at a round's start */
     uint64_t table;   /* first of its entries: epoch after epoch */
     uint32_t samples_n, batch, epochs, steps;
     uint32_t optimizer, nesterov;
+    int32_t padding, flips; /* of its augmentation */
     float lr, momentum, decay, beta1, beta2, eps, mu;
     double weight;
     int64_t t; /* optimizer steps done before */
@@ -44,9 +45,9 @@ struct entry {
 
 /* Shuffles a list into entries and draws how each is placed: position after position, as the CPU backend does batch
  * after batch. */
-DEVICE void make_entries(const struct lane *lane, uint32_t epoch, const uint32_t *samples, int padding, int flips,
-                         struct entry *entries)
+DEVICE void make_entries(const struct lane *lane, uint32_t epoch, const uint32_t *samples, struct entry *entries)
 {
+    int padding = lane->padding, flips = lane->flips;
     uint64_t who = lane->client << 16 | epoch;
     struct pcg32 shuffle = d_key(lane->seed, RNG_SHUFFLE, lane->trial, lane->round, who);
     struct pcg32 augment = d_key(lane->seed, RNG_AUGMENT, lane->trial, lane->round, who);
@@ -72,7 +73,6 @@ struct schedule_args {
     const uint32_t *samples;
     struct entry *entries;
     uint32_t epochs_max, most;
-    int32_t padding, flips;
 };
 
 DEVICE void schedule_body(const struct schedule_args *a, uint64_t i)
@@ -81,7 +81,7 @@ DEVICE void schedule_body(const struct schedule_args *a, uint64_t i)
     uint32_t epoch = (uint32_t)(i % a->epochs_max);
 
     if (epoch < lane->epochs && lane->samples_n <= a->most)
-        make_entries(lane, epoch, a->samples + lane->samples, a->padding, a->flips,
+        make_entries(lane, epoch, a->samples + lane->samples,
                      a->entries + lane->table + (uint64_t)epoch * lane->samples_n);
 }
 

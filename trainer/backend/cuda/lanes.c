@@ -146,18 +146,24 @@ int lanes_corrections(struct lanes *l, struct error *err)
     return rc ? rc : DRIVER(l)->clear(DEVICE_OF(l), buffer, l->n * l->plan->trainable_n * sizeof(float), err);
 }
 
+int lanes_gather(struct lanes *l, const float *canonical, float *working, size_t n, size_t lanes_n, struct error *err)
+{
+    struct gather_args a = {.count = lanes_n * n,
+                            .canonical = canonical,
+                            .working = working,
+                            .where = l->plan->d_where,
+                            .n = n,
+                            .working_stride = l->plan->weights_n};
+
+    return LAUNCH(l, gather, &a, err);
+}
+
 /* n: weights_n, or trainable_n for what is laid out as these. */
 int lanes_put_weights(struct lanes *l, const float *canonical, float *working, size_t n, struct error *err)
 {
-    struct gather_args a = {.count = n,
-                            .canonical = canonical ? l->plan->d_canonical : l->plan->d_model,
-                            .working = working,
-                            .where = l->plan->d_where,
-                            .n = n};
-    int rc =
-        !canonical ? 0 : DRIVER(l)->upload(DEVICE_OF(l), l->plan->d_canonical, canonical, n * sizeof *canonical, err);
+    int rc = DRIVER(l)->upload(DEVICE_OF(l), l->plan->d_canonical, canonical, n * sizeof *canonical, err);
 
-    return rc ? rc : LAUNCH(l, gather, &a, err);
+    return rc ? rc : lanes_gather(l, l->plan->d_canonical, working, n, 1, err);
 }
 
 /* a step */
@@ -298,7 +304,7 @@ int lanes_new(struct plan *plan, const struct program *program, size_t n, struct
     return 0;
 }
 
-int lanes_run(struct lanes *l, uint64_t steps, const volatile int *cancel, struct error *err)
+int lanes_run(struct lanes *l, uint64_t steps, struct training *trainings, size_t n, struct error *err)
 {
     uint64_t queued = 0;
 
@@ -308,7 +314,9 @@ int lanes_run(struct lanes *l, uint64_t steps, const volatile int *cancel, struc
         while ((uint64_t)1 << k > steps)
             k--;
         failpoint("worker_mid_round");
-        if (cancel && __atomic_load_n(cancel, __ATOMIC_ACQUIRE))
+        for (size_t i = 0; i < n; i++)
+            trainings[i].canceled |= backend_canceled(&trainings[i]);
+        if (n && backend_all_canceled(trainings, n))
             return fail(err, -ECANCELED, "canceled");
         if (!l->graphs[k])
             rc = capture(l, k, err);

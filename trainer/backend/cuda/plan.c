@@ -111,8 +111,8 @@ int cuda_plan_bytes(const struct model *m, size_t batch, enum precision precisio
     if (!rc)
         rc = program_new(m, evaluate_rows(m), false, gemm_precision(precision), &evaluate, err);
     if (!rc) {
-        /* where, canonical weights, sums, the resident model; an evaluation; the libraries' workspace is in
-         * CONTEXT_BYTES */
+        /* where, canonical weights; of one training the sums and the resident model; an evaluation; the libraries'
+         * workspace is in CONTEXT_BYTES */
         *ret_shared = CONTEXT_BYTES + weights * (4 + 4 + 8 + 4) + lanes_bytes(&evaluate, weights, trainable, 1) +
                       data_bytes(dataset) + (dataset ? (dataset->train.n + dataset->test.n) * 32 : 0);
         *ret_lane = lanes_bytes(&train, weights, trainable, 1) + (2 * trainable + weights) * sizeof(float);
@@ -132,7 +132,7 @@ static int device_new(struct plan *p, struct error *err)
     if ((rc = d->alloc(device, (m->weights_n + 1) * sizeof *p->where, (void **)&p->d_where, err)) ||
         (rc = d->alloc(device, (p->draws_n + 1) * sizeof *p->draws, (void **)&p->d_draws, err)) ||
         (rc = d->alloc(device, (m->weights_n + 1) * sizeof(float), (void **)&p->d_canonical, err)) ||
-        (rc = d->alloc(device, (m->weights_n + 1) * sizeof(double), (void **)&p->d_sum, err)) ||
+        (rc = sums_begin(p, 1, err)) ||
         (rc = d->upload(device, p->d_where, p->where, m->weights_n * sizeof *p->where, err)))
         return rc;
     return d->upload(device, p->d_draws, p->draws, p->draws_n * sizeof *p->draws, err);
@@ -176,8 +176,9 @@ void cuda_plan_free(struct plan *p)
     d->release(p->backend->device, p->d_where);
     d->release(p->backend->device, p->d_draws);
     d->release(p->backend->device, p->d_canonical);
-    d->release(p->backend->device, p->d_sum);
-    d->release(p->backend->device, p->d_model);
+    d->release(p->backend->device, p->d_sums);
+    while (p->residents)
+        cuda_drop_model(p, p->residents);
     program_done(&p->train);
     program_done(&p->evaluate);
     free(p->where);

@@ -297,7 +297,7 @@ static int train(const struct backend_ops *ops, struct plan *plan, struct replic
     struct augment augment = {.crop_padding = 2, .horizontal_flip = true};
     struct reduction reduction = {.type = REDUCE_EACH, .each = each};
 
-    return ops->train(plan, r, n, &augment, &reduction, NULL, err);
+    return backend_train(ops, plan, r, n, &augment, &reduction, NULL, err);
 }
 
 static void number(uint32_t *samples)
@@ -414,7 +414,7 @@ void selftest_memory(struct selftest *t, int rounds)
     number(samples);
     for (int i = 0; i < rounds && !err.code; i++) {
         make_replicas(r, b.weights, samples);
-        if (BACKEND_CUDA.train(b.gpu_plan, r, i == 1 ? 3 : REPLICAS, NULL, &reduction, NULL, &err))
+        if (backend_train(&BACKEND_CUDA, b.gpu_plan, r, i == 1 ? 3 : REPLICAS, NULL, &reduction, NULL, &err))
             break;
         if (i == 2)
             driver->memory(device, &before, &total, &err);

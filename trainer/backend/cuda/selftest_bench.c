@@ -61,7 +61,7 @@ static int time_replicas(struct bed *b, size_t replicas, size_t batch, size_t st
                                     .client = i,
                                     .weight = 1 / (double)replicas};
         began = now();
-        rc = BACKEND_CUDA.train(b->gpu_plan, r, replicas, &augment, &reduction, NULL, err);
+        rc = backend_train(&BACKEND_CUDA, b->gpu_plan, r, replicas, &augment, &reduction, NULL, err);
         if (k)
             seconds[k - 1] = now() - began;
     }
@@ -117,7 +117,7 @@ static void bench_pfl(struct selftest *t, enum precision precision, int rounds)
         return;
     }
     rc = evaluation_init(&e, 10);
-    rc = rc ? rc : BACKEND_CUDA.put_model(b.gpu_plan, b.weights, &err);
+    rc = rc ? rc : BACKEND_CUDA.put_model(b.gpu_plan, &reduction.model, b.weights, &err);
     for (uint32_t i = 0; i < 50000; i++)
         samples[i] = i;
     for (int round = 0; round <= rounds && !rc; round++) { /* round 0 warms up */
@@ -136,12 +136,12 @@ static void bench_pfl(struct selftest *t, enum precision precision, int rounds)
                                     .client = client,
                                     .weight = 1.0 / 50};
         }
-        rc = BACKEND_CUDA.train(b.gpu_plan, r, 50, NULL, &reduction, NULL, &err);
+        rc = backend_train(&BACKEND_CUDA, b.gpu_plan, r, 50, NULL, &reduction, NULL, &err);
         for (size_t i = 0; i < 50 && round; i++)
             steps += (uint64_t)r[i].batches;
         if (!rc && round % 10 == 0) {
             evaluation_clear(&e);
-            rc = BACKEND_CUDA.evaluate(b.gpu_plan, NULL, &b.data.test, samples, 10000, &e, NULL, &err);
+            rc = BACKEND_CUDA.evaluate_model(b.gpu_plan, reduction.model, &b.data.test, samples, 10000, &e, NULL, &err);
             evaluations += round > 0;
         }
     }
@@ -149,7 +149,7 @@ static void bench_pfl(struct selftest *t, enum precision precision, int rounds)
         selftest_error(t, key, err.text);
     } else {
         double seconds = now() - began;
-        rc = BACKEND_CUDA.get_model(b.gpu_plan, b.weights, &err);
+        rc = BACKEND_CUDA.get_model(b.gpu_plan, reduction.model, b.weights, &err);
         printf("%llu client steps, %llu evaluations\n", (unsigned long long)steps, (unsigned long long)evaluations);
         strcat(key, ", s");
         put(t, key, seconds);

@@ -20,11 +20,6 @@ static double seconds_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static size_t state_parts(const struct replica *r)
-{
-    return optimizer_state_floats(&r->optimizer, 1);
-}
-
 /* memory */
 
 int lanes_for(struct plan *p, size_t n, size_t *ret_lanes, struct error *err)
@@ -82,22 +77,12 @@ int cuda_plan_point(struct lanes *l, const struct data_split *split, uint64_t to
 
 /* one turn */
 
-struct turn {
-    struct plan *plan;
-    struct lanes *lanes;
-    struct replica *replicas;
-    size_t n;
-    const struct augment *augment;
-    struct lane *host; /* lanes->n */
-    size_t samples_n, entries_n, longest;
-    uint32_t epochs_max, steps_max;
-};
-
 static int fill_lanes(struct turn *t, struct error *err)
 {
     memset(t->host, 0, t->lanes->n * sizeof *t->host);
     for (size_t i = 0; i < t->n; i++) {
-        const struct replica *r = &t->replicas[i];
+        const struct replica *r = t->members[i].replica;
+        const struct augment *augment = t->members[i].training->augment;
         double per_epoch = (double)((r->samples_n + r->batch - 1) / r->batch), steps = per_epoch * (double)r->epochs;
         if (r->max_batches > 0 && steps > (double)r->max_batches)
             steps = (double)r->max_batches;
@@ -116,6 +101,8 @@ static int fill_lanes(struct turn *t, struct error *err)
             .steps = (uint32_t)steps,
             .optimizer = (uint32_t)r->optimizer.type,
             .nesterov = r->optimizer.nesterov,
+            .padding = augment && augment->crop_padding > 0 ? augment->crop_padding : 0,
+            .flips = augment && augment->horizontal_flip,
             .lr = r->lr,
             .momentum = r->optimizer.momentum,
             .decay = r->optimizer.weight_decay,
@@ -164,15 +151,12 @@ static int put_tables(struct turn *t, struct error *err)
 {
     struct plan *p = t->plan;
     struct lanes *l = t->lanes;
-    bool crop = t->augment->crop_padding > 0;
     struct schedule_args a = {.count = l->n * (uint64_t)t->epochs_max,
                               .lanes = l->lanes,
                               .samples = l->samples,
                               .entries = l->entries,
                               .epochs_max = t->epochs_max,
-                              .most = SCHEDULE_MOST,
-                              .padding = crop ? t->augment->crop_padding : 0,
-                              .flips = t->augment->horizontal_flip};
+                              .most = SCHEDULE_MOST};
     uint32_t *samples = cuda_plan_host(p, t->samples_n * sizeof *samples);
     struct entry *entries;
     int rc;
@@ -180,7 +164,7 @@ static int put_tables(struct turn *t, struct error *err)
     if (!samples)
         return fail(err, -ENOMEM, "out of memory for %zu replicas", t->n);
     for (size_t i = 0; i < t->n; i++)
-        memcpy(samples + t->host[i].samples, t->replicas[i].samples, t->replicas[i].samples_n * sizeof *samples);
+        memcpy(samples + t->host[i].samples, t->members[i].replica->samples, t->host[i].samples_n * sizeof *samples);
     if ((rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, t->samples_n * sizeof *samples, err)) ||
         (rc = DRIVER(p)->upload(DEVICE_OF(p), l->lanes, t->host, l->n * sizeof *t->host, err)) ||
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, l->n * sizeof *l->steps, err)) ||
@@ -194,7 +178,7 @@ static int put_tables(struct turn *t, struct error *err)
         if (!(entries = cuda_plan_host(p, lane->samples_n * sizeof *entries)))
             return fail(err, -ENOMEM, "out of memory for %zu replicas", t->n);
         for (uint32_t epoch = 0; epoch < lane->epochs && !rc; epoch++) {
-            make_entries(lane, epoch, t->replicas[i].samples, a.padding, a.flips, entries);
+            make_entries(lane, epoch, t->members[i].replica->samples, entries);
             rc = DRIVER(p)->upload(DEVICE_OF(p), l->entries + lane->table + (size_t)epoch * lane->samples_n, entries,
                                    lane->samples_n * sizeof *entries, err);
         }
@@ -202,21 +186,37 @@ static int put_tables(struct turn *t, struct error *err)
     return rc;
 }
 
+static bool same_start(const struct member *a, const struct member *b)
+{
+    return a->replica->start == b->replica->start &&
+           (a->replica->start || a->training->reduction.model == b->training->reduction.model);
+}
+
+/* One start for all, or one for each: neighbours that start alike share the upload. */
 static int put_starts(struct turn *t, struct error *err)
 {
     struct plan *p = t->plan;
     struct lanes *l = t->lanes;
+    size_t n = p->model->weights_n, end;
     struct spread_args spread = {.count = l->n * p->weights_n, .to = l->weights, .n = p->weights_n};
     bool shared = true;
     int rc = 0;
 
     for (size_t i = 0; i < t->n; i++)
-        shared &= t->replicas[i].start == t->replicas[0].start;
+        shared &= same_start(&t->members[i], &t->members[0]);
     if (!shared && (rc = lanes_own_starts(l, err)))
         return rc;
-    for (size_t i = 0; i < t->n && !rc; i++)
-        if (!i || l->start_stride)
-            rc = lanes_put_weights(l, t->replicas[i].start, l->start + i * l->start_stride, p->model->weights_n, err);
+    for (size_t i = 0; i < t->n && !rc; i = end) {
+        const struct member *m = &t->members[i];
+        const float *from = p->d_canonical;
+        for (end = i + 1; end < t->n && same_start(&t->members[end], m);)
+            end++;
+        if (m->replica->start)
+            rc = DRIVER(p)->upload(DEVICE_OF(p), p->d_canonical, m->replica->start, n * sizeof(float), err);
+        else
+            from = m->training->reduction.model->weights;
+        rc = rc ? rc : lanes_gather(l, from, l->start + i * l->start_stride, n, l->start_stride ? end - i : 1, err);
+    }
     spread.from = l->start;
     spread.from_stride = l->start_stride;
     return rc ? rc : LAUNCH(l, spread, &spread, err);
@@ -231,74 +231,27 @@ static int put_state(struct turn *t, struct error *err)
     int rc;
 
     for (size_t i = 0; i < t->n; i++) {
-        parts = state_parts(&t->replicas[i]) > parts ? state_parts(&t->replicas[i]) : parts;
-        corrected |= t->replicas[i].correction != NULL;
+        const struct replica *r = t->members[i].replica;
+        parts = cuda_state_parts(r) > parts ? cuda_state_parts(r) : parts;
+        corrected |= r->correction != NULL;
     }
     if ((rc = lanes_state(l, parts, err)))
         return rc;
     if (l->state &&
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->state, l->n * l->state_parts * p->trainable_n * sizeof(float), err)))
         return rc;
-    for (size_t i = 0; i < t->n && !rc; i++)
-        for (size_t k = 0; t->replicas[i].optimizer_state && k < state_parts(&t->replicas[i]) && !rc; k++)
-            rc = lanes_put_weights(l, t->replicas[i].optimizer_state + k * n,
+    for (size_t i = 0; i < t->n && !rc; i++) {
+        const struct replica *r = t->members[i].replica;
+        for (size_t k = 0; r->optimizer_state && k < cuda_state_parts(r) && !rc; k++)
+            rc = lanes_put_weights(l, r->optimizer_state + k * n,
                                    l->state + (i * l->state_parts + k) * p->trainable_n, n, err);
+    }
     if (!rc && (corrected || l->correction))
         rc = lanes_corrections(l, err);
     for (size_t i = 0; i < t->n && !rc; i++)
-        if (t->replicas[i].correction)
-            rc = lanes_put_weights(l, t->replicas[i].correction, l->correction + i * p->trainable_n, n, err);
+        if (t->members[i].replica->correction)
+            rc = lanes_put_weights(l, t->members[i].replica->correction, l->correction + i * p->trainable_n, n, err);
     return rc;
-}
-
-static int get_canonical(struct plan *p, const float *working, float *canonical, size_t n, struct error *err)
-{
-    struct scatter_args a = {.count = n, .working = working, .canonical = p->d_canonical, .where = p->d_where};
-    int rc = LAUNCH(p->training, scatter, &a, err);
-
-    return rc ? rc : DRIVER(p)->download(DEVICE_OF(p), canonical, p->d_canonical, n * sizeof *canonical, err);
-}
-
-/* Everything that the turn leaves, in order of replicas. */
-static int reduce(struct turn *t, struct reduction *reduction, size_t first, struct lane_total *totals,
-                  struct error *err)
-{
-    struct plan *p = t->plan;
-    struct lanes *l = t->lanes;
-    struct distance_args d = {
-        .count = l->n * 1024,
-        .weights = l->weights,
-        .start = l->start,
-        .totals = l->totals,
-        .partial = l->partial,
-        .bad = l->bad,
-        .n = p->weights_n,
-        .trainable = p->trainable_n,
-        .runs = 1024,
-        .weights_stride = p->weights_n,
-        .start_stride = l->start_stride,
-    };
-    struct aggregate_args a = {.count = p->model->weights_n,
-                               .lanes = l->lanes,
-                               .weights = l->weights,
-                               .where = p->d_where,
-                               .sum = p->d_sum,
-                               .weights_stride = p->weights_n,
-                               .lanes_n = (uint32_t)t->n};
-    size_t n = p->model->trainable_n;
-    int rc = LAUNCH(l, distance, &d, err);
-
-    d.count = l->n;
-    rc = rc ? rc : LAUNCH(l, distance_sum, &d, err);
-    if (!rc && reduction->type != REDUCE_EACH)
-        rc = LAUNCH(l, aggregate, &a, err);
-    for (size_t i = 0; i < t->n && !rc && reduction->type == REDUCE_EACH; i++)
-        rc = get_canonical(p, l->weights + i * p->weights_n, reduction->each[first + i], p->model->weights_n, err);
-    for (size_t i = 0; i < t->n && !rc; i++)
-        for (size_t k = 0; t->replicas[i].optimizer_state && k < state_parts(&t->replicas[i]) && !rc; k++)
-            rc = get_canonical(p, l->state + (i * l->state_parts + k) * p->trainable_n,
-                               t->replicas[i].optimizer_state + k * n, n, err);
-    return rc ? rc : DRIVER(p)->download(DEVICE_OF(p), totals, l->totals, l->n * sizeof *totals, err);
 }
 
 static void report(struct replica *r, const struct lane_total *total, double seconds)
@@ -314,8 +267,7 @@ static void report(struct replica *r, const struct lane_total *total, double sec
         r->optimizer_steps += r->batches;
 }
 
-static int run_turn(struct turn *t, struct reduction *reduction, size_t first, const volatile int *cancel,
-                    struct error *err)
+static int run_turn(struct turn *t, struct training *trainings, size_t n, struct error *err)
 {
     struct lanes *l = t->lanes;
     struct lane_total *totals = calloc(l->n, sizeof *totals);
@@ -329,10 +281,10 @@ static int run_turn(struct turn *t, struct reduction *reduction, size_t first, c
     if (rc || (rc = fill_lanes(t, err)) || (rc = grow_tables(t, err)) || (rc = put_tables(t, err)) ||
         (rc = put_starts(t, err)) || (rc = put_state(t, err)) ||
         (rc = cuda_plan_point(l, &t->plan->backend->dataset->train, 0, err)) ||
-        (rc = lanes_run(l, t->steps_max, cancel, err)) || (rc = reduce(t, reduction, first, totals, err)))
+        (rc = lanes_run(l, t->steps_max, trainings, n, err)) || (rc = turn_reduce(t, totals, err)))
         goto out;
     for (size_t i = 0; i < t->n; i++)
-        report(&t->replicas[i], &totals[i], seconds_now() - began);
+        report(t->members[i].replica, &totals[i], seconds_now() - began);
 out:
     if (rc)
         DRIVER(t->plan)->wait(DEVICE_OF(t->plan), NULL); /* what was queued is done before its memory goes */
@@ -341,86 +293,46 @@ out:
     return rc;
 }
 
-static int check_replicas(const struct plan *p, const struct replica *replicas, size_t n, struct error *err)
+/* As many replicas as there are lanes, from *at on; those of canceled trainings are passed over. */
+static void next_turn(struct turn *t, struct plan *p, struct training *trainings, size_t n, struct member *at)
 {
-    int rc = cuda_plan_check_samples(p, NULL, NULL, 0, err);
+    struct member *members = t->members;
 
-    for (size_t i = 0; i < n && !rc; i++) {
-        const struct replica *r = &replicas[i];
-        if (r->batch < 1 || r->batch > p->batch)
-            return fail(err, -EINVAL, "replica %zu: a batch of %zu, but the plan is for 1 to %zu", i, r->batch,
-                        p->batch);
-        rc = cuda_plan_check_samples(p, &p->backend->dataset->train, r->samples, r->samples_n, err);
-        if (rc)
-            fail_prefix(err, "replica %zu", i);
+    *t = (struct turn){.plan = p, .lanes = p->training, .members = members};
+    while (at->k < n && t->n < p->training->n) {
+        struct training *training = &trainings[at->k];
+        if (training->canceled || at->i == training->n) {
+            at->k++;
+            at->i = 0;
+            continue;
+        }
+        t->members[t->n++] = (struct member){training, &training->replicas[at->i], at->k, at->i};
+        at->i++;
     }
-    return rc;
 }
 
-static int check_starts(const struct plan *p, const struct replica *replicas, size_t n,
-                        const struct reduction *reduction, struct error *err)
+int cuda_train(struct plan *p, struct training *trainings, size_t n, struct error *err)
 {
-    bool resident = reduction->type == REDUCE_MODEL;
+    size_t replicas = backend_replicas(trainings, n);
+    struct turn turn = {0};
+    struct member at = {0};
+    int rc = backend_check_trainings(p->model, p->backend->dataset, p->batch, trainings, n, err);
 
-    if (resident && !p->d_model)
-        return fail(err, -EINVAL, "no model has been put");
-    for (size_t i = 0; i < n; i++)
-        if (!replicas[i].start != resident)
-            return fail(err, -EINVAL, "replica %zu: %s", i,
-                        resident ? "starts from the resident model alone" : "has no start");
-    return 0;
-}
-
-int cuda_train(struct plan *p, struct replica *replicas, size_t n, const struct augment *augment,
-               struct reduction *reduction, const volatile int *cancel, struct error *err)
-{
-    bool sums = reduction->type == REDUCE_WEIGHTED_SUM;
-    size_t sum_bytes = p->model->weights_n * sizeof(double);
-    int rc;
-
-    if (!n)
-        return 0;
-    if ((rc = check_replicas(p, replicas, n, err)) || (rc = check_starts(p, replicas, n, reduction, err)) ||
-        (rc = cuda_plan_training(p, n, err)))
+    for (size_t k = 0; k < n; k++)
+        trainings[k].canceled = false;
+    if (rc || !replicas || (rc = sums_begin(p, n, err)) || (rc = cuda_plan_training(p, replicas, err)))
         return rc;
-    if (reduction->type != REDUCE_EACH && (rc = DRIVER(p)->clear(DEVICE_OF(p), p->d_sum, sum_bytes, err)))
-        return rc;
-    for (size_t first = 0; first < n && !rc; first += p->training->n) {
-        struct turn turn = {.plan = p,
-                            .lanes = p->training,
-                            .replicas = replicas + first,
-                            .n = n - first,
-                            .augment = augment ? augment : &(struct augment){0}};
-        if (turn.n > p->training->n)
-            turn.n = p->training->n;
-        rc = run_turn(&turn, reduction, first, cancel, err);
+    turn.members = calloc(replicas, sizeof *turn.members);
+    if (!turn.members)
+        return fail(err, -ENOMEM, "out of memory for %zu replicas", replicas);
+    while (!rc) {
+        next_turn(&turn, p, trainings, n, &at);
+        if (!turn.n)
+            break;
+        rc = run_turn(&turn, trainings, n, err);
     }
-    if (!rc && reduction->type == REDUCE_MODEL) {
-        struct apply_args a = {.count = p->model->weights_n,
-                               .sum = p->d_sum,
-                               .start = p->d_model,
-                               .trainable = p->model->trainable_n,
-                               .rate = reduction->rate};
-        rc = LAUNCH(p->training, apply, &a, err);
-    }
-    return rc || !sums ? rc : DRIVER(p)->download(DEVICE_OF(p), reduction->sum, p->d_sum, sum_bytes, err);
-}
-
-/* the resident model */
-
-int cuda_put_model(struct plan *p, const float *weights, struct error *err)
-{
-    size_t bytes = p->model->weights_n * sizeof *weights;
-    int rc = p->d_model ? 0 : DRIVER(p)->alloc(DEVICE_OF(p), bytes + 1, (void **)&p->d_model, err);
-
-    return rc ? rc : DRIVER(p)->upload(DEVICE_OF(p), p->d_model, weights, bytes, err);
-}
-
-int cuda_get_model(struct plan *p, float *weights, struct error *err)
-{
-    if (!p->d_model)
-        return fail(err, -EINVAL, "no model has been put");
-    return DRIVER(p)->download(DEVICE_OF(p), weights, p->d_model, p->model->weights_n * sizeof *weights, err);
+    free(turn.members);
+    return rc ? rc : sums_end(p, trainings, n, err);
 }
 
 int cuda_gradients(struct plan *p, const float *weights, const struct data_split *split, const uint32_t *samples,
@@ -447,7 +359,7 @@ int cuda_gradients(struct plan *p, const float *weights, const struct data_split
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->totals, l->n * sizeof *l->totals, err)) ||
         (rc = lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)) ||
         (rc = cuda_plan_point(l, split, n, err)) || (rc = lanes_step(l, err)) ||
-        (rc = get_canonical(p, l->grads, ret_gradients, p->model->trainable_n, err)) ||
+        (rc = cuda_get_canonical(p, l->grads, ret_gradients, p->model->trainable_n, err)) ||
         (rc = DRIVER(p)->download(DEVICE_OF(p), &total, l->totals, sizeof total, err)))
         return rc;
     *ret_loss = total.loss / (double)n;

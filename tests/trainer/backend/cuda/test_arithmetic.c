@@ -67,7 +67,8 @@ static void shuffles_crops_and_flips_are_the_cpus(void **state)
     uint32_t samples[N], order[N];
     struct pcg32 rng = rng_key(1, RNG_SYNTHETIC, 0, 0, 0);
     struct lane lane = {
-        .seed = 9, .trial = 3, .round = 11, .client = 6, .samples_n = N, .batch = BATCH, .epochs = 3, .steps = 15};
+        .seed = 9, .trial = 3, .round = 11, .client = 6, .samples_n = N, .batch = BATCH, .epochs = 3, .steps = 15,
+        .padding = 2, .flips = 1};
     struct entry entries[3 * N];
     struct dataset data = {.channels = C,
                            .height = H,
@@ -104,7 +105,7 @@ static void shuffles_crops_and_flips_are_the_cpus(void **state)
     memcpy(a.std, data.std, sizeof a.std);
     a.count = BATCH * H * W;
     for (uint32_t epoch = 0; epoch < 3; epoch++)
-        make_entries(&lane, epoch, samples, 2, 1, entries + epoch * N);
+        make_entries(&lane, epoch, samples, entries + epoch * N);
     for (uint32_t epoch = 0; epoch < 3; epoch++) {
         uint64_t who = lane.client << 16 | epoch;
         struct pcg32 shuffle = rng_key(9, RNG_SHUFFLE, 3, 11, who), place = rng_key(9, RNG_AUGMENT, 3, 11, who);

@@ -60,7 +60,7 @@ static int round_of(struct bed *b, size_t n, double *sum, const volatile int *ca
         samples[i] = i;
     memset(sum, 0, b->model->weights_n * sizeof *sum);
     make(r, n, b->weights, samples);
-    return BACKEND_CUDA.train(b->gpu_plan, r, n, NULL, &reduction, cancel, err);
+    return backend_train(&BACKEND_CUDA, b->gpu_plan, r, n, NULL, &reduction, cancel, err);
 }
 
 static void buffers_that_live_at_once_stand_apart(void **state)
@@ -251,7 +251,7 @@ static void sums_are_the_cpus_but_for_the_weights_rounding(void **state)
         make(r[k], 4, b.weights, samples);
         r[k][2].max_batches = 1;
         r[k][3].samples_n = 0; /* a client without samples sends what it got */
-        assert_int_equal(ops->train(k ? b.gpu_plan : b.cpu_plan, r[k], 4, NULL, &reduction, NULL, &err), 0);
+        assert_int_equal(backend_train(ops, k ? b.gpu_plan : b.cpu_plan, r[k], 4, NULL, &reduction, NULL, &err), 0);
     }
     for (size_t i = 0; i < b.model->weights_n; i++)
         assert_true(fabs(sums[0][i] - sums[1][i]) < 1e-5 * (1 + fabs(sums[0][i])));
@@ -286,24 +286,26 @@ static void a_resident_model_is_trained_to_the_same_bits(void **state)
     for (uint32_t i = 0; i < SAMPLES; i++)
         samples[i] = i;
     make(r, 4, NULL, samples);
-    assert_int_equal(BACKEND_CUDA.train(b.gpu_plan, r, 4, NULL, &resident, NULL, &err), -EINVAL);
+    assert_int_equal(backend_train(&BACKEND_CUDA, b.gpu_plan, r, 4, NULL, &resident, NULL, &err), -EINVAL);
     assert_string_equal(err.text, "no model has been put");
-    assert_int_equal(BACKEND_CUDA.put_model(b.gpu_plan, b.weights, &err), 0);
+    assert_int_equal(BACKEND_CUDA.put_model(b.gpu_plan, &resident.model, b.weights, &err), 0);
     for (int round = 0; round < 3; round++) {
         make(r, 4, NULL, samples);
-        assert_int_equal(BACKEND_CUDA.train(b.gpu_plan, r, 4, NULL, &resident, NULL, &err), 0);
+        assert_int_equal(backend_train(&BACKEND_CUDA, b.gpu_plan, r, 4, NULL, &resident, NULL, &err), 0);
         assert_int_equal(round_of(&b, 4, sum, NULL, &err), 0);
         for (size_t i = 0; i < n; i++)
             b.weights[i] =
                 (float)(i < b.model->trainable_n ? (double)b.weights[i] + 0.5 * (sum[i] - (double)b.weights[i])
                                                  : sum[i]);
     }
-    assert_int_equal(BACKEND_CUDA.get_model(b.gpu_plan, got, &err), 0);
+    assert_int_equal(BACKEND_CUDA.get_model(b.gpu_plan, resident.model, got, &err), 0);
     assert_memory_equal(got, b.weights, n * sizeof *got);
     for (int k = 0; k < 2; k++) {
         assert_int_equal(evaluation_init(&e[k], 4), 0);
         assert_int_equal(
-            BACKEND_CUDA.evaluate(b.gpu_plan, k ? NULL : got, &b.data.test, samples, 33, &e[k], NULL, &err), 0);
+            k ? BACKEND_CUDA.evaluate_model(b.gpu_plan, resident.model, &b.data.test, samples, 33, &e[k], NULL, &err)
+              : BACKEND_CUDA.evaluate(b.gpu_plan, got, &b.data.test, samples, 33, &e[k], NULL, &err),
+            0);
     }
     assert_true(e[0].loss_sum == e[1].loss_sum && e[1].n == 33);
     evaluation_done(&e[0]);
