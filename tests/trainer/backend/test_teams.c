@@ -12,7 +12,8 @@
 #define POOL "{\"max_pool2d\": {\"size\": 2}}"
 #define TAIL "\"flatten\", {\"dense\": {\"units\": 70, \"activation\": \"relu\"}}, {\"dropout\": {\"rate\": 0.5}}, " \
              "{\"dense\": {\"units\": \"classes\"}}]"
-/* Winograd; direct (5x5, and one without a pool); a lane for each sample; norms and residuals. */
+/* Winograd; direct (5x5, and one without a pool); a lane for each sample; norms and residuals; a wide Winograd layer, which
+ * is shared by parts. */
 static const char *const NETS[] = {
     "[" CONV(20, 3, "same") ", " CONV(33, 3, "same") ", " POOL ", {\"dropout\": {\"rate\": 0.25}}, " TAIL,
     "[" CONV(20, 5, "same") ", " POOL ", " CONV(17, 5, "valid") ", " TAIL,
@@ -20,6 +21,7 @@ static const char *const NETS[] = {
     "[" CONV(24, 3, "same") ", {\"residual\": {\"layers\": [" CONV(24, 3, "same")
     ", {\"conv2d\": {\"filters\": 24, \"kernel\": 3, \"padding\": \"same\"}}, {\"group_norm\": {\"groups\": 4}}]}}, "
     "{\"batch_norm\": {\"activation\": \"relu\"}}, \"global_avg_pool2d\", {\"dense\": {\"units\": \"classes\"}}]",
+    "[" CONV(72, 3, "same") ", " POOL ", " CONV(110, 3, "same") ", " POOL ", " TAIL,
 };
 #define SAMPLES 90
 

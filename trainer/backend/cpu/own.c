@@ -1,6 +1,6 @@
 /* own.c - layers that have our own kernels, by one thread or a team: forward by rows; gradients of a convolution's weights
- * by chunks of rows that are added up in order; a dense layer's by panels of inputs, each given to the optimizer while
- * it is in cache. Bits do not depend on the number of threads. SPDX-License-Identifier: Apache-2.0 */
+ * by chunks of rows that are added up in order, or by parts of a wide layer's channels; a dense layer's by panels of
+ * inputs, each given to the optimizer while it is in cache. Bits do not depend on the number of threads. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/cpu_private.h"
 
 #include <string.h>
@@ -69,13 +69,32 @@ static struct conv_args args_of(const struct pass *s, size_t rank)
                               .scratch = scratch_of(w, rank)};
 }
 
+static bool by_parts(const struct pass *s)
+{
+    const struct conv_kernel *kernel = s->node->kernel;
+
+    return s->w->team->n > 1 && kernel->by_parts && kernel->by_parts(&s->node->conv);
+}
+
+static void conv_prepare(void *arg, size_t rank)
+{
+    struct pass *s = arg;
+    struct conv_args a = args_of(s, rank);
+
+    a.part = (struct conv_part){rank, s->w->team->n};
+    s->node->kernel->prepare(&s->node->conv, &a, s->training);
+}
+
 static void conv_forward(void *arg, size_t rank)
 {
     struct pass *s = arg;
     struct conv_args a = args_of(s, rank);
-    size_t lo, hi;
+    size_t lo = 0, hi = s->rows;
 
-    own_share(s->w->team, rank, s->rows, choose_is_batched(s->node->kernel) ? NATIVE_LANES : 1, &lo, &hi);
+    if (by_parts(s))
+        a.part = (struct conv_part){rank, s->w->team->n};
+    else
+        own_share(s->w->team, rank, s->rows, choose_is_batched(s->node->kernel) ? NATIVE_LANES : 1, &lo, &hi);
     if (lo < hi)
         s->node->kernel->forward(&s->node->conv, &a, lo, hi, s->training);
 }
@@ -99,6 +118,26 @@ static void conv_backward_chunks(void *arg, size_t rank)
         memset(a.partial, 0, s->node->kernel->partial_floats(c) * sizeof(float));
         s->node->kernel->backward(c, &a, lo, hi < s->rows ? hi : s->rows);
     }
+}
+
+static void clear_share(void *arg, size_t rank)
+{
+    struct pass *s = arg;
+    size_t lo, hi;
+
+    own_share(s->w->team, rank, s->node->kernel->partial_floats(&s->node->conv), 64, &lo, &hi);
+    if (lo < hi)
+        memset(partial_of(s, 0) + lo, 0, (hi - lo) * sizeof(float));
+}
+
+static void conv_backward_part(void *arg, size_t rank)
+{
+    struct pass *s = arg;
+    struct conv_args a = args_of(s, rank);
+
+    a.part = (struct conv_part){rank, s->w->team->n};
+    a.partial = partial_of(s, 0);
+    s->node->kernel->backward(&s->node->conv, &a, 0, s->rows);
 }
 
 struct adding {
@@ -141,6 +180,15 @@ static void conv_backward_alone(struct pass *s)
     }
 }
 
+static void conv_finish(void *arg, size_t rank)
+{
+    struct pass *s = arg;
+    struct worker *w = s->w;
+
+    s->node->kernel->finish(&s->node->conv, partial_of(s, 0), grads_of(w, s->layer->weight),
+                            grads_of(w, s->layer->bias_param), (struct conv_part){rank, w->team->n});
+}
+
 static void conv_backward(struct pass *s)
 {
     struct worker *w = s->w;
@@ -149,12 +197,14 @@ static void conv_backward(struct pass *s)
     s->chunks = (s->rows + s->chunk - 1) / s->chunk;
     if (w->team->n == 1) {
         conv_backward_alone(s);
+    } else if (s->chunks == 1 && by_parts(s)) {
+        team_run(w->team, clear_share, s);
+        team_run(w->team, conv_backward_part, s);
     } else {
         team_run(w->team, conv_backward_chunks, s);
         own_add_chunks(w, s->chunks, s->node->kernel->partial_floats(&s->node->conv));
     }
-    s->node->kernel->finish(&s->node->conv, partial_of(s, 0), grads_of(w, s->layer->weight),
-                            grads_of(w, s->layer->bias_param), scratch_of(w, 0));
+    team_run(w->team, conv_finish, s);
 }
 
 /* dense layers */
@@ -260,10 +310,8 @@ void own_forward(struct worker *w, size_t i, size_t rows, bool training)
         team_run(w->team, dense_forward, &s);
         return;
     }
-    if (w->prepared < (training ? PREPARED_BOTH : PREPARED_FORWARD)) {
-        struct conv_args a = args_of(&s, 0);
-        s.node->kernel->prepare(&s.node->conv, &a, training);
-    }
+    if (w->prepared < (training ? PREPARED_BOTH : PREPARED_FORWARD))
+        team_run(w->team, conv_prepare, &s);
     team_run(w->team, conv_forward, &s);
 }
 

@@ -169,27 +169,42 @@ static void case_free(struct conv_case *k)
     check_free(k->sum, k->kernel->partial_floats(c) * 4, "sum");
 }
 
-/* One step: ranges of `piece` rows (forward), partials of `chunk` rows (backward). */
-static void case_run(struct conv_case *k, size_t piece, size_t chunk)
+static bool case_by_parts(const struct conv_case *k)
+{
+    return k->kernel->by_parts && k->kernel->by_parts(&k->c);
+}
+
+/* One step: ranges of `piece` rows (forward), partials of `chunk` rows (backward), each shared by so many parts. */
+static void case_run_parts(struct conv_case *k, size_t piece, size_t chunk, size_t parts)
 {
     const struct conv_kernel *kernel = k->kernel;
     const struct conv *c = &k->c;
-    size_t partial_n = kernel->partial_floats(c);
+    size_t partial_n = kernel->partial_floats(c), shared;
     struct conv_args a = {.weights = k->weights, .bias = c->bias ? k->bias : NULL, .prepared = k->prepared, .x = k->x,
                           .y = k->y, .aux = k->aux, .dy = k->dy, .dx = c->need_dx ? k->dx : NULL, .partial = k->partial,
                           .scratch = k->scratch};
 
-    kernel->prepare(c, &a, true);
+    for (a.part.n = parts; a.part.index < parts; a.part.index++)
+        kernel->prepare(c, &a, true);
+    shared = case_by_parts(k) ? parts : 1;
     for (size_t lo = 0; lo < k->n; lo += piece)
-        kernel->forward(c, &a, lo, lo + piece < k->n ? lo + piece : k->n, true);
+        for (a.part = (struct conv_part){0, shared}; a.part.index < shared; a.part.index++)
+            kernel->forward(c, &a, lo, lo + piece < k->n ? lo + piece : k->n, true);
     memset(k->sum, 0, partial_n * 4);
     for (size_t lo = 0; lo < k->n; lo += chunk) {
         memset(k->partial, 0, partial_n * 4);
-        kernel->backward(c, &a, lo, lo + chunk < k->n ? lo + chunk : k->n);
+        for (a.part = (struct conv_part){0, shared}; a.part.index < shared; a.part.index++)
+            kernel->backward(c, &a, lo, lo + chunk < k->n ? lo + chunk : k->n);
         for (size_t i = 0; i < partial_n; i++)
             k->sum[i] += k->partial[i];
     }
-    kernel->finish(c, k->sum, k->dw, c->bias ? k->db : NULL, k->scratch);
+    for (size_t i = 0; i < parts; i++)
+        kernel->finish(c, k->sum, k->dw, c->bias ? k->db : NULL, (struct conv_part){i, parts});
+}
+
+static void case_run(struct conv_case *k, size_t piece, size_t chunk)
+{
+    case_run_parts(k, piece, chunk, 1);
 }
 
 /* The definition, in double. Which of a 2x2 block wins, and where ReLU lets through, is taken from it; where a value is
@@ -302,10 +317,21 @@ static void case_mute(struct conv_case *k)
     }
 }
 
-/* Runs it whole and cut up; asserts equal bits of y and dx, and of dw for equal chunks; returns the errors. */
+static void case_same(struct conv_case *a, struct conv_case *b)
+{
+    case_mute(a);
+    case_mute(b);
+    assert_memory_equal(a->y, b->y, a->y_size * 4);
+    assert_memory_equal(a->dx, b->dx, a->x_size * 4);
+    assert_memory_equal(a->dw, b->dw, a->weights_size * 4);
+    assert_memory_equal(a->db, b->db, (size_t)a->c.k * 4);
+}
+
+/* Runs it whole and cut up, by rows and by parts; asserts equal bits of y and dx, and of dw for equal chunks; returns the
+ * errors. */
 static struct conv_errors conv_check(const struct conv_kernel *kernel, const struct conv *c, size_t n, size_t chunk)
 {
-    struct conv_case whole, cut;
+    struct conv_case whole, cut, parts;
     struct truth t;
     struct conv_errors e;
     size_t piece = c->x_batched || c->y_batched || !strcmp(kernel->name, "batched") ? NATIVE_LANES : 1;
@@ -313,16 +339,17 @@ static struct conv_errors conv_check(const struct conv_kernel *kernel, const str
     assert_true(kernel->covers(c));
     case_new(&whole, kernel, c, n, 7);
     case_new(&cut, kernel, c, n, 7);
+    case_new(&parts, kernel, c, n, 7);
     truth_new(&t, &whole);
     memcpy(cut.dy, whole.dy, whole.y_size * 4);
+    memcpy(parts.dy, whole.dy, whole.y_size * 4);
     case_run(&whole, n, chunk);
     case_run(&cut, piece, chunk);
-    case_mute(&whole);
-    case_mute(&cut);
-    assert_memory_equal(whole.y, cut.y, whole.y_size * 4);
-    assert_memory_equal(whole.dx, cut.dx, whole.x_size * 4);
-    assert_memory_equal(whole.dw, cut.dw, whole.weights_size * 4);
-    assert_memory_equal(whole.db, cut.db, (size_t)c->k * 4);
+    case_same(&whole, &cut);
+    for (size_t shares = 3; shares <= 9; shares += 6) { /* of nine some have nothing to do */
+        case_run_parts(&parts, n, chunk, shares);
+        case_same(&whole, &parts);
+    }
     e.y = check_error(t.y, whole.y, whole.y_size);
     e.dx = c->need_dx ? check_error(t.dx, whole.dx, whole.x_size) : (struct conv_error){0};
     e.dw = check_error(t.dw, whole.dw, whole.weights_size);
@@ -330,6 +357,7 @@ static struct conv_errors conv_check(const struct conv_kernel *kernel, const str
     truth_free(&t);
     case_free(&whole);
     case_free(&cut);
+    case_free(&parts);
     return e;
 }
 

@@ -95,6 +95,8 @@ static void prepare(const struct conv *c, const struct conv_args *a, bool traini
 {
     float *packed = a->prepared;
 
+    if (a->part.index)
+        return;
     NATIVE(batched_pack)(c, a->weights, false, packed);
     if (training && c->need_dx)
         NATIVE(batched_pack)(c, a->weights, true, packed + sizes_of(c).weights);
@@ -368,11 +370,12 @@ static void backward(const struct conv *c, const struct conv_args *a, size_t lo,
         NATIVE(batched_sum_lanes)(w.sums, w.z.sums / LANES, a->partial);
 }
 
-static void finish(const struct conv *c, const float *partial, float *dw, float *db, void *scratch)
+static void finish(const struct conv *c, const float *partial, float *dw, float *db, struct conv_part part)
 {
     size_t weights = sizes_of(c).weights;
 
-    (void)scratch;
+    if (part.index)
+        return;
     memcpy(dw, partial, weights * sizeof(float));
     if (db)
         memcpy(db, partial + weights, (size_t)c->k * sizeof(float));

@@ -317,11 +317,12 @@ static void backward(const struct conv *c, const struct conv_args *a, size_t lo,
     }
 }
 
-static void finish(const struct conv *c, const float *partial, float *dw, float *db, void *scratch)
+static void finish(const struct conv *c, const float *partial, float *dw, float *db, struct conv_part part)
 {
     size_t k = (size_t)c->k, pad = whole_vectors(k);
 
-    (void)scratch;
+    if (part.index)
+        return;
     memcpy(dw, partial, weights_floats(c) * sizeof(float));
     for (size_t i = 0; k < pad && i < (size_t)(c->r * c->s); i++)
         memset(dw + i * pad + k, 0, (pad - k) * sizeof(float));

@@ -165,7 +165,7 @@ static void turn(const float *from, size_t in, float *to, size_t out, size_t fil
 static void prepare(const struct conv *c, const struct conv_args *a, bool training)
 {
     struct shape z = shape_of(c);
-    size_t channels_pad = whole_vectors(z.channels), s = (size_t)c->s;
+    size_t channels_pad = whole_vectors(z.channels), s = (size_t)c->s, turns = 0;
     float *o = a->prepared;
 
     if (!training || !c->need_dx)
@@ -177,6 +177,10 @@ static void prepare(const struct conv *c, const struct conv_args *a, bool traini
             for (size_t block = 0; block < channels_pad; block += DIRECT_BLOCK) {
                 size_t width = block_width(channels_pad, block);
                 size_t n = z.channels - block < width ? z.channels - block : width;
+                if (a->part.n && turns++ % a->part.n != a->part.index) {
+                    o += th * tw * z.filters * width;
+                    continue;
+                }
                 for (size_t t = 0; t < th * tw; t++) {
                     size_t row = (size_t)down + (th - 1 - t / tw) * (size_t)c->stride;
                     size_t col = (size_t)across + (tw - 1 - t % tw) * (size_t)c->stride;
@@ -485,12 +489,13 @@ static void backward(const struct conv *c, const struct conv_args *a, size_t lo,
         }
 }
 
-static void finish(const struct conv *c, const float *partial, float *dw, float *db, void *scratch)
+static void finish(const struct conv *c, const float *partial, float *dw, float *db, struct conv_part part)
 {
     struct shape z = shape_of(c);
     size_t tail = z.filters % VEC_N, last = (z.filters_pad - 1) / DIRECT_BLOCK * DIRECT_BLOCK, taps_all;
 
-    (void)scratch;
+    if (part.index)
+        return;
     memcpy(dw, partial, (size_t)c->groups * z.group_size * sizeof(float));
     taps_all = (size_t)c->r * z.run;
     for (size_t g = 0; g < (size_t)c->groups; g++) {

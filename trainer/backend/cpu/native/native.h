@@ -4,7 +4,8 @@
  * A kernel works on rows [lo, hi) of a batch, so that threads can share a batch. Rows are independent in forward and in
  * the gradient of the input, to the last bit: a row's values depend neither on the other rows nor on where a range begins.
  * Gradients of weights are summed into a `partial` for each of a batch's chunks; a chunk's rows are fixed by the
- * plan, not by the number of threads, and partials are added in the order of the chunks.
+ * plan, not by the number of threads, and partials are added in the order of the chunks. Work on weights, and a wide
+ * layer's on the same rows, can be shared by parts: of the filters or of the channels, so that no sum is divided.
  *
  * Activations: fp32, rows of (H, W, C); or, between convolutions with few channels, "batched": groups of NATIVE_LANES
  * rows, [group][C][H][W][NATIVE_LANES], where ranges begin at multiples of NATIVE_LANES, storage is whole groups, and the
@@ -37,6 +38,11 @@ struct conv {
     size_t batch;        /* rows at most */
 };
 
+/* Of `n` that share the work; n is 0: there is one. Some may be left with nothing to do. */
+struct conv_part {
+    size_t index, n;
+};
+
 /* Where the output of a 2x2 block came from is kept from forward to backward in aux; where no pool follows, backward
  * applies ReLU's mask by y. The gradient is 0 where ReLU's output is 0; the first of equals wins the pool. */
 struct conv_args {
@@ -49,6 +55,7 @@ struct conv_args {
     float *dx;                   /* overwritten; NULL: not wanted */
     float *partial;              /* partial_floats; added to */
     void *scratch;               /* scratch_bytes, one for each thread; contents need not last */
+    struct conv_part part;       /* of prepare; of forward and backward where by_parts says so */
 };
 
 struct conv_kernel {
@@ -61,13 +68,16 @@ struct conv_kernel {
     size_t (*scratch_bytes)(const struct conv *c);
     size_t (*aux_row_bytes)(const struct conv *c);
     size_t (*partial_floats)(const struct conv *c);
+    /* Optional: whether forward and backward can be shared by parts: a few rows that many weights meet. The rows of all
+     * parts are the same then, and so is the partial, of which each adds to its own piece. */
+    bool (*by_parts)(const struct conv *c);
     /* Once a step, before forward: transformed or rotated weights; training: for backward too. */
     void (*prepare)(const struct conv *c, const struct conv_args *a, bool training);
     void (*forward)(const struct conv *c, const struct conv_args *a, size_t lo, size_t hi, bool training);
     void (*backward)(const struct conv *c, const struct conv_args *a, size_t lo, size_t hi);
     /* From the sum of the partials: dw in the working layout (padding too, 0), db (NULL where there is none); both
-     * overwritten. scratch as above. */
-    void (*finish)(const struct conv *c, const float *partial, float *dw, float *db, void *scratch);
+     * overwritten. */
+    void (*finish)(const struct conv *c, const float *partial, float *dw, float *db, struct conv_part part);
 };
 
 /* y = relu(x W + bias), x rows of `in`, y rows of `out`. Weights: W[i][o], row i at i * stride floats (stride >= out, so

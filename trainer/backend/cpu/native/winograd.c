@@ -101,9 +101,17 @@ static void prepare(const struct winograd *w, const struct conv *c, const struct
 {
     float *u = a->prepared;
 
+    struct winograd part = *w;
+
     if (w->wide)
         return;
-    NATIVE(winograd_weights)(w, a->weights, u, training && c->need_dx ? u + w->points * w->u_point : NULL);
+    winograd_share(a->part, w->k, &part.k_lo, &part.k_hi);
+    if (part.k_lo < part.k_hi)
+        NATIVE(winograd_weights)(&part, a->weights, u + part.k_lo * w->c, NULL);
+    part = *w;
+    winograd_share(a->part, w->c, &part.c_lo, &part.c_hi);
+    if (training && c->need_dx && part.c_lo < part.c_hi)
+        NATIVE(winograd_weights)(&part, a->weights, NULL, u + w->points * w->u_point + part.c_lo * w->k);
 }
 
 static void forward(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo, size_t hi,
@@ -162,13 +170,18 @@ static void backward(const struct winograd *w, const struct conv *c, const struc
     }
 }
 
-static void finish(const struct winograd *w, const float *partial, float *dw, float *db)
+static void finish(const struct winograd *w, const float *partial, float *dw, float *db, struct conv_part share)
 {
-    if (w->wide)
-        memcpy(dw, partial, gradient_floats(w) * 4);
-    else
-        NATIVE(winograd_weights_back)(w, partial, dw, false);
-    if (db)
+    struct winograd part = *w;
+    size_t filter = w->c * 9; /* floats */
+
+    winograd_share(share, w->k, &part.k_lo, &part.k_hi);
+    if (w->wide && part.k_lo < part.k_hi)
+        memcpy(dw + part.k_lo * filter, partial + part.k_lo * filter,
+               winograd_vecs(part.k_hi - part.k_lo) * VEC_N * filter * 4);
+    else if (part.k_lo < part.k_hi)
+        NATIVE(winograd_weights_back)(&part, partial + part.k_lo * w->c, dw, false);
+    if (db && !share.index)
         memcpy(db, partial + gradient_floats(w), w->k * 4);
 }
 
@@ -203,11 +216,14 @@ static void finish(const struct winograd *w, const float *partial, float *dw, fl
         struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
         backward(&w, c, a, lo, hi);                                                                                    \
     }                                                                                                                  \
-    static void finish_f##m(const struct conv *c, const float *partial, float *dw, float *db, void *scratch)           \
+    static void finish_f##m(const struct conv *c, const float *partial, float *dw, float *db, struct conv_part part)   \
     {                                                                                                                  \
         struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
-        (void)scratch;                                                                                                 \
-        finish(&w, partial, dw, db);                                                                                   \
+        finish(&w, partial, dw, db, part);                                                                             \
+    }                                                                                                                  \
+    static bool by_parts_f##m(const struct conv *c)                                                                    \
+    {                                                                                                                  \
+        return NATIVE(winograd_plan)(c, m).wide;                                                                       \
     }                                                                                                                  \
     const struct conv_kernel NATIVE(conv_winograd_f##m) = {                                                            \
         .name = "winograd_f" #m,                                                                                       \
@@ -218,6 +234,7 @@ static void finish(const struct winograd *w, const float *partial, float *dw, fl
         .scratch_bytes = scratch_bytes_f##m,                                                                           \
         .aux_row_bytes = aux_row_bytes,                                                                                \
         .partial_floats = partial_floats_f##m,                                                                         \
+        .by_parts = by_parts_f##m,                                                                                     \
         .prepare = prepare_f##m,                                                                                       \
         .forward = forward_f##m,                                                                                       \
         .backward = backward_f##m,                                                                                     \

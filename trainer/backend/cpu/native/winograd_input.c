@@ -148,8 +148,8 @@ VEC_INLINE void spread(size_t m, const struct winograd *w, const struct conv *c,
         float *rows[6];
         size_t steps[6];
 
-        if (!above && !all && !w->c_lo)
-            memset(dx + row / w->tile_rows * image, 0, image * 4);
+        for (size_t i = w->c_lo; i < image && !above && !all; i += w->c)
+            memset(dx + row / w->tile_rows * image + i, 0, (w->c_hi - w->c_lo) * 4);
         start(m, w, c, dx, row, dump, rows, steps);
         for (size_t j = 0; j < w->tile_columns; j++, dv += w->c_tile) {
             size_t first, end;

@@ -26,8 +26,9 @@ struct winograd {
     size_t c_vecs, k_vecs;
     size_t c_tile, k_tile; /* floats from tile to tile in V and in D */
     size_t v_point, d_point, u_point, ut_point; /* floats from frequency to frequency */
-    size_t c_lo, c_hi, k_lo, k_hi; /* the channels and filters that transforms go over: all, or a wide layer's block */
+    size_t c_lo, c_hi, k_lo, k_hi; /* the channels and filters that transforms go over: all, a part, a wide layer's block */
     bool wide;             /* winograd_wide.c */
+    size_t c_from, c_to, k_from, k_to; /* what its blocks cover */
     size_t c_blocks, k_blocks;
 };
 
@@ -74,6 +75,18 @@ VEC_INLINE size_t winograd_hide(size_t n)
 {
     __asm__("" : "+r"(n));
     return n;
+}
+
+/* A part's share of n channels or filters, in whole panels of any instruction set. */
+VEC_INLINE void winograd_share(struct conv_part part, size_t n, size_t *ret_lo, size_t *ret_hi)
+{
+    size_t panels = (n + 31) / 32, hi;
+
+    if (!part.n)
+        part.n = 1;
+    hi = panels * (part.index + 1) / part.n * 32;
+    *ret_lo = panels * part.index / part.n * 32;
+    *ret_hi = hi < n ? hi : n;
 }
 
 VEC_INLINE size_t winograd_vecs(size_t channels)

@@ -1,7 +1,8 @@
 /* winograd_wide.c - Winograd convolutions whose transformed weights are larger than the second-level cache, while there
  * are few tiles to use them on. To store U would cost more than to multiply with it, so that it never is: a block of
  * channels and filters is transformed into cache, has its use on a block of tiles, and is forgotten. dU likewise: a
- * block's sum becomes dw at once, and partial holds dw.
+ * block's sum becomes dw at once, and partial holds dw. Threads share the work by filters forward and by channels
+ * backward, not by rows: each block of U and dU is then made by one of them, and only V or D by all.
  *
  * V and D lie block of channels by block: [block][frequency][tile][SIDE].
  * SPDX-License-Identifier: Apache-2.0 */
@@ -12,6 +13,14 @@
 /* From which size of U on, and up to how many tiles. */
 #define U_BYTES ((size_t)1 << 20)
 #define TILES_MAX ((size_t)192)
+
+static void cover(struct winograd *w, struct conv_part channels, struct conv_part filters)
+{
+    winograd_share(channels, w->c, &w->c_from, &w->c_to);
+    winograd_share(filters, w->k, &w->k_from, &w->k_to);
+    w->c_blocks = w->c_from < w->c_to ? (w->c_to - w->c_from + SIDE - 1) / SIDE : 0;
+    w->k_blocks = w->k_from < w->k_to ? (w->k_to - w->k_from + SIDE - 1) / SIDE : 0;
+}
 
 void NATIVE(winograd_wide_plan)(struct winograd *w, const struct conv *c)
 {
@@ -25,8 +34,7 @@ void NATIVE(winograd_wide_plan)(struct winograd *w, const struct conv *c)
     w->c_tile = w->k_tile = SIDE;
     w->v_point = w->d_point = w->block * w->tile_columns * SIDE + 16;
     w->u_point = w->ut_point = SIDE * SIDE + 16;
-    w->c_blocks = (w->c + SIDE - 1) / SIDE;
-    w->k_blocks = (w->k + SIDE - 1) / SIDE;
+    cover(w, (struct conv_part){0}, (struct conv_part){0});
 }
 
 /* V, D, a block of M or dV, and one of U, U^T or dU */
@@ -37,14 +45,14 @@ size_t NATIVE(winograd_wide_scratch)(const struct winograd *w)
 
 static void take_channels(struct winograd *w, size_t block)
 {
-    w->c_lo = block * SIDE;
-    w->c_hi = w->c_lo + SIDE < w->c ? w->c_lo + SIDE : w->c;
+    w->c_lo = w->c_from + block * SIDE;
+    w->c_hi = w->c_lo + SIDE < w->c_to ? w->c_lo + SIDE : w->c_to;
 }
 
 static void take_filters(struct winograd *w, size_t block)
 {
-    w->k_lo = block * SIDE;
-    w->k_hi = w->k_lo + SIDE < w->k ? w->k_lo + SIDE : w->k;
+    w->k_lo = w->k_from + block * SIDE;
+    w->k_hi = w->k_lo + SIDE < w->k_to ? w->k_lo + SIDE : w->k_to;
 }
 
 static void input(struct winograd *w, const struct conv *c, const float *x, size_t lo, size_t hi, float *v,
@@ -62,7 +70,7 @@ static void gradient(struct winograd *w, const struct conv *c, const struct conv
     for (size_t i = 0; i < w->k_blocks; i++, d += w->points * w->d_point) {
         take_filters(w, i);
         NATIVE(winograd_gradient)(w, c, a, lo, hi, d);
-        if (c->bias)
+        if (c->bias && !w->c_from)
             NATIVE(winograd_bias_back)(w, d, (hi - lo) * w->tile_columns, db);
     }
 }
@@ -131,6 +139,9 @@ void NATIVE(winograd_wide_forward)(const struct winograd *w, const struct conv *
     float *v = scratch, *m = v + w->c_blocks * w->points * w->v_point, *u = m + w->points * w->d_point;
     size_t end = hi * w->tile_rows, next;
 
+    cover(&part, (struct conv_part){0}, a->part);
+    if (!part.k_blocks)
+        return;
     for (size_t row = lo * w->tile_rows; row < end; row = next) {
         next = row + w->block < end ? row + w->block : end;
         input(&part, c, a->x, row, next, v, zeros);
@@ -146,6 +157,9 @@ void NATIVE(winograd_wide_backward)(const struct winograd *w, const struct conv 
           *u = dv + w->points * w->v_point;
     size_t end = hi * w->tile_rows, next;
 
+    cover(&part, a->part, (struct conv_part){0});
+    if (!part.c_blocks)
+        return;
     for (size_t row = lo * w->tile_rows; row < end; row = next) {
         next = row + w->block < end ? row + w->block : end;
         memset(edge, 0, edge_floats * 4);
