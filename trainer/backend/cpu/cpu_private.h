@@ -202,7 +202,6 @@ struct worker { /* what one replica in training needs */
     uint16_t *labels;
     struct augment_choice *choices; /* of a batch's samples */
     bool dropping;             /* the last forward pass had dropout on */
-    double *channel;           /* 4 x graph.channels */
     struct binding **bindings; /* as plan->variants */
     size_t bindings_n;
     /* for train(), grown before the threads start */

@@ -16,6 +16,108 @@ static void zero_rows(float *x, size_t from, size_t to, size_t row)
         memset(x + from * row, 0, (to - from) * row * sizeof *x);
 }
 
+/* What a layer does for each row by itself; a team shares the rows. */
+struct by_rows {
+    struct worker *w;
+    size_t layer, rows;
+    float *dx; /* backward */
+};
+
+static size_t share_rows(const struct by_rows *s, size_t rank, size_t *ret_lo)
+{
+    size_t hi;
+
+    own_share(s->w->team, rank, s->rows, 1, ret_lo, &hi);
+    return hi - *ret_lo;
+}
+
+static void forward_rows(void *arg, size_t rank)
+{
+    const struct by_rows *s = arg;
+    struct worker *w = s->w;
+    const struct plan *p = w->plan;
+    const struct layer *l = &p->model->layers[s->layer];
+    const struct node *node = &p->graph.nodes[s->layer];
+    size_t lo, n = share_rows(s, rank, &lo), row = values(p, node->out), at = lo * row;
+    const float *x = w->act[node->in] + lo * values(p, node->in);
+    float *y = w->act[node->out] + at;
+
+    switch (l->type) {
+    case LAYER_MAX_POOL2D:
+        kernel_max_pool(l, x, y, (uint16_t *)w->aux[s->layer] + at, n);
+        break;
+    case LAYER_AVG_POOL2D:
+        kernel_avg_pool(l, x, y, n);
+        break;
+    case LAYER_GLOBAL_AVG_POOL2D:
+        kernel_global_avg_pool(l, x, y, n, p->scratch[w->team->first + rank]);
+        break;
+    case LAYER_RELU:
+        kernel_relu(x, y, n * row);
+        break;
+    case LAYER_FLATTEN:
+        kernel_transpose(&l->in, x, y, n, false);
+        break;
+    case LAYER_ADD:
+        kernel_add(x, w->act[node->in2] + at, y, n * row);
+        break;
+    default: /* dropout that lets everything through */
+        if (y != x)
+            memcpy(y, x, n * row * sizeof *y);
+        break;
+    }
+}
+
+static void backward_rows(void *arg, size_t rank)
+{
+    const struct by_rows *s = arg;
+    struct worker *w = s->w;
+    const struct plan *p = w->plan;
+    const struct layer *l = &p->model->layers[s->layer];
+    const struct node *node = &p->graph.nodes[s->layer];
+    size_t lo, n = share_rows(s, rank, &lo), row = values(p, node->in), at = lo * values(p, node->out);
+    const float *y = w->act[node->out] + at, *dy = w->grad[node->out] + at;
+    float *dx = s->dx + lo * row;
+
+    switch (l->type) {
+    case LAYER_MAX_POOL2D:
+        kernel_max_pool_backward(l, dy, y, (uint16_t *)w->aux[s->layer] + at, dx, n, node->relu_mask);
+        break;
+    case LAYER_AVG_POOL2D:
+        kernel_avg_pool_backward(l, dy, dx, n);
+        break;
+    case LAYER_GLOBAL_AVG_POOL2D:
+        kernel_global_avg_pool_backward(l, dy, dx, n);
+        break;
+    case LAYER_RELU:
+        kernel_relu_backward(y, dy, dx, n * row);
+        break;
+    case LAYER_FLATTEN:
+        kernel_transpose(&l->in, dy, dx, n, true);
+        break;
+    default: /* a sum, or dropout that let everything through */
+        if (dx != dy)
+            memcpy(dx, dy, n * row * sizeof *dx);
+        break;
+    }
+}
+
+/* What comes behind a layer's backward pass where its inputs have other readers. */
+static void gather_rows(void *arg, size_t rank)
+{
+    const struct by_rows *s = arg;
+    struct worker *w = s->w;
+    const struct node *node = &w->plan->graph.nodes[s->layer];
+    size_t lo, n = share_rows(s, rank, &lo), row = values(w->plan, node->in), at = lo * row;
+
+    if (node->add_in)
+        kernel_accumulate(w->spare + at, w->grad[node->in] + at, n * row);
+    if (node->add_in2)
+        kernel_accumulate(w->grad[node->out] + at, w->grad[node->in2] + at, n * row);
+    else if (node->need_in2 && !node->norm.channels) /* a norm has written it */
+        memcpy(w->grad[node->in2] + at, w->grad[node->out] + at, n * row * sizeof(float));
+}
+
 struct dropping {
     struct worker *w;
     const struct layer *layer;
@@ -76,15 +178,6 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
             else
                 rc = linear_forward(w, &v->linear[i], &w->bindings[variant]->bound[i]);
             break;
-        case LAYER_MAX_POOL2D:
-            kernel_max_pool(l, x, y, w->aux[i], rows);
-            break;
-        case LAYER_AVG_POOL2D:
-            kernel_avg_pool(l, x, y, rows);
-            break;
-        case LAYER_GLOBAL_AVG_POOL2D:
-            kernel_global_avg_pool(l, x, y, rows, w->channel);
-            break;
         case LAYER_BATCH_NORM:
         case LAYER_GROUP_NORM:
             norm_forward(w, i, n, mode != MODE_EVALUATE, mode == MODE_TRAIN);
@@ -96,18 +189,11 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
                 team_run(w->team, drop_share, &d);
                 pcg32_advance(dropout, (n * row + 1) / 2);
                 zero_rows(y, n, rows, row);
-            } else if (y != x) {
-                memcpy(y, x, rows * row * sizeof *y);
+                break;
             }
-            break;
-        case LAYER_RELU:
-            kernel_relu(x, y, rows * row);
-            break;
-        case LAYER_FLATTEN:
-            kernel_transpose(&l->in, x, y, rows, false);
-            break;
-        case LAYER_ADD:
-            kernel_add(x, w->act[node->in2], y, rows * row);
+            /* fall through */
+        default:
+            team_run(w->team, forward_rows, &(struct by_rows){.w = w, .layer = i, .rows = rows});
             break;
         }
         if (w->times)
@@ -125,7 +211,6 @@ static int layer_backward(struct worker *w, size_t variant, size_t n, size_t i, 
     const struct layer *l = &p->model->layers[i];
     const struct node *node = &p->graph.nodes[i];
     const struct variant *v = p->variants[variant];
-    const float *y = w->act[node->out], *dy = w->grad[node->out];
     size_t rows = v->rows, row = values(p, node->in);
 
     switch (l->type) {
@@ -144,43 +229,19 @@ static int layer_backward(struct worker *w, size_t variant, size_t n, size_t i, 
         if (node->in2 >= 0 && node->need_in2 && !node->add_in2)
             zero_rows(w->grad[node->in2], n, rows, values(p, node->in2));
         return 0;
-    default:
-        break;
-    }
-    if (!dx)
-        return 0;
-    switch (l->type) {
-    case LAYER_MAX_POOL2D:
-        kernel_max_pool_backward(l, dy, y, w->aux[i], dx, rows, node->relu_mask);
-        break;
-    case LAYER_AVG_POOL2D:
-        kernel_avg_pool_backward(l, dy, dx, rows);
-        break;
-    case LAYER_GLOBAL_AVG_POOL2D:
-        kernel_global_avg_pool_backward(l, dy, dx, rows);
-        break;
     case LAYER_DROPOUT:
-        if (w->dropping && l->rate > 0) {
-            struct dropping d = {w, l, NULL, dy, dx, w->aux[i], n * row};
+        if (dx && w->dropping && l->rate > 0) {
+            struct dropping d = {w, l, NULL, w->grad[node->out], dx, w->aux[i], n * row};
             team_run(w->team, drop_share, &d);
             zero_rows(dx, n, rows, row);
-        } else if (dx != dy) {
-            memcpy(dx, dy, rows * row * sizeof *dx);
+            return 0;
         }
-        break;
-    case LAYER_RELU:
-        kernel_relu_backward(y, dy, dx, rows * row);
-        break;
-    case LAYER_FLATTEN:
-        kernel_transpose(&l->in, dy, dx, rows, true);
-        break;
-    case LAYER_ADD:
-        memcpy(dx, dy, rows * row * sizeof *dx);
-        break;
+        /* fall through */
     default:
-        break;
+        if (dx)
+            team_run(w->team, backward_rows, &(struct by_rows){w, i, rows, dx});
+        return 0;
     }
-    return 0;
 }
 
 int step_backward(struct worker *w, size_t variant, size_t n)
@@ -192,7 +253,6 @@ int step_backward(struct worker *w, size_t variant, size_t n)
     for (size_t i = p->model->layers_n; i-- > 0 && !rc;) {
         const struct layer *l = &p->model->layers[i];
         const struct node *node = &p->graph.nodes[i];
-        size_t count = rows * values(p, node->in);
         float *dx = node->need_in ? node->add_in ? w->spare : w->grad[node->in] : NULL;
         double began = w->times ? clock_seconds() : 0;
 
@@ -200,12 +260,8 @@ int step_backward(struct worker *w, size_t variant, size_t n)
             continue;
         if (dx || l->weight >= 0)
             rc = layer_backward(w, variant, n, i, dx);
-        if (node->add_in)
-            kernel_accumulate(w->spare, w->grad[node->in], count);
-        if (node->add_in2)
-            kernel_accumulate(w->grad[node->out], w->grad[node->in2], count);
-        else if (node->need_in2 && !node->norm.channels) /* a norm has written it */
-            memcpy(w->grad[node->in2], w->grad[node->out], count * sizeof(float));
+        if (node->add_in || node->add_in2 || (node->need_in2 && !node->norm.channels))
+            team_run(w->team, gather_rows, &(struct by_rows){.w = w, .layer = i, .rows = rows});
         if (w->times)
             note_time(&w->times[i].backward, began);
     }

@@ -29,7 +29,6 @@ static void carve_worker(struct worker *w, const struct plan *p, struct carver *
     w->grads = carve(c, p->trainable_n * sizeof(float));
     w->labels = carve(c, p->rows_max * sizeof *w->labels);
     w->choices = carve(c, p->rows_max * sizeof *w->choices);
-    w->channel = carve(c, 4 * g->channels * sizeof *w->channel);
     for (size_t s = 0; s < g->slots_n; s++)
         slots[s] = carve(c, p->rows_max * g->slots[s] * sizeof(float));
     w->spare = carve(c, p->rows_max * g->spare * sizeof(float));
