@@ -13,57 +13,25 @@
  * those behind it, are counted as if they would start one after the other, and runs of worse priority are preempted as
  * long as that gets the next of them its slots; runs that are ending already count first.
  *
+ * Trials that may share are placed last, when it is known which slots their experiment has.
+ *
  * An experiment at its max_slots waits for itself, not for slots, and is passed. So is a trial that wants more slots than
  * there are of its kind: create refuses it, but slots may have been lost since.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "orchestrator/scheduler/scheduler.h"
+#include "orchestrator/scheduler/scheduler_private.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct contender {
-    const struct sched_experiment *experiment;
-    int64_t held;             /* slots: running, ending or given now */
-    const struct sched_wanted **wanted;
-    size_t wanted_n, next;
-};
-
-struct run_row {
-    const struct sched_run *run;
-    struct contender *contender; /* NULL: of an experiment that is not in the table */
-    int64_t slots;
-    enum slot_kind kind; /* of those slots */
-};
-
-struct decide {
-    const struct sched_slot *slots;
-    size_t slots_n;
-    bool *taken; /* of slots: not to be given */
-    struct contender *contenders; /* by experiment id */
-    size_t contenders_n;
-    const struct sched_wanted **wanted;
-    struct run_row *runs; /* by run id */
-    size_t runs_n;
-    struct contender **heap;
-    size_t heap_n;
-    struct sched_decision *decision;
-    size_t indexes_n;
-};
-
-static int compare_int(int64_t a, int64_t b)
-{
-    return (a > b) - (a < b);
-}
+#define NOT_PLACED SIZE_MAX /* a slot index that place_all fills in */
 
 static int compare_contenders(const void *a, const void *b)
 {
-    return compare_int(((const struct contender *)a)->experiment->id, ((const struct contender *)b)->experiment->id);
-}
+    int64_t x = ((const struct contender *)a)->experiment->id, y = ((const struct contender *)b)->experiment->id;
 
-static int compare_runs(const void *a, const void *b)
-{
-    return compare_int(((const struct run_row *)a)->run->run, ((const struct run_row *)b)->run->run);
+    return (x > y) - (x < y);
 }
 
 static struct contender *find_contender(const struct decide *d, int64_t id)
@@ -74,21 +42,26 @@ static struct contender *find_contender(const struct decide *d, int64_t id)
     return d->contenders_n ? bsearch(&key, d->contenders, d->contenders_n, sizeof key, compare_contenders) : NULL;
 }
 
-static struct run_row *find_run(const struct decide *d, int64_t run)
-{
-    struct sched_run wanted = {.run = run};
-    struct run_row key = {.run = &wanted};
+/* --- the heap of experiments that want something ---------------------------------------------------------------- */
 
-    return d->runs_n ? bsearch(&key, d->runs, d->runs_n, sizeof key, compare_runs) : NULL;
+/* Its next trial needs no slot of its own. */
+static bool joins(const struct contender *contender)
+{
+    return contender->next < contender->wanted_n && !contender->wanted[contender->next]->alone &&
+           contender->room + contender->promised > 0;
 }
 
-/* --- the heap of experiments that want something ---------------------------------------------------------------- */
+/* Slots per weight; one that would join a slot asks as if it had yet to get it. */
+static double share_of(const struct contender *contender)
+{
+    double weight = contender->experiment->weight > 0 ? contender->experiment->weight : 1;
+
+    return (double)(contender->held - joins(contender)) / weight;
+}
 
 static bool goes_before(const struct contender *a, const struct contender *b)
 {
-    double weight_a = a->experiment->weight > 0 ? a->experiment->weight : 1;
-    double weight_b = b->experiment->weight > 0 ? b->experiment->weight : 1;
-    double share_a = (double)a->held / weight_a, share_b = (double)b->held / weight_b;
+    double share_a = share_of(a), share_b = share_of(b);
 
     if (a->experiment->priority != b->experiment->priority)
         return a->experiment->priority < b->experiment->priority;
@@ -131,94 +104,98 @@ static int64_t count_slots(const struct decide *d, enum slot_kind kind, bool onl
     int64_t n = 0;
 
     for (size_t i = 0; i < d->slots_n; i++)
-        n += d->slots[i].kind == kind && !(only_free && d->taken[i]);
+        n += d->slots[i].kind == kind && d->slots[i].leased && !(only_free && d->taken[i]);
     return n;
+}
+
+static bool is_free(const struct decide *d, enum slot_kind kind, size_t i)
+{
+    return d->slots[i].kind == kind && d->slots[i].leased && !d->taken[i];
+}
+
+static void add_start(struct decide *d, const struct sched_wanted *wanted)
+{
+    size_t n = (size_t)wanted->slots;
+
+    d->decision->starts[d->decision->starts_n++] = (struct sched_start){wanted->experiment, wanted->trial, d->indexes_n, n};
+    for (size_t i = 0; i < n; i++)
+        d->decision->slot_indexes[d->indexes_n++] = NOT_PLACED;
 }
 
 /* The first row of n free slots next to each other, or where there is none the n lowest. n are free. */
 static void give(struct decide *d, enum slot_kind kind, const struct sched_wanted *wanted)
 {
-    size_t n = (size_t)wanted->slots, first = 0, row = 0, given = 0;
+    size_t n = (size_t)wanted->slots, first = 0, row = 0, given = d->indexes_n;
     bool whole = false;
 
     for (size_t i = 0; i < d->slots_n && !whole; i++) {
-        row = d->slots[i].kind == kind && !d->taken[i] ? row + 1 : 0;
+        row = is_free(d, kind, i) ? row + 1 : 0;
         whole = row == n;
         first = whole ? i + 1 - n : 0;
     }
-    d->decision->starts[d->decision->starts_n++] = (struct sched_start){wanted->experiment, wanted->trial, d->indexes_n, n};
-    for (size_t i = first; given < n; i++)
-        if (d->slots[i].kind == kind && !d->taken[i]) {
+    add_start(d, wanted);
+    for (size_t i = first; given < d->indexes_n; i++)
+        if (is_free(d, kind, i)) {
             d->taken[i] = true;
-            d->decision->slot_indexes[d->indexes_n++] = i;
-            given++;
+            d->decision->slot_indexes[given++] = i;
         }
 }
 
-/* --- preemption --------------------------------------------------------------------------------------------------- */
-
-/* Worst priority first, then the latest started. */
-static int compare_victims(const void *a, const void *b)
+/* The lowest free slot, for trials of this experiment to share. One is free. */
+static void give_shared(struct decide *d, enum slot_kind kind, struct contender *contender)
 {
-    const struct run_row *x = *(const struct run_row *const *)a, *y = *(const struct run_row *const *)b;
-    int order = compare_int(y->contender->experiment->priority, x->contender->experiment->priority);
+    size_t i = 0;
 
-    if (!order)
-        order = compare_int(y->run->started, x->run->started);
-    return order ? order : compare_int(y->run->run, x->run->run);
+    while (!is_free(d, kind, i))
+        i++;
+    d->taken[i] = true;
+    d->holdings[i] = (struct holding){.contender = contender, .slots = 1};
+    contender->fresh++;
+    contender->room += contender->experiment->trials_per_slot;
 }
 
-/* The slots that will be free, and who could be made to give more. */
-struct outlook {
-    const struct run_row **victims;
-    size_t n, chosen;
-    int64_t coming; /* slots ending or preempted */
-    int64_t owed;   /* slots that waiting trials want */
-};
-
-static int outlook_init(struct decide *d, enum slot_kind kind, struct outlook *ret)
+static bool shares(const struct contender *contender, const struct sched_wanted *wanted)
 {
-    *ret = (struct outlook){.victims = calloc(d->runs_n + 1, sizeof *ret->victims)};
-    if (!ret->victims)
-        return -ENOMEM;
-    for (size_t i = 0; i < d->runs_n; i++) {
-        const struct run_row *row = &d->runs[i];
-        if (!row->slots || row->kind != kind)
+    return contender->experiment->trials_per_slot > 1 && wanted->slots == 1 && !wanted->alone;
+}
+
+/* Slots that nobody wants: trials that are started in company get them instead, fewest slots per weight first. */
+static void spread(struct decide *d, enum slot_kind kind, int64_t free_n)
+{
+    while (free_n-- > 0) {
+        struct contender *best = NULL;
+        for (size_t i = 0; i < d->contenders_n; i++) {
+            struct contender *one = &d->contenders[i];
+            int64_t limit = one->experiment->max_slots;
+            if (one->experiment->kind == kind && one->joined > one->fresh && !(limit > 0 && one->held >= limit) &&
+                (!best || goes_before(one, best)))
+                best = one;
+        }
+        if (!best)
+            return;
+        give_shared(d, kind, best);
+        best->held++;
+    }
+}
+
+/* Each trial that shares goes to the emptiest slot of its experiment. */
+static void place_all(struct decide *d)
+{
+    for (size_t s = 0; s < d->decision->starts_n; s++) {
+        const struct sched_start *start = &d->decision->starts[s];
+        const struct contender *contender = find_contender(d, start->experiment);
+        struct holding *best = NULL;
+        if (d->decision->slot_indexes[start->first] != NOT_PLACED)
             continue;
-        if (row->run->ending)
-            ret->coming += row->slots;
-        else if (row->contender)
-            ret->victims[ret->n++] = row;
+        for (size_t i = 0; i < d->slots_n; i++)
+            if (d->holdings[i].contender == contender && holding_room(&d->holdings[i]) &&
+                (!best || d->holdings[i].runs < best->runs))
+                best = &d->holdings[i];
+        assert(best);
+        best->runs++;
+        best->staying++;
+        d->decision->slot_indexes[start->first] = (size_t)(best - d->holdings);
     }
-    qsort(ret->victims, ret->n, sizeof *ret->victims, compare_victims);
-    return 0;
-}
-
-/* One more trial waits, free_n slots being free. Preempts for it what must be and may be; false, and nothing, where that is not enough. */
-static bool preempt_for(struct decide *d, struct outlook *outlook, const struct contender *contender, int64_t slots,
-                        int64_t free_n)
-{
-    size_t first = outlook->chosen;
-    int64_t coming = free_n + outlook->coming;
-
-    outlook->owed += slots;
-    while (coming < outlook->owed && outlook->chosen < outlook->n &&
-           outlook->victims[outlook->chosen]->contender->experiment->priority > contender->experiment->priority)
-        coming += outlook->victims[outlook->chosen++]->slots;
-    if (coming < outlook->owed) {
-        outlook->owed -= slots;
-        outlook->chosen = first;
-        return false;
-    }
-    for (size_t i = first; i < outlook->chosen; i++) {
-        const struct run_row *row = outlook->victims[i];
-        if (coming - row->slots >= outlook->owed) /* a larger one after it made it needless */
-            coming -= row->slots;
-        else
-            d->decision->preempt[d->decision->preempt_n++] = row->run->run;
-    }
-    outlook->coming = coming - free_n;
-    return true;
 }
 
 /* --- the decision ------------------------------------------------------------------------------------------------- */
@@ -233,21 +210,41 @@ struct kind_state {
     struct outlook outlook;
 };
 
-static int serve(struct decide *d, struct kind_state *k, const struct contender *top, const struct sched_wanted *wanted,
+/* A place in a slot that the experiment holds, or will. */
+static enum fit join(struct decide *d, struct contender *top, const struct sched_wanted *wanted)
+{
+    if (!top->room) {
+        top->promised--;
+        return FIT_COMING;
+    }
+    top->room--;
+    top->joined++;
+    add_start(d, wanted);
+    return FIT_STARTED;
+}
+
+static int serve(struct decide *d, struct kind_state *k, struct contender *top, const struct sched_wanted *wanted,
                  enum fit *ret)
 {
     int rc;
 
     if (!k->waiting && wanted->slots <= k->free_n) {
-        give(d, k->kind, wanted);
         k->free_n -= wanted->slots;
         *ret = FIT_STARTED;
+        if (!shares(top, wanted)) {
+            give(d, k->kind, wanted);
+        } else {
+            give_shared(d, k->kind, top);
+            join(d, top, wanted);
+        }
         return 0;
     }
     if (!k->outlook.victims && (rc = outlook_init(d, k->kind, &k->outlook)))
         return rc;
     if (preempt_for(d, &k->outlook, top, wanted->slots, k->free_n)) {
         k->waiting = true;
+        if (shares(top, wanted))
+            top->promised += top->experiment->trials_per_slot - 1;
         *ret = FIT_COMING;
     } else if (!k->waiting && wanted->slots <= k->free_first) {
         k->passed = top;
@@ -258,9 +255,37 @@ static int serve(struct decide *d, struct kind_state *k, const struct contender 
     return 0;
 }
 
+/* The next one's turn; *ret_over: nothing starts after it. */
+static int take_turn(struct decide *d, struct kind_state *k, bool *ret_over)
+{
+    struct contender *top = heap_pop(d);
+    const struct sched_wanted *wanted = top->wanted[top->next];
+    int64_t limit = top->experiment->max_slots;
+    enum fit fit = FIT_STARTED;
+    int rc = 0;
+
+    if (k->passed && top->experiment->priority > k->passed->experiment->priority) {
+        *ret_over = true;
+        return 0;
+    }
+    if (joins(top)) {
+        fit = join(d, top, wanted);
+    } else if (limit > 0 && top->held + wanted->slots > limit) {
+        return 0;
+    } else if (wanted->slots <= k->all) {
+        rc = serve(d, k, top, wanted, &fit);
+        top->held += wanted->slots;
+    }
+    *ret_over = fit == FIT_BLOCKS;
+    if (fit < FIT_PASSED && ++top->next < top->wanted_n)
+        heap_push(d, top);
+    return rc;
+}
+
 static int decide_kind(struct decide *d, enum slot_kind kind)
 {
     struct kind_state k = {.kind = kind, .all = count_slots(d, kind, false), .free_n = count_slots(d, kind, true)};
+    bool over = false;
     int rc = 0;
 
     k.free_first = k.free_n;
@@ -268,24 +293,10 @@ static int decide_kind(struct decide *d, enum slot_kind kind)
     for (size_t i = 0; i < d->contenders_n; i++)
         if (d->contenders[i].experiment->kind == kind && d->contenders[i].wanted_n)
             heap_push(d, &d->contenders[i]);
-    while (d->heap_n && !rc) {
-        struct contender *top = heap_pop(d);
-        const struct sched_wanted *wanted = top->wanted[top->next];
-        int64_t limit = top->experiment->max_slots;
-        enum fit fit = FIT_STARTED;
-        if (k.passed && top->experiment->priority > k.passed->experiment->priority)
-            break;
-        if (limit > 0 && top->held + wanted->slots > limit)
-            continue;
-        if (wanted->slots <= k.all) {
-            rc = serve(d, &k, top, wanted, &fit);
-            top->held += wanted->slots;
-        }
-        if (rc || fit == FIT_BLOCKS)
-            break;
-        if (fit != FIT_PASSED && ++top->next < top->wanted_n)
-            heap_push(d, top);
-    }
+    while (d->heap_n && !over && !rc)
+        rc = take_turn(d, &k, &over);
+    if (!over && !k.waiting && !k.passed)
+        spread(d, kind, k.free_n);
     free(k.outlook.victims);
     return rc;
 }
@@ -312,60 +323,77 @@ static void distribute(struct decide *d, const struct sched_wanted *wanted, size
     }
 }
 
-static void fill_tables(struct decide *d, const struct sched_experiment *experiments, const struct sched_run *runs)
+/* One run more holds its slots. */
+static void hold(struct decide *d, const struct sched_run *run)
+{
+    struct holding *holding = run->slots_n ? &d->holdings[run->slots[0]] : NULL;
+
+    if (!holding)
+        return; /* its slots went to another already */
+    if (!holding->runs) {
+        *holding = (struct holding){.contender = find_contender(d, run->experiment), .slots = (int64_t)run->slots_n};
+        if (holding->contender)
+            holding->contender->held += holding->slots;
+    }
+    if (!holding->runs || run->started > holding->started) {
+        holding->started = run->started;
+        holding->run = run->run;
+    }
+    holding->runs++;
+    holding->staying += !run->ending;
+    holding->closed |= run->alone;
+    for (size_t i = 0; i < run->slots_n; i++)
+        d->taken[run->slots[i]] = true;
+}
+
+static void fill_tables(struct decide *d, const struct sched_experiment *experiments)
 {
     for (size_t i = 0; i < d->contenders_n; i++)
         d->contenders[i].experiment = &experiments[i];
     if (d->contenders_n)
         qsort(d->contenders, d->contenders_n, sizeof *d->contenders, compare_contenders);
     for (size_t i = 0; i < d->runs_n; i++)
-        d->runs[i] = (struct run_row){&runs[i], find_contender(d, runs[i].experiment), 0, SLOT_KIND_CPU};
-    if (d->runs_n)
-        qsort(d->runs, d->runs_n, sizeof *d->runs, compare_runs);
-    for (size_t i = 0; i < d->slots_n; i++) {
-        struct run_row *row = d->slots[i].run ? find_run(d, d->slots[i].run) : NULL;
-        struct contender *contender = row ? row->contender : NULL;
-        d->taken[i] = d->slots[i].run != 0;
-        if (row) {
-            row->slots++;
-            row->kind = d->slots[i].kind;
-        }
-        if (contender)
-            contender->held++;
-    }
+        hold(d, &d->runs[i]);
+    for (size_t i = 0; i < d->slots_n; i++)
+        if (d->holdings[i].runs && d->holdings[i].contender)
+            d->holdings[i].contender->room += holding_room(&d->holdings[i]);
 }
 
 int scheduler_decide(const struct sched_slot *slots, size_t slots_n, const struct sched_experiment *experiments,
                      size_t experiments_n, const struct sched_wanted *wanted, size_t wanted_n,
                      const struct sched_run *runs, size_t runs_n, struct sched_decision *ret)
 {
-    struct sched_decision decision = {calloc(slots_n + 1, sizeof *decision.starts), 0,
-                                      calloc(slots_n + 1, sizeof *decision.slot_indexes),
+    /* a start takes slots, or a place in one; each place is one wanted trial */
+    struct sched_decision decision = {calloc(wanted_n + 1, sizeof *decision.starts), 0,
+                                      calloc(slots_n + wanted_n + 1, sizeof *decision.slot_indexes),
                                       calloc(runs_n + 1, sizeof *decision.preempt), 0};
     struct decide d = {.slots = slots,
                        .slots_n = slots_n,
                        .taken = calloc(slots_n + 1, sizeof *d.taken),
+                       .holdings = calloc(slots_n + 1, sizeof *d.holdings),
+                       .runs = runs,
+                       .runs_n = runs_n,
                        .contenders = calloc(experiments_n + 1, sizeof *d.contenders),
                        .contenders_n = experiments_n,
                        .wanted = calloc(wanted_n + 1, sizeof *d.wanted),
-                       .runs = calloc(runs_n + 1, sizeof *d.runs),
-                       .runs_n = runs_n,
                        .heap = calloc(experiments_n + 1, sizeof *d.heap),
                        .decision = &decision};
     int rc = -ENOMEM;
 
-    if (decision.starts && decision.slot_indexes && decision.preempt && d.taken && d.contenders && d.wanted && d.runs &&
+    if (decision.starts && decision.slot_indexes && decision.preempt && d.taken && d.holdings && d.contenders && d.wanted &&
         d.heap) {
-        fill_tables(&d, experiments, runs);
+        fill_tables(&d, experiments);
         distribute(&d, wanted, wanted_n);
         rc = decide_kind(&d, SLOT_KIND_CPU);
         if (!rc)
             rc = decide_kind(&d, SLOT_KIND_CUDA);
+        if (!rc)
+            place_all(&d);
     }
     free(d.taken);
+    free(d.holdings);
     free(d.contenders);
     free(d.wanted);
-    free(d.runs);
     free(d.heap);
     if (rc)
         sched_decision_done(&decision);

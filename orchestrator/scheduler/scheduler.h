@@ -4,6 +4,15 @@
  * each. A trial that does not fit is not passed by a smaller one (no starvation), except by those of its own priority when
  * it would have fitted had its turn come first. Preemption: only for an experiment of better priority, the worst
  * priority's latest started run first, and only when enough slots come free by it.
+ *
+ * Packs: runs of one experiment may share a slot, up to its trials_per_slot, where each wants one slot alone. A share of a
+ * slot that the experiment holds costs nothing: a shared slot counts once, for the fair share as for max_slots. So a trial
+ * joins a slot of its experiment that has room before it takes a new one, and a new one is filled at once. Only where slots
+ * would else stand idle, because nobody wants them, are the trials that start spread over them: on a GPU two packs of two
+ * are never slower than one of four and an empty slot. Whoever starts goes to the emptiest slot of its experiment.
+ * To go on filling a slot an experiment must be entitled to it as if it were given anew: it stands in the order with one
+ * slot less than it holds. So a pack is filled again and again, and drains when it is another's turn for the slot. A trial
+ * that is to run alone shares with none. Nobody joins a slot all of whose runs are ending. A pack is preempted as a whole.
  * Units: slots. Source of the fair share rule: Determined AI's fair-share scheduler, max-min over weights.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_SCHEDULER_H
@@ -17,14 +26,15 @@ enum slot_kind { SLOT_KIND_CPU, SLOT_KIND_CUDA };
 
 struct sched_slot {
     enum slot_kind kind;
-    int64_t run; /* 0: free */
+    bool leased; /* one that is not is neither given nor counted */
 };
 
 struct sched_experiment {
     int64_t id;
     int64_t priority;
     double weight;
-    int64_t max_slots; /* 0: no limit */
+    int64_t max_slots;       /* 0: no limit */
+    int64_t trials_per_slot; /* 1: each has its own */
     enum slot_kind kind;
     int64_t last_start; /* when a run of it was last started, any rising number; 0: never */
 };
@@ -32,12 +42,16 @@ struct sched_experiment {
 /* One trial that wants slots; those of one experiment stand in the order they should start. */
 struct sched_wanted {
     int64_t experiment, trial, slots;
+    bool alone; /* shares its slot with none */
 };
 
 struct sched_run {
     int64_t run, experiment;
     int64_t started; /* any rising number */
-    bool ending;     /* was told to preempt or stop: its slots will come free */
+    bool ending;     /* was told to preempt or stop: its slots, or its share of one, will come free */
+    bool alone;
+    const size_t *slots; /* that it holds; several run on one of them only where that is their experiment's and each one's only */
+    size_t slots_n;
 };
 
 struct sched_start {
@@ -50,7 +64,7 @@ struct sched_decision {
     struct sched_start *starts;
     size_t starts_n;
     size_t *slot_indexes;
-    int64_t *preempt; /* runs */
+    int64_t *preempt; /* runs; of a pack all that are not ending */
     size_t preempt_n;
 };
 

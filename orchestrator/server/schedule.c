@@ -11,8 +11,7 @@
 
 /* What is shown to the scheduler. */
 struct table {
-    struct sched_slot *slots;
-    size_t *slot_of; /* the launcher's number of each: only ours are shown */
+    struct sched_slot *slots; /* as the launcher numbers them */
     size_t slots_n;
     struct sched_experiment *experiments;
     size_t experiments_n;
@@ -25,20 +24,9 @@ struct table {
 static void free_table(struct table *table)
 {
     free(table->slots);
-    free(table->slot_of);
     free(table->experiments);
     free(table->wanted);
     free(table->runs);
-}
-
-/* The run that holds a slot, 0 when it is free; a warm worker holds nothing. */
-static int64_t slot_run(const struct server *server, size_t slot)
-{
-    for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
-        for (size_t i = 0; i < attempt->slots_n; i++)
-            if (attempt->slots[i] == slot)
-                return attempt->run;
-    return 0;
 }
 
 static int show_slots(const struct server *server, struct table *table)
@@ -47,14 +35,10 @@ static int show_slots(const struct server *server, struct table *table)
     size_t n = launcher_slots(server->launcher, &slots);
 
     table->slots = calloc(n + 1, sizeof *table->slots);
-    table->slot_of = calloc(n + 1, sizeof *table->slot_of);
-    if (!table->slots || !table->slot_of)
+    if (!table->slots)
         return -ENOMEM;
     for (size_t i = 0; i < n; i++)
-        if (slots[i].ours) {
-            table->slots[table->slots_n] = (struct sched_slot){slots[i].kind, slot_run(server, i)};
-            table->slot_of[table->slots_n++] = i;
-        }
+        table->slots[table->slots_n++] = (struct sched_slot){slots[i].kind, slots[i].ours};
     return 0;
 }
 
@@ -69,7 +53,8 @@ static int show_runs(const struct server *server, struct table *table)
         return -ENOMEM;
     for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
         table->runs[table->runs_n++] =
-            (struct sched_run){attempt->run, attempt->experiment, attempt->order, attempt->ending};
+            (struct sched_run){.run = attempt->run, .experiment = attempt->experiment, .started = attempt->order,
+                               .ending = attempt->ending, .slots = attempt->slots, .slots_n = attempt->slots_n};
     return 0;
 }
 
@@ -83,7 +68,7 @@ static int add_wanted(struct table *table, int64_t experiment, const struct want
         table->wanted = grown;
         table->wanted_room = room;
     }
-    table->wanted[table->wanted_n++] = (struct sched_wanted){experiment, wanted->trial, wanted->slots};
+    table->wanted[table->wanted_n++] = (struct sched_wanted){experiment, wanted->trial, wanted->slots, false};
     return 0;
 }
 
@@ -129,7 +114,7 @@ static int show_experiments(const struct server *server, struct table *table)
     for (const struct entry *entry = server->entries; entry && !rc; entry = entry->next) {
         const struct experiment_config *config = experiment_get_config(entry->experiment);
         table->experiments[table->experiments_n++] = (struct sched_experiment){
-            entry->id, config->priority, config->weight, config->max_slots, kind_of(server, config), entry->last_start};
+            entry->id, config->priority, config->weight, config->max_slots, 1, kind_of(server, config), entry->last_start};
         rc = show_wanted(server, entry, capacity, table);
     }
     return rc;
@@ -153,14 +138,11 @@ static void preempt(struct server *server, int64_t run)
     server_submit(server, attempt->experiment, &turn);
 }
 
-static void carry_out(struct server *server, const struct table *table, const struct sched_decision *decision)
+static void carry_out(struct server *server, const struct sched_decision *decision)
 {
     for (size_t i = 0; i < decision->starts_n; i++) {
         const struct sched_start *start = &decision->starts[i];
-        size_t slots[start->slots ? start->slots : 1];
-        for (size_t j = 0; j < start->slots; j++)
-            slots[j] = table->slot_of[decision->slot_indexes[start->first + j]];
-        if (attempt_add(server, start->experiment, start->trial, slots, start->slots)) {
+        if (attempt_add(server, start->experiment, start->trial, decision->slot_indexes + start->first, start->slots)) {
             server_fail(server, -ENOMEM, "out of memory");
             return;
         }
@@ -199,7 +181,7 @@ static int decide(struct server *server, struct table *table)
                           table->wanted_n, table->runs, table->runs_n, &decision);
     if (rc)
         return rc;
-    carry_out(server, table, &decision);
+    carry_out(server, &decision);
     sched_decision_done(&decision);
     return 0;
 }

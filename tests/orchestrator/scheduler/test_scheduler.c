@@ -1,105 +1,6 @@
-/* test_scheduler.c - decisions about slots, each a row of a table.
- * A row is text: slots "cccg" (c: free cpu, g: free cuda, digit n: held by run n on cpu, A.. : held by run 1.. on cuda);
- * experiments "id:priority:weight:max_slots[:g[:last_start]]", wanted "experiment/trial:slots", runs "run:experiment:started[:e]" (e:
- * ending); the decision as text "experiment/trial@slot,slot ... -run -run".
+/* test_scheduler.c - decisions about slots, each a row of a table (scheduler_test.h); shares and turns over time.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "orchestrator/scheduler/scheduler.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-struct row {
-    const char *slots, *experiments, *wanted, *runs, *decision;
-};
-
-struct table {
-    struct sched_slot slots[64];
-    struct sched_experiment experiments[16];
-    struct sched_wanted wanted[256];
-    struct sched_run runs[64];
-    size_t slots_n, experiments_n, wanted_n, runs_n;
-};
-
-static void read_slots(const char *text, struct table *t)
-{
-    for (; *text; text++) {
-        struct sched_slot *slot = &t->slots[t->slots_n++];
-        bool cuda = *text == 'g' || (*text >= 'A' && *text <= 'Z');
-        slot->kind = cuda ? SLOT_KIND_CUDA : SLOT_KIND_CPU;
-        slot->run = *text >= '0' && *text <= '9' ? *text - '0' : *text >= 'A' && *text <= 'Z' ? *text - 'A' + 1 : 0;
-    }
-}
-
-static void read_row(const struct row *row, struct table *t)
-{
-    char text[4000], *word, *rest;
-
-    memset(t, 0, sizeof *t);
-    read_slots(row->slots, t);
-    strcpy(text, row->experiments);
-    for (word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
-        long long id, priority, max, last = 0;
-        double weight;
-        char kind = 'c';
-        assert_true(sscanf(word, "%lld:%lld:%lf:%lld:%c:%lld", &id, &priority, &weight, &max, &kind, &last) >= 4);
-        t->experiments[t->experiments_n++] =
-            (struct sched_experiment){id, priority, weight, max, kind == 'g' ? SLOT_KIND_CUDA : SLOT_KIND_CPU, last};
-    }
-    strcpy(text, row->wanted);
-    for (word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
-        long long experiment, trial, slots;
-        assert_int_equal(sscanf(word, "%lld/%lld:%lld", &experiment, &trial, &slots), 3);
-        t->wanted[t->wanted_n++] = (struct sched_wanted){experiment, trial, slots};
-    }
-    strcpy(text, row->runs);
-    for (word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
-        long long run, experiment, started;
-        char ending = 0;
-        assert_true(sscanf(word, "%lld:%lld:%lld:%c", &run, &experiment, &started, &ending) >= 3);
-        t->runs[t->runs_n++] = (struct sched_run){run, experiment, started, ending == 'e'};
-    }
-}
-
-static struct sched_decision decide(const struct table *t)
-{
-    struct sched_decision decision;
-
-    assert_int_equal(scheduler_decide(t->slots, t->slots_n, t->experiments, t->experiments_n, t->wanted, t->wanted_n,
-                                      t->runs, t->runs_n, &decision),
-                     0);
-    return decision;
-}
-
-static void check(const struct row *rows, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        struct sched_decision decision;
-        struct table t;
-        char got[4000] = "";
-        read_row(&rows[i], &t);
-        decision = decide(&t);
-        for (size_t s = 0; s < decision.starts_n; s++) {
-            const struct sched_start *start = &decision.starts[s];
-            sprintf(got + strlen(got), "%s%lld/%lld", *got ? " " : "", (long long)start->experiment,
-                    (long long)start->trial);
-            for (size_t k = 0; k < start->slots; k++)
-                sprintf(got + strlen(got), "%c%zu", k ? ',' : '@', decision.slot_indexes[start->first + k]);
-        }
-        for (size_t p = 0; p < decision.preempt_n; p++)
-            sprintf(got + strlen(got), "%s-%lld", *got ? " " : "", (long long)decision.preempt[p]);
-        if (strcmp(got, rows[i].decision))
-            print_message("row %zu: slots %s experiments %s wanted %s runs %s\n", i, rows[i].slots,
-                          rows[i].experiments, rows[i].wanted, rows[i].runs);
-        assert_string_equal(got, rows[i].decision);
-        sched_decision_done(&decision);
-    }
-}
-#define CHECK(rows) check(rows, sizeof(rows) / sizeof(rows)[0])
+#include "tests/orchestrator/scheduler/scheduler_test.h"
 
 static void gives_the_lowest_free_slots_in_the_order_wanted(void **state)
 {
@@ -240,22 +141,24 @@ static void shares_follow_the_weights_over_time(void **state)
 {
     static const double WEIGHTS[] = {1, 2, 5};
     double used[3] = {0}, total = 0;
-    struct table t = {.slots_n = 16, .experiments_n = 3};
+    static struct table t = {.slots_n = 16, .experiments_n = 3};
     int64_t left[65] = {0}, owner[65] = {0}, next_run = 1, next_trial = 1;
     uint32_t random = 7;
 
     (void)state;
+    lease_all(&t);
     for (int e = 0; e < 3; e++)
-        t.experiments[e] = (struct sched_experiment){e + 1, 42, WEIGHTS[e], 0, SLOT_KIND_CPU, 0};
+        t.experiments[e] = (struct sched_experiment){e + 1, 42, WEIGHTS[e], 0, 1, SLOT_KIND_CPU, 0};
     for (int tick = 0; tick < 4000; tick++) {
         struct sched_decision decision;
         t.wanted_n = t.runs_n = 0;
         for (int e = 0; e < 3; e++)
             for (int k = 0; k < 16; k++)
-                t.wanted[t.wanted_n++] = (struct sched_wanted){e + 1, next_trial++, 1};
+                t.wanted[t.wanted_n++] = (struct sched_wanted){e + 1, next_trial++, 1, false};
         for (int64_t r = 1; r <= 64; r++)
             if (left[r])
-                t.runs[t.runs_n++] = (struct sched_run){r, owner[r], r, false};
+                t.runs[t.runs_n++] = (struct sched_run){.run = r, .experiment = owner[r], .started = r};
+        hold_all(&t);
         decision = decide(&t);
         for (size_t s = 0; s < decision.starts_n; s++) {
             while (left[next_run])
@@ -263,16 +166,16 @@ static void shares_follow_the_weights_over_time(void **state)
             random = random * 1664525u + 1013904223u;
             left[next_run] = 1 + (random >> 16) % 9;
             owner[next_run] = decision.starts[s].experiment;
-            t.slots[decision.slot_indexes[decision.starts[s].first]].run = next_run;
+            t.on[decision.slot_indexes[decision.starts[s].first]] = next_run;
         }
         sched_decision_done(&decision);
         for (size_t i = 0; i < t.slots_n; i++) {
-            int64_t run = t.slots[i].run;
+            int64_t run = t.on[i];
             assert_true(run > 0); /* no slot stays empty while someone waits */
             used[owner[run] - 1]++;
             total++;
             if (!--left[run])
-                t.slots[i].run = 0;
+                t.on[i] = 0;
         }
     }
     for (int e = 0; e < 3; e++) /* 16 slots in shares of 2, 4 and 10 */
@@ -283,22 +186,24 @@ static void shares_follow_the_weights_over_time(void **state)
  * slots stand empty only while the small ones drain. */
 static void large_and_small_trials_take_turns(void **state)
 {
-    struct table t = {.slots_n = 8, .experiments_n = 2};
+    static struct table t = {.slots_n = 8, .experiments_n = 2};
     int64_t left[16] = {0}, owner[16] = {0}, tick = 1;
     int started[2] = {0}, busy = 0;
 
     (void)state;
+    lease_all(&t);
     for (int e = 0; e < 2; e++)
-        t.experiments[e] = (struct sched_experiment){e + 1, 42, 1, 0, SLOT_KIND_CPU, 0};
+        t.experiments[e] = (struct sched_experiment){e + 1, 42, 1, 0, 1, SLOT_KIND_CPU, 0};
     for (; tick <= 600; tick++) {
         struct sched_decision decision;
         t.wanted_n = t.runs_n = 0;
         for (int k = 0; k < 8; k++)
-            t.wanted[t.wanted_n++] = (struct sched_wanted){1, 100 * tick + k, 1};
-        t.wanted[t.wanted_n++] = (struct sched_wanted){2, tick, 8};
+            t.wanted[t.wanted_n++] = (struct sched_wanted){1, 100 * tick + k, 1, false};
+        t.wanted[t.wanted_n++] = (struct sched_wanted){2, tick, 8, false};
         for (int r = 1; r <= 9; r++)
             if (left[r])
-                t.runs[t.runs_n++] = (struct sched_run){r, owner[r], r, false};
+                t.runs[t.runs_n++] = (struct sched_run){.run = r, .experiment = owner[r], .started = r};
+        hold_all(&t);
         decision = decide(&t);
         for (size_t s = 0; s < decision.starts_n; s++) {
             const struct sched_start *start = &decision.starts[s];
@@ -310,87 +215,20 @@ static void large_and_small_trials_take_turns(void **state)
             started[start->experiment - 1]++;
             t.experiments[start->experiment - 1].last_start = tick;
             for (size_t k = 0; k < start->slots; k++)
-                t.slots[decision.slot_indexes[start->first + k]].run = run;
+                t.on[decision.slot_indexes[start->first + k]] = run;
         }
         sched_decision_done(&decision);
         for (size_t i = 0; i < 8; i++)
-            busy += t.slots[i].run != 0;
+            busy += t.on[i] != 0;
         for (int r = 1; r <= 9; r++)
             if (left[r] && !--left[r])
                 for (size_t i = 0; i < 8; i++)
-                    if (t.slots[i].run == r)
-                        t.slots[i].run = 0;
+                    if (t.on[i] == r)
+                        t.on[i] = 0;
     }
     assert_true(started[1] >= 60); /* a turn of each lasts 7 to 8 ticks */
     assert_int_equal(started[0] / 8, started[1]);
     assert_true(busy > 600 * 8 * 3 / 4);
-}
-
-/* Nothing is given twice, nothing is given in part, no limit is passed, whatever the table. */
-static void holds_its_rules_on_random_tables(void **state)
-{
-    uint32_t random = 1;
-#define DRAW(n) ((random = random * 1664525u + 1013904223u, (random >> 16) % (uint32_t)(n)))
-
-    (void)state;
-    for (int round = 0; round < 3000; round++) {
-        struct table t = {0};
-        struct sched_decision decision;
-        int64_t held[16] = {0};
-        bool taken[64] = {0};
-        t.experiments_n = 1 + DRAW(4);
-        for (size_t e = 0; e < t.experiments_n; e++)
-            t.experiments[e] = (struct sched_experiment){(int64_t)e + 1, DRAW(3), 1 + DRAW(3), DRAW(2) ? DRAW(8) : 0,
-                                                         DRAW(2) ? SLOT_KIND_CPU : SLOT_KIND_CUDA,
-                                                         DRAW(3)};
-        t.slots_n = DRAW(20);
-        for (size_t i = 0; i < t.slots_n; i++)
-            t.slots[i].kind = DRAW(2) ? SLOT_KIND_CPU : SLOT_KIND_CUDA;
-        for (size_t r = 0; r < DRAW(6); r++) {
-            size_t e = DRAW(t.experiments_n);
-            bool any = false;
-            for (size_t i = 0; i < t.slots_n; i++)
-                if (!t.slots[i].run && t.slots[i].kind == t.experiments[e].kind && DRAW(3) == 0) {
-                    t.slots[i].run = (int64_t)r + 1;
-                    taken[i] = any = true;
-                    held[e]++;
-                }
-            if (any)
-                t.runs[t.runs_n++] = (struct sched_run){(int64_t)r + 1, (int64_t)e + 1, (int64_t)r, DRAW(3) == 0};
-        }
-        t.wanted_n = DRAW(30);
-        for (size_t i = 0; i < t.wanted_n; i++)
-            t.wanted[i] = (struct sched_wanted){1 + DRAW(t.experiments_n), (int64_t)i + 1, 1 + DRAW(4)};
-        decision = decide(&t);
-        for (size_t s = 0; s < decision.starts_n; s++) {
-            const struct sched_start *start = &decision.starts[s];
-            const struct sched_experiment *e = &t.experiments[start->experiment - 1];
-            assert_int_equal(start->slots, t.wanted[start->trial - 1].slots);
-            for (size_t k = 0; k < start->slots; k++) {
-                size_t at = decision.slot_indexes[start->first + k];
-                assert_true(at < t.slots_n && !taken[at] && t.slots[at].kind == e->kind);
-                taken[at] = true;
-            }
-            held[start->experiment - 1] += (int64_t)start->slots;
-            assert_true(!e->max_slots || held[start->experiment - 1] <= e->max_slots);
-        }
-        for (size_t p = 0; p < decision.preempt_n; p++) {
-            const struct sched_run *victim = NULL;
-            bool better = false;
-            for (size_t r = 0; r < t.runs_n; r++)
-                if (t.runs[r].run == decision.preempt[p])
-                    victim = &t.runs[r];
-            assert_non_null(victim);
-            assert_false(victim->ending);
-            for (size_t i = 0; i < t.wanted_n; i++)
-                better |= t.experiments[t.wanted[i].experiment - 1].priority <
-                          t.experiments[victim->experiment - 1].priority;
-            assert_true(better);
-            for (size_t q = 0; q < p; q++)
-                assert_true(decision.preempt[q] != decision.preempt[p]);
-        }
-        sched_decision_done(&decision);
-    }
 }
 
 int main(void)
@@ -408,7 +246,6 @@ int main(void)
         cmocka_unit_test(kinds_of_slots_are_decided_apart),
         cmocka_unit_test(shares_follow_the_weights_over_time),
         cmocka_unit_test(large_and_small_trials_take_turns),
-        cmocka_unit_test(holds_its_rules_on_random_tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
