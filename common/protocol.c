@@ -191,6 +191,17 @@ void message_done(struct message *message)
     message->body = NULL;
 }
 
+bool hello_can(const json_t *hello, const char *capability)
+{
+    json_t *item;
+    size_t i;
+
+    json_array_foreach (json_object_get(hello, "capabilities"), i, item)
+        if (json_is_string(item) && !strcmp(json_string_value(item), capability))
+            return true;
+    return false;
+}
+
 const char *message_op_name(enum message_op op)
 {
     return OPS[op].name;

@@ -17,7 +17,7 @@
 enum message_op {
     /* worker to orchestrator */
     MSG_HELLO,       /* version, pid, rank, size, program; capabilities: ["reuse", "plan", "evaluate"]; isa */
-    MSG_PLAN_ANSWER, /* id, ok; mem_bytes, pack_key; or errors: [{path, text}]  (op "plan") */
+    MSG_PLAN_ANSWER, /* id, ok; mem_bytes, pack_key, trials_per_slot; or errors: [{path, text}]  (op "plan") */
     MSG_REPORT,      /* run, seq, kind: training | validation | test; units, metrics, clients; or steps: [{...}] */
     MSG_PROGRESS,    /* run, units; not acknowledged */
     MSG_CHECKPOINT,  /* run, seq, units, path (relative to the trial's folder), bytes */
@@ -49,6 +49,9 @@ struct message {
  * message_done. -EINVAL: err says which field, what was found, what would be right. */
 int message_parse(const char *line, size_t length, bool from_worker, struct message *ret, struct error *err);
 void message_done(struct message *message);
+
+/* A hello's list of capabilities has this one. */
+bool hello_can(const json_t *hello, const char *capability);
 
 /* The operation's name in the text. */
 const char *message_op_name(enum message_op op);

@@ -20,8 +20,9 @@ struct checked {
 int check_file(struct cli *cli, bool ask_trainer, struct checked *ret);
 void checked_done(struct checked *checked);
 
-/* Adds what the trainer says about the file's configurations to problems. 0, or an error when it could not be asked. */
-int plan_check(const struct experiment_config *config, const char *home, struct config_problems *problems,
+/* Adds what the trainer says about the file's configurations to problems, and puts its word in the place of
+ * resources.trials_per_slot: auto. 0, or an error when it could not be asked. */
+int plan_check(struct experiment_config *config, const char *home, struct config_problems *problems,
                struct error *err);
 
 /* What the trainer knows of "model" or "data": {hyperparameters (those it was asked with: each numeric one at its lower end,

@@ -9,8 +9,11 @@
 #include "orchestrator/cli/format.h"
 #include "orchestrator/launcher/launcher.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define TRIALS_PER_SLOT_MAX 64 /* as the table of keys has it */
 
 /* The home's cache tells shapes that would else be read out of a whole archive. */
 static int build_requests(const struct experiment_config *config, const char *home, const json_t *points, json_t **ret,
@@ -116,22 +119,55 @@ static void add_errors(const struct experiment_config *config, const json_t *poi
     }
 }
 
-int plan_check(const struct experiment_config *config, const char *home, struct config_problems *problems,
-               struct error *err)
+/* So many trials of each of these configurations fit on a slot and pay there; 1 where the program does not say. */
+static int64_t least_per_slot(const json_t *answers)
+{
+    int64_t least = TRIALS_PER_SLOT_MAX;
+    json_t *answer;
+    size_t i;
+
+    json_array_foreach((json_t *)answers, i, answer) {
+        int64_t here = json_int_or(answer, "trials_per_slot", 1);
+        least = here < least ? here : least;
+    }
+    return json_array_size(answers) && least > 1 ? least : 1;
+}
+
+static int settle_trials_per_slot(struct experiment_config *config, bool packs, const json_t *answers,
+                                  struct config_problems *problems)
+{
+    char text[200];
+
+    if (!config->trials_per_slot)
+        return config_set_trials_per_slot(config, packs ? least_per_slot(answers) : 1);
+    if (config->trials_per_slot > 1 && !packs) {
+        snprintf(text, sizeof text, "must be 1, got %lld: the program carries one run at a time (its hello lacks the capability"
+                 " \"pack\")", (long long)config->trials_per_slot);
+        config_add_problem(problems, config, false, "resources.trials_per_slot", text);
+    }
+    return 0;
+}
+
+int plan_check(struct experiment_config *config, const char *home, struct config_problems *problems, struct error *err)
 {
     json_t *points = space_extremes(config->space), *requests = NULL, *answers = NULL;
     const char **argv = NULL;
+    bool packs = false;
     int code = points ? build_requests(config, home, points, &requests, err) : fail(err, -ENOMEM, "out of memory");
 
     if (code == 0)
         code = program(config, &argv, err);
     if (code == 0)
         code = launcher_ask_plan(argv, json_string_or(config->resolved, "working_directory", NULL), requests,
-                                 &answers, err);
-    if (code == 0)
+                                 &packs, &answers, err);
+    if (code == 0) {
         add_errors(config, points, answers, problems);
-    else if (err && config->entrypoint) /* the user's own program: its place is in the file */
-        config_add_problem(problems, config, false, "entrypoint", err->text), code = 0;
+        if (settle_trials_per_slot(config, packs, answers, problems))
+            code = fail(err, -ENOMEM, "out of memory");
+    } else if (err && config->entrypoint) { /* the user's own program: its place is in the file */
+        config_add_problem(problems, config, false, "entrypoint", err->text);
+        code = 0;
+    }
     free(argv);
     json_decref(points);
     json_decref(requests);
@@ -154,7 +190,7 @@ int plan_describe(const struct experiment_config *config, const char *home, cons
     code = build_requests(config, home, one, &requests, err);
     if (code == 0) {
         json_object_set_new(json_array_get(requests, 0), "describe", json_pack("[s]", what));
-        code = launcher_ask_plan(NULL, NULL, requests, &answers, err);
+        code = launcher_ask_plan(NULL, NULL, requests, NULL, &answers, err);
     }
     if (code == 0) {
         add_errors(config, one, answers, problems);

@@ -49,6 +49,7 @@ int verb_validate(struct cli *cli)
             json_object_set_new(answer, "name", json_string(checked.config->name));
             json_object_set_new(answer, "trials", json_integer(trials));
             json_object_set_new(answer, "total_units", json_real(units));
+            json_object_set_new(answer, "trials_per_slot", json_integer(checked.config->trials_per_slot));
             json_object_set_new(answer, "time_metric", json_string(UNIT_NAMES[checked.config->time_metric]));
         }
         json_object_set_new(answer, "problems", problems_json(&checked.problems));
@@ -62,6 +63,8 @@ int verb_validate(struct cli *cli)
             printf(", %s in all", total);
         if (config->slots_per_trial != 1)
             printf(", %lld slots per trial", (long long)config->slots_per_trial);
+        if (config->trials_per_slot != 1)
+            printf(", %lld trials per slot", (long long)config->trials_per_slot);
         putchar('\n');
         free(total);
         free(each);

@@ -125,6 +125,7 @@ static int build(struct experiment_config *config, struct error *err)
     config->metric = json_string_or(searcher, "metric", "");
     config->smaller_is_better = json_bool_or(searcher, "smaller_is_better", false);
     config->slots_per_trial = json_int_or(resources, "slots_per_trial", 1);
+    config->trials_per_slot = json_int_or(resources, "trials_per_slot", json_object_get(resources, "trials_per_slot") ? 0 : 1);
     config->max_slots = json_int_or(resources, "max_slots", 0);
     config->priority = json_int_or(resources, "priority", 42);
     config->weight = json_double_or(resources, "weight", 1);
@@ -175,6 +176,14 @@ int config_build(json_t *resolved, struct config_marks *marks, struct experiment
     else
         *ret = config;
     return rc;
+}
+
+int config_set_trials_per_slot(struct experiment_config *config, int64_t trials)
+{
+    json_t *resources = json_object_get(config->resolved, "resources");
+
+    config->trials_per_slot = trials;
+    return json_object_set_new(resources, "trials_per_slot", json_integer(trials)) ? -ENOMEM : 0;
 }
 
 void config_free(struct experiment_config *config)

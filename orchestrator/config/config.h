@@ -30,6 +30,7 @@ struct experiment_config {
     bool smaller_is_better;
     enum unit_kind time_metric;
     int64_t slots_per_trial, max_slots; /* max_slots 0: no limit */
+    int64_t trials_per_slot;            /* 0: auto, until create has asked the trainer (config_set_trials_per_slot) */
     int64_t priority;                   /* lower first; 42 */
     double weight;
     enum slot_type slot_type;
@@ -72,6 +73,9 @@ void config_free(struct experiment_config *config);
 /* Adds a problem that the trainer's plan reported (paths as in the sections), with the place of that key. */
 void config_add_problem(struct config_problems *problems, const struct experiment_config *config, bool warning,
                         const char *path, const char *text);
+
+/* What auto came to, in the resolved form too. -ENOMEM. */
+int config_set_trials_per_slot(struct experiment_config *config, int64_t trials);
 
 /* The rows of the whole file, the four sections included: for explain, docs/config.md, completion. */
 extern const struct key CONFIG_KEYS[];

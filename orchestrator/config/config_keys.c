@@ -70,8 +70,13 @@ static const struct key SEARCHER[] = {
 static const struct key RESOURCES[] = {
     {"slots_per_trial", KEY_INT, .def = "1", .min = 1, .max = 65536,
      .doc = "Slots (GPUs, else CPU cores) that a trial runs on, all or none.", .example = "slots_per_trial: 1"},
+    {"trials_per_slot", KEY_INT, .def = "1", .min = 1, .max = 64, .choices = "auto",
+     .doc = "Trials of this experiment that share a slot at most, where slots_per_trial is 1: on a GPU several small models "
+            "train together in about the time of one. On a CPU, and in fp32_strict, their curves are those that they have alone. "
+            "auto: as many as fit and pay, by the trainer's word (on a CPU 1); the stored file has the number.",
+     .example = "trials_per_slot: auto"},
     {"max_slots", KEY_INT, .min = 1, .max = 65536,
-     .doc = "Slots that the experiment uses at most; no limit where absent.",
+     .doc = "Slots that the experiment uses at most (one that several trials share is one); no limit where absent.",
      .example = "max_slots: 4"},
     {"priority", KEY_INT, .def = "42", .min = 1, .max = 99, .doc = "Lower goes first.", .example = "priority: 42"},
     {"weight", KEY_NUMBER, .def = "1", .min = 0, .max = 1e6, .exclusive_min = true,

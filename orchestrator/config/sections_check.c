@@ -270,15 +270,28 @@ static void check_checkpoint_period(struct config_check *check)
     json_object_set_new(check->resolved, "min_checkpoint_period", json_integer((json_int_t)period));
 }
 
-void config_check_rest(struct config_check *check)
+static void check_resources(struct config_check *check)
 {
+    const json_t *packed = at(check, "resources.trials_per_slot");
     int64_t slots = json_int_or(at(check, "resources"), "slots_per_trial", 1);
     int64_t most = json_int_or(at(check, "resources"), "max_slots", 0);
+    char shown[60];
 
-    check_entrypoint(check);
-    check_checkpoint_period(check);
+    if (slots > 1 && packed && !(json_is_integer(packed) && json_integer_value(packed) == 1)) {
+        keys_value_text(packed, shown, sizeof shown);
+        config_say(check, false, "resources.trials_per_slot",
+                   "must be 1 where slots_per_trial is %lld, got %s: only trials of one slot can share it", (long long)slots,
+                   shown);
+    }
     if (most > 0 && most < slots)
         config_say(check, false, "resources.max_slots",
                    "must be at least slots_per_trial, got %lld of %lld: no trial could ever start", (long long)most,
                    (long long)slots);
+}
+
+void config_check_rest(struct config_check *check)
+{
+    check_entrypoint(check);
+    check_checkpoint_period(check);
+    check_resources(check);
 }

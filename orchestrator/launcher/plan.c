@@ -222,12 +222,11 @@ static int next_message(struct asking *a, struct message *ret, struct error *err
     }
 }
 
-static int hear_hello(struct asking *a, const char *capability, bool *ret_has, struct error *err)
+/* ret: of the hello, its body. */
+static int hear_hello(struct asking *a, json_t **ret, struct error *err)
 {
     struct message hello;
-    const json_t *capabilities, *item;
     int64_t version;
-    size_t i;
     int rc = next_message(a, &hello, err);
 
     if (rc)
@@ -238,11 +237,8 @@ static int hear_hello(struct asking *a, const char *capability, bool *ret_has, s
     else if (version != FLEXP_PROTOCOL_VERSION)
         rc = fail(err, -EIO, "%s: it speaks version %lld of the trial protocol, this flexp speaks %d", a->program,
                   (long long)version, FLEXP_PROTOCOL_VERSION);
-    *ret_has = false;
-    capabilities = json_object_get(hello.body, "capabilities");
-    json_array_foreach ((json_t *)capabilities, i, item)
-        if (json_is_string(item) && !strcmp(json_string_value(item), capability))
-            *ret_has = true;
+    if (!rc)
+        *ret = json_incref(hello.body);
     message_done(&hello);
     return rc;
 }
@@ -305,15 +301,13 @@ static void end_asking(struct asking *a)
     lines_done(&a->status);
 }
 
-/* A started program that has said hello; ret_has: it has the capability. end_asking() in either case. */
-static int open_asking(struct asking *a, const char *const *argv, const char *cwd, const char *capability, bool *ret_has,
-                       struct error *err)
+/* A started program that has said hello, which the caller gets to own. end_asking() in either case. */
+static int open_asking(struct asking *a, const char *const *argv, const char *cwd, json_t **ret_hello, struct error *err)
 {
     const char *patience = getenv("FLEXP_HELLO_MS");
     struct timeval limit;
     int rc;
 
-    *ret_has = false;
     for (int end = 0; end < ENDS; end++)
         a->ours[end] = -1;
     a->program = argv && argv[0] ? argv[0] : "flexp-trainer";
@@ -323,15 +317,14 @@ static int open_asking(struct asking *a, const char *const *argv, const char *cw
         return rc;
     limit = (struct timeval){.tv_sec = a->patience_ms / 1000, .tv_usec = a->patience_ms % 1000 * 1000};
     setsockopt(a->ours[PROTOCOL], SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit); /* one that reads nothing */
-    return hear_hello(a, capability, ret_has, err);
+    return hear_hello(a, ret_hello, err);
 }
 
-int launcher_ask_plan(const char *const *argv, const char *cwd, const json_t *requests, json_t **ret,
+int launcher_ask_plan(const char *const *argv, const char *cwd, const json_t *requests, bool *ret_packs, json_t **ret,
                       struct error *err)
 {
     struct asking *a = calloc(1, sizeof *a);
-    json_t *answers = json_array(), *request;
-    bool plans;
+    json_t *answers = json_array(), *request, *hello = NULL;
     size_t i;
     int rc;
 
@@ -340,12 +333,15 @@ int launcher_ask_plan(const char *const *argv, const char *cwd, const json_t *re
         json_decref(answers);
         return fail(err, -ENOMEM, "out of memory");
     }
-    rc = open_asking(a, argv, cwd, "plan", &plans, err);
+    rc = open_asking(a, argv, cwd, &hello, err);
     json_array_foreach ((json_t *)requests, i, request)
-        if (!rc && plans)
+        if (!rc && hello_can(hello, "plan"))
             rc = ask_one(a, request, i + 1, answers, err);
         else if (!rc)
             json_array_append_new(answers, json_null());
+    if (ret_packs)
+        *ret_packs = hello_can(hello, "pack");
+    json_decref(hello);
     end_asking(a);
     free(a);
     if (rc) {
@@ -387,8 +383,7 @@ int launcher_ask_evaluate(const char *const *argv, const char *cwd, const json_t
                           struct error *err)
 {
     struct asking *a = calloc(1, sizeof *a);
-    json_t *metrics = json_object();
-    bool evaluates;
+    json_t *metrics = json_object(), *hello = NULL;
     int rc;
 
     if (!a || !metrics) {
@@ -396,13 +391,14 @@ int launcher_ask_evaluate(const char *const *argv, const char *cwd, const json_t
         json_decref(metrics);
         return fail(err, -ENOMEM, "out of memory");
     }
-    rc = open_asking(a, argv, cwd, "evaluate", &evaluates, err);
-    if (!rc && !evaluates)
+    rc = open_asking(a, argv, cwd, &hello, err);
+    if (!rc && !hello_can(hello, "evaluate"))
         rc = fail(err, -ENOTSUP, "%s cannot evaluate a checkpoint: its hello lacks the capability \"evaluate\"", a->program);
     if (!rc)
         rc = send_message(a, json_deep_copy(message));
     if (!rc)
         rc = hear_evaluation(a, metrics, err);
+    json_decref(hello);
     end_asking(a);
     free(a);
     if (rc) {

@@ -140,10 +140,8 @@ static void blame(struct hand *hand, const char *text)
 
 static void on_hello(struct hand *hand, const struct message *message)
 {
-    const json_t *capabilities = json_object_get(message->body, "capabilities"), *item;
     int64_t version = json_int_or(message->body, "version", 0);
     char text[200];
-    size_t i;
 
     if (hand->greeted) {
         blame(hand, "it said hello twice");
@@ -157,9 +155,7 @@ static void on_hello(struct hand *hand, const struct message *message)
     }
     hand->greeted = true;
     hand->isa = json_object_get(message->body, "isa") ? strdup(json_string_or(message->body, "isa", "")) : NULL;
-    json_array_foreach ((json_t *)capabilities, i, item)
-        if (json_is_string(item) && !strcmp(json_string_value(item), "reuse"))
-            hand->reuses = true;
+    hand->reuses = hello_can(message->body, "reuse");
     if (hand->attempt)
         attempt_begin(hand->server, hand->attempt);
 }

@@ -30,6 +30,9 @@ static int check_capacity(const struct server *server, const struct experiment_c
         return fail(err, -EINVAL,
                     "resources.slot_type: cuda, but this orchestrator has no cuda slot (it has %zu cpu slot%s)",
                     cpu, cpu == 1 ? "" : "s");
+    if (!config->trials_per_slot)
+        return fail(err, -EINVAL, "resources.trials_per_slot: the orchestrator wants a number; `flexp create` asks the trainer"
+                                  " what auto comes to");
     if (config->slots_per_trial < 0 || (size_t)config->slots_per_trial > capacity)
         return fail(err, -EINVAL,
                     "resources.slots_per_trial: a trial wants %lld slots, but this orchestrator has %zu %s slot%s",

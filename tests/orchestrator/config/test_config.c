@@ -70,6 +70,7 @@ static void assert_equal_configs(const struct experiment_config *a, const struct
     assert_int_equal(a->smaller_is_better, b->smaller_is_better);
     assert_int_equal(a->time_metric, b->time_metric);
     assert_int_equal(a->slots_per_trial, b->slots_per_trial);
+    assert_int_equal(a->trials_per_slot, b->trials_per_slot);
     assert_int_equal(a->max_slots, b->max_slots);
     assert_int_equal(a->priority, b->priority);
     assert_true(a->weight == b->weight);

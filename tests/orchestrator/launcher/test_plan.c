@@ -24,7 +24,7 @@ static int ask(const char *script, json_t **ret, struct error *err)
     const char *argv[] = {"/bin/bash", "-c", script, NULL};
     json_t *requests = json_pack("[{s:{}, s:{}, s:i}, {s:{s:f}, s:{}, s:i}]", "hyperparameters", "sections", "slots", 1,
                                  "hyperparameters", "lr", 0.5, "sections", "slots", 1);
-    int rc = launcher_ask_plan(argv, NULL, requests, ret, err);
+    int rc = launcher_ask_plan(argv, NULL, requests, NULL, ret, err);
 
     json_decref(requests);
     return rc;
@@ -54,6 +54,23 @@ static void a_program_without_the_capability_answers_null(void **state)
     assert_int_equal(json_array_size(answers), 2);
     assert_true(json_is_null(json_array_get(answers, 1)));
     json_decref(answers);
+}
+
+static void a_program_says_whether_it_carries_several_runs(void **state)
+{
+    static const char *const HELLOS[] = {HELLO, "echo '{\"op\":\"hello\",\"version\":1,\"pid\":1,\"capabilities\":[\"pack\"]}' >&3; "};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        const char *argv[] = {"/bin/bash", "-c", HELLOS[i], NULL};
+        struct error err = {0};
+        json_t *requests = json_array(), *answers = NULL;
+        bool packs = !i;
+        assert_int_equal(launcher_ask_plan(argv, NULL, requests, &packs, &answers, &err), 0);
+        assert_int_equal(packs, i);
+        json_decref(requests);
+        json_decref(answers);
+    }
 }
 
 static void each_way_to_fail_has_its_words(void **state)
@@ -102,10 +119,10 @@ static void a_program_that_is_not_there_is_named(void **state)
     json_t *requests = json_array(), *answers = NULL;
 
     (void)state;
-    assert_int_equal(launcher_ask_plan(argv, NULL, requests, &answers, &err), -EIO);
+    assert_int_equal(launcher_ask_plan(argv, NULL, requests, NULL, &answers, &err), -EIO);
     assert_non_null(strstr(err.text, "/nowhere/train: it could not be started: /nowhere/train: No such file"));
     setenv("FLEXP_TRAINER", "/nowhere/flexp-trainer", 1);
-    assert_true(launcher_ask_plan(NULL, NULL, requests, &answers, &err) < 0);
+    assert_true(launcher_ask_plan(NULL, NULL, requests, NULL, &answers, &err) < 0);
     unsetenv("FLEXP_TRAINER");
     assert_non_null(strstr(err.text, "/nowhere/flexp-trainer cannot be run"));
     json_decref(requests);
@@ -118,9 +135,9 @@ static void it_runs_in_the_folder_named(void **state)
     json_t *requests = json_array(), *answers = NULL;
 
     (void)state;
-    assert_int_equal(launcher_ask_plan(argv, "/usr/lib", requests, &answers, &err), -EIO);
+    assert_int_equal(launcher_ask_plan(argv, "/usr/lib", requests, NULL, &answers, &err), -EIO);
     assert_non_null(strstr(err.text, "/usr/lib"));
-    assert_int_equal(launcher_ask_plan(argv, "/nowhere", requests, &answers, &err), -EIO);
+    assert_int_equal(launcher_ask_plan(argv, "/nowhere", requests, NULL, &answers, &err), -EIO);
     assert_non_null(strstr(err.text, "/nowhere: No such file"));
     json_decref(requests);
 }
@@ -130,6 +147,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_come_in_the_order_of_the_requests),
         cmocka_unit_test(a_program_without_the_capability_answers_null),
+        cmocka_unit_test(a_program_says_whether_it_carries_several_runs),
         cmocka_unit_test(each_way_to_fail_has_its_words),
         cmocka_unit_test(a_silent_program_is_not_waited_for),
         cmocka_unit_test(a_program_that_is_not_there_is_named),
