@@ -11,10 +11,39 @@ struct pass {
     const struct node *node;
     const struct layer *layer;
     size_t index, rows, chunk, chunks, panels;
-    bool training;
+    bool training, by_parts, steps;
     float *dx;
     atomic_size_t next;
 };
+
+/* SGD's step is taken from the sums where they are; the other optimizers' from a panel that stays in cache, or when all
+ * gradients are there. */
+static bool takes_sgd(const struct update *u)
+{
+    return u && u->early && u->optimizer.type == OPTIMIZER_SGD && !(u->proximal_mu > 0);
+}
+
+static struct native_sgd sgd_of(const struct update *u)
+{
+    return (struct native_sgd){u->lr, u->optimizer.weight_decay, u->optimizer.momentum, u->optimizer.nesterov};
+}
+
+/* A layer whose threads share channels, not rows. */
+static bool by_parts(const struct worker *w, size_t i)
+{
+    const struct node *node = &w->plan->graph.nodes[i];
+
+    return node->kernel && node->kernel->by_parts && node->kernel->by_parts(&node->conv) &&
+           w->plan->chunks[i] >= plan_rows(w->plan, w->plan->batch);
+}
+
+/* Whether the layer's weights are given to the optimizer in its backward pass. */
+static bool steps_early(const struct worker *w, size_t i)
+{
+    if (!w->update)
+        return false;
+    return w->plan->graph.nodes[i].own_dense ? w->update->early : by_parts(w, i) && takes_sgd(w->update);
+}
 
 static struct pass pass_of(struct worker *w, size_t i, size_t rows)
 {
@@ -25,7 +54,9 @@ static struct pass pass_of(struct worker *w, size_t i, size_t rows)
                          .node = &p->graph.nodes[i],
                          .layer = &p->model->layers[i],
                          .index = i,
-                         .rows = rows};
+                         .rows = rows,
+                         .by_parts = by_parts(w, i),
+                         .steps = steps_early(w, i)};
 }
 
 static float *weights_of(const struct worker *w, int param)
@@ -69,13 +100,6 @@ static struct conv_args args_of(const struct pass *s, size_t rank)
                               .scratch = scratch_of(w, rank)};
 }
 
-static bool by_parts(const struct pass *s)
-{
-    const struct conv_kernel *kernel = s->node->kernel;
-
-    return s->w->team->n > 1 && kernel->by_parts && kernel->by_parts(&s->node->conv);
-}
-
 static void conv_prepare(void *arg, size_t rank)
 {
     struct pass *s = arg;
@@ -91,7 +115,7 @@ static void conv_forward(void *arg, size_t rank)
     struct conv_args a = args_of(s, rank);
     size_t lo = 0, hi = s->rows;
 
-    if (by_parts(s))
+    if (s->by_parts)
         a.part = (struct conv_part){rank, s->w->team->n};
     else
         own_share(s->w->team, rank, s->rows, choose_is_batched(s->node->kernel) ? NATIVE_LANES : 1, &lo, &hi);
@@ -120,26 +144,6 @@ static void conv_backward_chunks(void *arg, size_t rank)
     }
 }
 
-static void clear_share(void *arg, size_t rank)
-{
-    struct pass *s = arg;
-    size_t lo, hi;
-
-    own_share(s->w->team, rank, s->node->kernel->partial_floats(&s->node->conv), 64, &lo, &hi);
-    if (lo < hi)
-        memset(partial_of(s, 0) + lo, 0, (hi - lo) * sizeof(float));
-}
-
-static void conv_backward_part(void *arg, size_t rank)
-{
-    struct pass *s = arg;
-    struct conv_args a = args_of(s, rank);
-
-    a.part = (struct conv_part){rank, s->w->team->n};
-    a.partial = partial_of(s, 0);
-    s->node->kernel->backward(&s->node->conv, &a, 0, s->rows);
-}
-
 struct adding {
     struct worker *w;
     size_t chunks, floats;
@@ -164,6 +168,34 @@ void own_add_chunks(struct worker *w, size_t chunks, size_t floats)
     team_run(w->team, add_share, &a);
 }
 
+static void clear_share(void *arg, size_t rank)
+{
+    struct pass *s = arg;
+    size_t lo, hi;
+
+    own_share(s->w->team, rank, s->node->kernel->partial_floats(&s->node->conv), 64, &lo, &hi);
+    if (lo < hi)
+        memset(partial_of(s, 0) + lo, 0, (hi - lo) * sizeof(float));
+}
+
+static void conv_backward_part(void *arg, size_t rank)
+{
+    struct pass *s = arg;
+    struct worker *w = s->w;
+    struct conv_args a = args_of(s, rank);
+    size_t base = w->plan->places[s->layer->weight].offset;
+    struct native_step step;
+
+    a.part = (struct conv_part){rank, w->team->n};
+    a.partial = partial_of(s, 0);
+    if (s->steps) {
+        step = (struct native_step){sgd_of(w->update), w->weights + base,
+                                    w->update->optimizer.momentum > 0 ? w->state + base : NULL};
+        a.step = &step;
+    }
+    s->node->kernel->backward(&s->node->conv, &a, 0, s->rows);
+}
+
 static void conv_backward_alone(struct pass *s)
 {
     const struct conv *c = &s->node->conv;
@@ -185,7 +217,7 @@ static void conv_finish(void *arg, size_t rank)
     struct pass *s = arg;
     struct worker *w = s->w;
 
-    s->node->kernel->finish(&s->node->conv, partial_of(s, 0), grads_of(w, s->layer->weight),
+    s->node->kernel->finish(&s->node->conv, partial_of(s, 0), s->steps ? NULL : grads_of(w, s->layer->weight),
                             grads_of(w, s->layer->bias_param), (struct conv_part){rank, w->team->n});
 }
 
@@ -195,11 +227,12 @@ static void conv_backward(struct pass *s)
 
     s->chunk = w->plan->chunks[s->index];
     s->chunks = (s->rows + s->chunk - 1) / s->chunk;
-    if (w->team->n == 1) {
-        conv_backward_alone(s);
-    } else if (s->chunks == 1 && by_parts(s)) {
-        team_run(w->team, clear_share, s);
+    if (s->by_parts) {
+        if (!s->steps)
+            team_run(w->team, clear_share, s);
         team_run(w->team, conv_backward_part, s);
+    } else if (w->team->n == 1) {
+        conv_backward_alone(s);
     } else {
         team_run(w->team, conv_backward_chunks, s);
         own_add_chunks(w, s->chunks, s->node->kernel->partial_floats(&s->node->conv));
@@ -242,17 +275,11 @@ static void dense_forward(void *arg, size_t rank)
                                  w->act[s->node->in], w->act[s->node->out], lo, hi);
 }
 
-/* SGD's step is taken from the sums where they are; the other optimizers' from a panel that stays in cache. */
-static bool takes_sgd(const struct update *u)
-{
-    return u && u->early && u->optimizer.type == OPTIMIZER_SGD && !(u->proximal_mu > 0);
-}
-
 static void sgd_panel(const struct pass *s, size_t i0, size_t i1, void *scratch)
 {
     struct worker *w = s->w;
     const struct update *u = w->update;
-    const struct native_sgd sgd = {u->lr, u->optimizer.weight_decay, u->optimizer.momentum, u->optimizer.nesterov};
+    const struct native_sgd sgd = sgd_of(u);
     size_t base = w->plan->places[s->layer->weight].offset;
 
     s->native->dense_backward_sgd(&s->node->dense, &sgd, w->weights + base, w->weights + base,
@@ -367,9 +394,9 @@ void own_update_rest(struct worker *w)
     const struct plan *p = w->plan;
     size_t from = 0;
 
-    for (size_t i = 0; i < p->model->layers_n && w->update->early; i++) {
+    for (size_t i = 0; i < p->model->layers_n; i++) {
         const struct place *place;
-        if (!p->graph.nodes[i].own_dense)
+        if (!steps_early(w, i))
             continue;
         place = &p->places[p->model->layers[i].weight];
         update_range(w, from, place->offset);

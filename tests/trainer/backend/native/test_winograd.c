@@ -106,6 +106,67 @@ static void direct(const struct conv_case *k, float *y, float *dx, float *dw)
                 }
 }
 
+/* SGD's step in the place of a gradient: of the same dw, from the weights as dx saw them, and with any last filters. */
+static void a_step_is_that_of_the_gradient(void **state)
+{
+    static const struct native_sgd SGD[] = {
+        {.lr = .5f}, {.lr = .5f, .decay = .1f}, {.lr = .5f, .decay = .1f, .momentum = .9f},
+        {.lr = .5f, .momentum = .9f, .nesterov = true}};
+    size_t stepping = 0;
+
+    (void)state;
+    for (const struct native *const *native = native_all(); *native; native++)
+        for (size_t name = 0; name < COUNT(NAMES); name++)
+            for (size_t i = 0; i < COUNT(SHAPES) * COUNT(SGD); i++) {
+                const struct conv_kernel *kernel = kernel_of(*native, NAMES[name]);
+                struct native_step step = {.sgd = SGD[i % COUNT(SGD)]};
+                struct conv c = conv_of(&SHAPES[i / COUNT(SGD)]);
+                struct conv_case plain, stepped;
+                struct conv_args a;
+                size_t n = SHAPES[i / COUNT(SGD)].n, bytes, at = 0;
+
+                c.batch = n;
+                if (!kernel->by_parts(&c))
+                    continue;
+                stepping++;
+                case_new(&plain, kernel, &c, n, 3);
+                case_new(&stepped, kernel, &c, n, 3);
+                case_run(&plain, n, n);
+                bytes = plain.weights_size * 4;
+                step.w = check_new(bytes);
+                memcpy(step.w, stepped.weights, bytes);
+                step.state = step.sgd.momentum > 0 ? check_new(bytes) : NULL;
+                for (size_t k = 0; step.state && k < plain.weights_size; k++)
+                    step.state[k] = stepped.weights[k] * .01f; /* padding stays 0 */
+                a = (struct conv_args){.weights = step.w, .bias = c.bias ? stepped.bias : NULL, .x = stepped.x,
+                                       .y = stepped.y, .aux = stepped.aux, .dy = stepped.dy,
+                                       .dx = c.need_dx ? stepped.dx : NULL, .partial = stepped.partial,
+                                       .scratch = stepped.scratch, .step = &step};
+                memset(stepped.partial, 0x7f, kernel->partial_floats(&c) * 4);
+                kernel->forward(&c, &a, 0, n, true);
+                kernel->backward(&c, &a, 0, n);
+                kernel->finish(&c, stepped.partial, NULL, c.bias ? stepped.db : NULL, (struct conv_part){0});
+                assert_memory_equal(stepped.dx, plain.dx, plain.x_size * 4);
+                assert_memory_equal(stepped.db, plain.db, (size_t)c.k * 4);
+                for (; at < plain.weights_size; at++) {
+                    double w = (double)plain.weights[at], m = (double)step.sgd.momentum;
+                    double g = (double)plain.dw[at] + (double)step.sgd.decay * w;
+                    double v = step.state ? m * w * .01 + g : g;
+                    double want = w - (double)step.sgd.lr * (step.sgd.nesterov ? g + m * v : v);
+                    if (!(fabs((double)step.w[at] - want) < 1e-6 * (1 + fabs(want))) ||
+                        (step.state && !(fabs((double)step.state[at] - v) < 1e-6 * (1 + fabs(v)))))
+                        fail_msg("%s %s case %zu, weight %zu: %g, not %g", (*native)->name, NAMES[name], i, at,
+                                 (double)step.w[at], want);
+                }
+                check_free(step.w, bytes, "stepped weights");
+                if (step.state)
+                    check_free(step.state, bytes, "momentum");
+                case_free(&plain);
+                case_free(&stepped);
+            }
+    assert_true(stepping >= 2 * COUNT(SGD));
+}
+
 /* The figures that the planner's words rest on: fp32 allows F4, fp32_strict F2. */
 static void errors_are_bounded_multiples_of_a_direct_sum(void **state)
 {
@@ -242,6 +303,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matches_the_definition),
+        cmocka_unit_test(a_step_is_that_of_the_gradient),
         cmocka_unit_test(errors_are_bounded_multiples_of_a_direct_sum),
         cmocka_unit_test(passes_on_what_is_no_number),
         cmocka_unit_test(refuses_what_it_cannot_do),

@@ -11,6 +11,7 @@
  * and with 128 outputs leave gradients, weights and momentum (384 KiB) in the second-level cache for the optimizer's
  * step. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/kernels.h"
+#include "trainer/backend/cpu/native/sgd.h"
 #include "trainer/backend/cpu/native/transpose.h"
 
 #define PANEL 64
@@ -36,23 +37,7 @@ struct made {
 /* The step for values at `at`. n: of VEC_N values. */
 VEC_INLINE void sgd_step(const struct made *made, vec g, size_t at, size_t n, bool momentum, bool nesterov)
 {
-    vec w = vec_load(made->from + at);
-
-    if (made->sgd->decay > 0)
-        g = vec_fma(vec_splat(made->sgd->decay), w, g);
-    if (momentum) {
-        vec m = vec_splat(made->sgd->momentum), v = vec_fma(m, vec_load(made->state + at), g);
-        g = nesterov ? vec_fma(m, v, g) : v;
-        if (n == VEC_N)
-            vec_store(made->state + at, v);
-        else
-            vec_store_n(made->state + at, v, n);
-    }
-    w = vec_fnma(vec_splat(made->sgd->lr), g, w);
-    if (n == VEC_N)
-        vec_store(made->w + at, w);
-    else
-        vec_store_n(made->w + at, w, n);
+    sgd_vec(made->sgd, g, made->from + at, made->w + at, momentum ? made->state + at : NULL, n, momentum, nesterov);
 }
 
 struct tile {

@@ -43,6 +43,18 @@ struct conv_part {
     size_t index, n;
 };
 
+/* As in optim.h. */
+struct native_sgd {
+    float lr, decay, momentum;
+    bool nesterov;
+};
+
+/* SGD's step in the place of a gradient. */
+struct native_step {
+    struct native_sgd sgd;
+    float *w, *state; /* both in the working layout; state: read with momentum alone */
+};
+
 /* Where the output of a 2x2 block came from is kept from forward to backward in aux; where no pool follows, backward
  * applies ReLU's mask by y. The gradient is 0 where ReLU's output is 0; the first of equals wins the pool. */
 struct conv_args {
@@ -54,6 +66,8 @@ struct conv_args {
     const float *dy;             /* of y; backward only, as all below */
     float *dx;                   /* overwritten; NULL: not wanted */
     float *partial;              /* partial_floats; added to */
+    const struct native_step *step; /* NULL, or, by parts and where all rows are given at once: weights are changed once
+                                       dx is there, partial is overwritten and has no dw, finish is given none */
     void *scratch;               /* scratch_bytes, one for each thread; contents need not last */
     struct conv_part part;       /* of prepare; of forward and backward where by_parts says so */
 };
@@ -93,12 +107,6 @@ struct native_norm {
     size_t pixels, channels, groups; /* of a row; groups divides channels */
     double eps;
     bool relu;
-};
-
-/* As in optim.h. */
-struct native_sgd {
-    float lr, decay, momentum;
-    bool nesterov;
 };
 
 /* One instruction set. */

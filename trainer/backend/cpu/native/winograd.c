@@ -176,11 +176,11 @@ static void finish(const struct winograd *w, const float *partial, float *dw, fl
     size_t filter = w->c * 9; /* floats */
 
     winograd_share(share, w->k, &part.k_lo, &part.k_hi);
-    if (w->wide && part.k_lo < part.k_hi)
+    if (w->wide && dw && part.k_lo < part.k_hi)
         memcpy(dw + part.k_lo * filter, partial + part.k_lo * filter,
                winograd_vecs(part.k_hi - part.k_lo) * VEC_N * filter * 4);
-    else if (part.k_lo < part.k_hi)
-        NATIVE(winograd_weights_back)(&part, partial + part.k_lo * w->c, dw, false);
+    else if (!w->wide && part.k_lo < part.k_hi)
+        NATIVE(winograd_weights_back)(&part, partial + part.k_lo * w->c, dw, false, NULL);
     if (db && !share.index)
         memcpy(db, partial + gradient_floats(w), w->k * 4);
 }

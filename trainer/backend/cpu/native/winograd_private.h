@@ -56,7 +56,9 @@ void NATIVE(winograd_spread)(const struct winograd *w, const struct conv *c, flo
 
 /* U and U^T, each where it is not NULL, from weights [filter / VEC_N][channel][9][VEC_N]; and back. */
 void NATIVE(winograd_weights)(const struct winograd *w, const float *weights, float *u, float *transposed);
-void NATIVE(winograd_weights_back)(const struct winograd *w, const float *du, float *dw, bool add);
+/* add: dw is added to. step: NULL, or what is done with the sum, which is then not stored. */
+void NATIVE(winograd_weights_back)(const struct winograd *w, const float *du, float *dw, bool add,
+                                   const struct native_step *step);
 
 /* db of the filters of d's block is added to. */
 void NATIVE(winograd_bias_back)(const struct winograd *w, const float *d, size_t tiles, float *db);

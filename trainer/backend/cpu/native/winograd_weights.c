@@ -1,6 +1,7 @@
 /* winograd_weights.c - weights to frequencies, and gradients back. All are walked panel by panel, so that what is read
  * and each frequency of what is written are streams: they can be many times the second-level cache.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/native/sgd.h"
 #include "trainer/backend/cpu/native/transpose.h"
 #include "trainer/backend/cpu/native/winograd_private.h"
 #include "trainer/backend/cpu/native/winograd_transform.h"
@@ -85,7 +86,11 @@ VEC_INLINE void weights_as_they_are(size_t m, const struct winograd *w, const fl
             }
 }
 
-VEC_INLINE void back(size_t m, const float *s, size_t point, size_t lanes, float *dw, bool add)
+/* What becomes of dw's sums. */
+enum result { STORED, ADDED, STEPPED, ADDED_AND_STEPPED };
+
+VEC_INLINE void back(size_t m, const float *s, size_t point, size_t lanes, float *dw, size_t at, enum result result,
+                     const struct native_step *step, bool momentum)
 {
     size_t a = m + 2;
     vec x[6], half[18], out[3];
@@ -103,25 +108,59 @@ VEC_INLINE void back(size_t m, const float *s, size_t point, size_t lanes, float
         winograd_gt(m, half + c, 3, out, 1);
         VEC_UNROLL
         for (size_t r = 0; r < 3; r++) {
+            size_t tap = at + (r * 3 + c) * VEC_N;
             if (lanes < VEC_N)
                 out[r] = vec_where(vec_mask_from((uint16_t)((1u << lanes) - 1)), out[r]);
-            if (add)
-                out[r] += vec_load(dw + (r * 3 + c) * VEC_N);
-            vec_store(dw + (r * 3 + c) * VEC_N, out[r]);
+            if (result == ADDED || result == ADDED_AND_STEPPED)
+                out[r] += vec_load(dw + tap);
+            if (result == STORED || result == ADDED)
+                vec_store(dw + tap, out[r]);
+            else
+                sgd_vec(&step->sgd, out[r], step->w + tap, step->w + tap, momentum ? step->state + tap : NULL, VEC_N,
+                        momentum, momentum && step->sgd.nesterov);
         }
     }
 }
 
-VEC_INLINE void weights_back(size_t m, const struct winograd *w, const float *du, float *dw, bool add)
+VEC_INLINE void weights_back(size_t m, const struct winograd *w, const float *du, float *dw, enum result result,
+                             const struct native_step *step, bool momentum)
 {
     size_t k_lo = w->k_lo / VEC_N, k_hi = winograd_vecs(w->k_hi);
 
     for (size_t panel = k_lo; panel < k_hi; panel += 2)
         for (size_t c = w->c_lo; c < w->c_hi; c++)
-            for (size_t v = panel; v < panel + 2 && v < k_hi; v++)
+            for (size_t v = panel; v < panel + 2 && v < k_hi; v++) {
+                size_t at = (v * w->c + c) * 9 * VEC_N;
+                if (result == STEPPED || result == ADDED_AND_STEPPED) {
+                    fetch(step->w + at + AHEAD * 9 * VEC_N);
+                    if (momentum)
+                        fetch(step->state + at + AHEAD * 9 * VEC_N);
+                }
                 back(m, du + winograd_panel(v - k_lo, c - w->c_lo, w->c_hi - w->c_lo, k_hi - k_lo), w->u_point,
-                     w->k_hi - v * VEC_N, dw + (v * w->c + c) * 9 * VEC_N, add);
+                     w->k_hi - v * VEC_N, dw, at, result, step, momentum);
+            }
 }
+
+#define BACK(m, result, momentum)                                                                                      \
+    static void back_##m##_##result##_##momentum(const struct winograd *w, const float *du, float *dw,                 \
+                                                 const struct native_step *step)                                       \
+    {                                                                                                                  \
+        weights_back(m, w, du, dw, result, step, momentum);                                                            \
+    }
+#define BACKS(m)                                                                                                       \
+    BACK(m, STORED, false)                                                                                             \
+    BACK(m, ADDED, false)                                                                                              \
+    BACK(m, STEPPED, false)                                                                                            \
+    BACK(m, STEPPED, true)                                                                                             \
+    BACK(m, ADDED_AND_STEPPED, false)                                                                                  \
+    BACK(m, ADDED_AND_STEPPED, true)
+#define ROW(m)                                                                                                         \
+    {                                                                                                                  \
+        {back_##m##_STORED_false}, {back_##m##_ADDED_false}, {back_##m##_STEPPED_false, back_##m##_STEPPED_true},      \
+            {back_##m##_ADDED_AND_STEPPED_false, back_##m##_ADDED_AND_STEPPED_true},                                   \
+    }
+BACKS(2)
+BACKS(4)
 
 void NATIVE(winograd_weights)(const struct winograd *w, const float *weights, float *u, float *transposed)
 {
@@ -138,12 +177,14 @@ void NATIVE(winograd_weights)(const struct winograd *w, const float *weights, fl
     }
 }
 
-void NATIVE(winograd_weights_back)(const struct winograd *w, const float *du, float *dw, bool add)
+void NATIVE(winograd_weights_back)(const struct winograd *w, const float *du, float *dw, bool add,
+                                   const struct native_step *step)
 {
-    if (w->m == 4)
-        weights_back(4, w, du, dw, add);
-    else
-        weights_back(2, w, du, dw, add);
+    static void (*const BY[2][4][2])(const struct winograd *, const float *, float *, const struct native_step *) = {
+        ROW(2), ROW(4)};
+    enum result result = step ? add ? ADDED_AND_STEPPED : STEPPED : add ? ADDED : STORED;
+
+    BY[w->m == 4][result][step && step->sgd.momentum > 0](w, du, dw, step);
 }
 
 /* The frequency of point 1 in both directions is the sum of a tile. */

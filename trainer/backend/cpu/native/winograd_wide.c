@@ -1,8 +1,9 @@
 /* winograd_wide.c - Winograd convolutions whose transformed weights are larger than the second-level cache, while there
  * are few tiles to use them on. To store U would cost more than to multiply with it, so that it never is: a block of
  * channels and filters is transformed into cache, has its use on a block of tiles, and is forgotten. dU likewise: a
- * block's sum becomes dw at once, and partial holds dw. Threads share the work by filters forward and by channels
- * backward, not by rows: each block of U and dU is then made by one of them, and only V or D by all.
+ * block's sum becomes dw at once, and partial holds dw; or, with the last tiles, SGD's step is taken with it, and a dw of
+ * one block of tiles is stored nowhere. Threads share the work by filters forward and by channels backward, not by rows:
+ * each block of U and dU is then made by one of them, and only V or D by all.
  *
  * V and D lie block of channels by block: [block][frequency][tile][SIDE].
  * SPDX-License-Identifier: Apache-2.0 */
@@ -95,7 +96,8 @@ static void forward(struct winograd *w, const struct conv *c, const struct conv_
     }
 }
 
-static void weights_gradient(struct winograd *w, size_t tiles, const float *v, const float *d, float *du, float *dw)
+static void weights_gradient(struct winograd *w, size_t tiles, const float *v, const float *d, float *du, float *dw,
+                             bool add, const struct native_step *step)
 {
     for (size_t k = 0; k < w->k_blocks; k++, d += w->points * w->d_point) {
         take_filters(w, k);
@@ -107,7 +109,7 @@ static void weights_gradient(struct winograd *w, size_t tiles, const float *v, c
                 NATIVE(winograd_gemm_weights)(from, SIDE, d + f * w->d_point, SIDE, du + f * w->u_point,
                                               w->c_hi - w->c_lo, tiles, winograd_vecs(w->k_hi - w->k_lo), false,
                                               from + w->v_point);
-            NATIVE(winograd_weights_back)(w, du, dw, true);
+            NATIVE(winograd_weights_back)(w, du, dw, add, step);
         }
     }
 }
@@ -155,18 +157,21 @@ void NATIVE(winograd_wide_backward)(const struct winograd *w, const struct conv 
     struct winograd part = *w;
     float *v = scratch, *d = v + w->c_blocks * w->points * w->v_point, *dv = d + w->k_blocks * w->points * w->d_point,
           *u = dv + w->points * w->v_point;
-    size_t end = hi * w->tile_rows, next;
+    size_t begin = lo * w->tile_rows, end = hi * w->tile_rows, next;
 
     cover(&part, a->part, (struct conv_part){0});
     if (!part.c_blocks)
         return;
-    for (size_t row = lo * w->tile_rows; row < end; row = next) {
+    if (a->step && c->bias && !part.c_from)
+        memset(db, 0, w->k_vecs * VEC_N * 4);
+    for (size_t row = begin; row < end; row = next) {
         next = row + w->block < end ? row + w->block : end;
         memset(edge, 0, edge_floats * 4);
         input(&part, c, a->x, row, next, v, edge);
         gradient(&part, c, a, row, next, d, db);
-        weights_gradient(&part, (next - row) * w->tile_columns, v, d, u, a->partial);
         if (a->dx)
             input_gradient(&part, c, a, row, next, d, dv, u, edge);
+        weights_gradient(&part, (next - row) * w->tile_columns, v, d, u, a->partial, !a->step || row > begin,
+                         next < end ? NULL : a->step);
     }
 }
