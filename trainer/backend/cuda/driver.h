@@ -56,6 +56,7 @@ extern "C" {
     X(loss, loss_args)                                                                                                 \
     X(totals, totals_args)                                                                                             \
     X(optimize, optimize_args)                                                                                         \
+    X(accumulate, accumulate_args)                                                                                     \
     X(aggregate, aggregate_args)                                                                                       \
     X(apply, apply_args)                                                                                               \
     X(distance, distance_args)                                                                                         \

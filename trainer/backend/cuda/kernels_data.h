@@ -26,6 +26,7 @@ struct lane { /* written by the host at a round's start */
 
 struct lane_step {       /* of the batch at hand */
     uint32_t rows, next; /* rows 0: no batch left; next: number of the step after this */
+    uint32_t whole, row; /* where several GPUs share a batch: its rows, and the first of them that is here */
     uint64_t first;      /* of its entries */
     struct pcg32 dropout;
     float rate, root, shrink; /* Adam's */
@@ -101,6 +102,7 @@ struct begin_step_args {
     struct lane_step *steps;
     const uint32_t *draws;
     uint32_t draws_n;
+    uint32_t share, shares; /* of each batch the rows from whole x share / shares on are this GPU's */
 };
 
 DEVICE void begin_step_body(const struct begin_step_args *a, uint64_t i)
@@ -110,15 +112,17 @@ DEVICE void begin_step_body(const struct begin_step_args *a, uint64_t i)
     uint32_t per_epoch, epoch, at, left;
 
     if (step->next >= lane->steps) {
-        step->rows = 0;
+        step->rows = step->whole = 0;
         return;
     }
     per_epoch = (lane->samples_n + lane->batch - 1) / lane->batch;
     epoch = step->next / per_epoch;
     at = step->next % per_epoch;
     left = lane->samples_n - at * lane->batch;
-    step->rows = left < lane->batch ? left : lane->batch;
-    step->first = lane->table + (uint64_t)epoch * lane->samples_n + (uint64_t)at * lane->batch;
+    step->whole = left < lane->batch ? left : lane->batch;
+    step->row = (uint32_t)((uint64_t)step->whole * a->share / a->shares);
+    step->rows = (uint32_t)((uint64_t)step->whole * (a->share + 1) / a->shares) - step->row;
+    step->first = lane->table + (uint64_t)epoch * lane->samples_n + (uint64_t)at * lane->batch + step->row;
     step->next++;
     if (a->draws_n) {
         step->dropout = d_key(lane->seed, RNG_DROPOUT, lane->trial, lane->round, lane->client << 16 | epoch);
@@ -146,7 +150,8 @@ DEVICE void begin_chunk_body(const struct begin_chunk_args *a, uint64_t i)
     uint64_t first = (uint64_t)step->next * a->rows, left = *a->total > first ? *a->total - first : 0;
 
     step->first = first;
-    step->rows = left < a->rows ? (uint32_t)left : a->rows;
+    step->rows = step->whole = left < a->rows ? (uint32_t)left : a->rows;
+    step->row = 0;
     step->next++;
 }
 

@@ -332,7 +332,8 @@ DEVICE void transpose_body(const struct transpose_args *a, uint64_t i)
         put_gradient(&a->y[i], a->x[row * values + from], a->mask ? &a->mask[i] : NULL, a->add);
 }
 
-/* Dropout: an index for each DROP_RUN draws, thus 2 * DROP_RUN values, of a lane; jumps ahead to them. */
+/* Dropout: an index for each DROP_RUN draws, thus 2 * DROP_RUN values, of a lane; jumps ahead to them. Where the batch
+ * begins on another GPU, the first value here may be the second of its draw. */
 #define DROP_RUN 8
 
 struct dropout_args {
@@ -352,17 +353,21 @@ DEVICE void dropout_body(const struct dropout_args *a, uint64_t i)
 {
     uint64_t lane = quotient(i, a->runs), run = i - lane * a->runs, n = (uint64_t)a->steps[lane].rows * a->values;
     uint64_t first = run * 2 * DROP_RUN, base = lane * a->rows * a->values;
+    uint64_t ahead = (uint64_t)a->steps[lane].row * a->values, odd = ahead & 1;
     struct pcg32 rng = a->steps[lane].dropout;
 
-    if (first >= n)
+    if (first >= n + odd)
         return;
     if (!a->off)
-        d_pcg_advance(&rng, draws_before(a->draws, a->before, a->steps[lane].rows) + run * DROP_RUN);
+        d_pcg_advance(&rng, draws_before(a->draws, a->before, a->steps[lane].whole) + ahead / 2 + run * DROP_RUN);
     for (uint32_t k = 0; k < DROP_RUN; k++) {
         uint32_t draw = a->off ? 0 : d_pcg_next(&rng);
         for (uint32_t half = 0; half < 2; half++, draw >>= 16) {
             uint64_t at = first + 2 * k + half;
             bool keep = a->off || (draw & 0xffff) >= a->threshold;
+            if (at < odd)
+                continue;
+            at -= odd;
             if (at >= n)
                 return;
             a->kept[base + at] = keep;

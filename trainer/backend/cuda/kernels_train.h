@@ -20,14 +20,14 @@ struct loss_args {
 
 DEVICE void loss_body(const struct loss_args *a, uint64_t i)
 {
-    uint64_t lane = i / a->rows, n = a->steps[lane].rows, at = i;
+    uint64_t lane = i / a->rows, n = a->steps[lane].whole, at = i;
     const float *z = a->logits + i * a->classes;
     float *grad = a->grad ? a->grad + i * a->classes : NULL, *scores;
     uint32_t best = 0, label, k;
     double top, sum = 0, inverse;
     bool finite = true;
 
-    if (i % a->rows >= n)
+    if (i % a->rows >= a->steps[lane].rows)
         return;
     if (a->at_first)
         at = a->steps[lane].first + i % a->rows;
@@ -86,7 +86,7 @@ DEVICE void totals_body(const struct totals_args *a, uint64_t i)
         t->loss += loss;
     t->correct += correct;
     t->seen += rows;
-    t->batches += rows > 0;
+    t->batches += a->steps[i].whole > 0;
 }
 
 /* Each lane by its own rule and rate; as optim.c. */
@@ -107,7 +107,7 @@ DEVICE void optimize_one(const struct optimize_args *a, uint64_t lane, uint64_t 
     const struct lane_step *s = &a->steps[lane];
     float *w = &a->weights[lane * a->weights_stride + k], *v, *second, d, weight = *w, m;
 
-    if (!s->rows)
+    if (!s->whole)
         return;
     if (l->mu > 0)
         g += l->mu * (weight - a->start[lane * a->start_stride + k]);
@@ -139,6 +139,18 @@ DEVICE void optimize_body(const struct optimize_args *a, uint64_t i)
     uint64_t lane = quotient(i, a->count_n), k = a->first + (i - lane * a->count_n);
 
     optimize_one(a, lane, k, a->grads[lane * a->grads_stride + k]);
+}
+
+/* to = from + to: the gradients of the GPUs before this one, then its own. */
+struct accumulate_args {
+    uint64_t count;
+    const float *from;
+    float *to;
+};
+
+DEVICE void accumulate_body(const struct accumulate_args *a, uint64_t i)
+{
+    a->to[i] = a->from[i] + a->to[i];
 }
 
 /* sum += weight of lane 0 x its value, then lane 1 ...; canonical order. */

@@ -175,7 +175,8 @@ static int queue_begin(struct lanes *l, struct error *err)
                                     .lanes = l->lanes,
                                     .steps = l->steps,
                                     .draws = l->plan->d_draws,
-                                    .draws_n = l->plan->draws_n};
+                                    .draws_n = l->plan->draws_n,
+                                    .shares = 1};
         return LAUNCH(l, begin_step, &a, err);
     }
     struct begin_chunk_args a = {.count = 1, .step = l->steps, .total = l->total, .rows = (uint32_t)l->program->rows};

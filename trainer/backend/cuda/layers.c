@@ -179,7 +179,7 @@ static int queue_dropout(struct lanes *l, const struct op *op, struct error *err
         .before = op->dropout,
         .rows = rows,
         .values = values,
-        .runs = (uint32_t)(((uint64_t)rows * values + 2 * DROP_RUN - 1) / (2 * DROP_RUN)),
+        .runs = (uint32_t)(((uint64_t)rows * values + 2 * DROP_RUN) / (2 * DROP_RUN)), /* one value more: see there */
         .threshold = (uint32_t)(layer->rate * 65536 + 0.5),
         .scale = (float)(1 / (1 - layer->rate)),
         .off = !l->drop,

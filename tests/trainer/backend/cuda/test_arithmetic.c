@@ -113,7 +113,7 @@ static void shuffles_crops_and_flips_are_the_cpus(void **state)
         rng_shuffle_u32(&shuffle, order, N);
         for (size_t i = 0; i < N; i += BATCH) {
             size_t n = N - i < BATCH ? N - i : BATCH;
-            struct begin_step_args begin = {.count = 1, .lanes = &lane, .steps = &step};
+            struct begin_step_args begin = {.count = 1, .lanes = &lane, .steps = &step, .shares = 1};
             begin_step_body(&begin, 0);
             assert_int_equal(step.rows, n);
             batch_assemble(&data, &data.train, order + i, n, &augment, &place, LAYOUT_NHWC, expected, expected_labels);
@@ -123,7 +123,7 @@ static void shuffles_crops_and_flips_are_the_cpus(void **state)
             assert_memory_equal(expected_labels, got_labels, n * sizeof *labels);
         }
     }
-    begin_step_body(&(struct begin_step_args){.count = 1, .lanes = &lane, .steps = &step}, 0);
+    begin_step_body(&(struct begin_step_args){.count = 1, .lanes = &lane, .steps = &step, .shares = 1}, 0);
     assert_int_equal(step.rows, 0); /* no batch is left */
 }
 
@@ -139,6 +139,52 @@ static void drop(double rate, struct pcg32 *rng, const float *x, float *y, uint8
     }
 }
 
+/* Of a batch that 1, 2, 3 or 8 GPUs share, each drops in its rows what the CPU drops there. */
+static void drop_in_shares(const struct lane *lane, const struct lane_step *before, const uint32_t *draws,
+                           uint32_t layer, const float *x, const float *expected, const uint8_t *expected_kept,
+                           size_t rows)
+{
+    static const uint32_t SHARES[] = {1, 2, 3, 8};
+    uint32_t values = draws[layer];
+    double rate = layer ? 0.5 : 0.25;
+    float y[5 * 33];
+    uint8_t kept[5 * 33];
+
+    for (size_t k = 0; k < 4; k++) {
+        size_t covered = 0;
+        for (uint32_t share = 0; share < SHARES[k]; share++) {
+            struct lane_step step = *before;
+            struct begin_step_args begin = {.count = 1,
+                                            .lanes = lane,
+                                            .steps = &step,
+                                            .draws = draws,
+                                            .draws_n = 2,
+                                            .share = share,
+                                            .shares = SHARES[k]};
+            struct dropout_args a = {.steps = &step,
+                                     .x = x + covered * values,
+                                     .y = y,
+                                     .kept = kept,
+                                     .draws = draws,
+                                     .before = layer,
+                                     .rows = 5,
+                                     .values = values,
+                                     .runs = (5 * values + 2 * DROP_RUN) / (2 * DROP_RUN),
+                                     .threshold = (uint32_t)(rate * 65536 + 0.5),
+                                     .scale = (float)(1 / (1 - rate))};
+            begin_step_body(&begin, 0);
+            assert_int_equal(step.row, covered);
+            assert_int_equal(step.whole, rows);
+            for (uint64_t i = 0; i < a.runs; i++)
+                dropout_body(&a, i);
+            assert_memory_equal(expected + covered * values, y, step.rows * values * sizeof(float));
+            assert_memory_equal(expected_kept + covered * values, kept, step.rows * values);
+            covered += step.rows;
+        }
+        assert_int_equal(covered, rows);
+    }
+}
+
 /* Two dropout layers with odd sizes, batch after batch with a small last one. */
 static void dropout_drops_what_the_cpu_drops(void **state)
 {
@@ -147,8 +193,9 @@ static void dropout_drops_what_the_cpu_drops(void **state)
     struct lane lane = {
         .seed = 4, .trial = 1, .round = 2, .client = 8, .samples_n = N, .batch = BATCH, .epochs = 2, .steps = 6};
     struct lane_step step = {0};
-    float x[BATCH * B], y[BATCH * B], expected[BATCH * B];
-    uint8_t kept[BATCH * B], expected_kept[BATCH * B];
+    struct begin_step_args begin = {.count = 1, .lanes = &lane, .steps = &step, .shares = 1};
+    float x[BATCH * B], expected[BATCH * B];
+    uint8_t expected_kept[BATCH * B];
 
     (void)state;
     for (size_t i = 0; i < BATCH * B; i++)
@@ -157,27 +204,11 @@ static void dropout_drops_what_the_cpu_drops(void **state)
         struct pcg32 rng = rng_key(4, RNG_DROPOUT, 1, 2, lane.client << 16 | epoch);
         for (size_t i = 0; i < N; i += BATCH) {
             size_t n = N - i < BATCH ? N - i : BATCH;
-            begin_step_body(
-                &(struct begin_step_args){.count = 1, .lanes = &lane, .steps = &step, .draws = draws, .draws_n = 2}, 0);
             for (uint32_t layer = 0; layer < 2; layer++) {
-                double rate = layer ? 0.5 : 0.25;
-                struct dropout_args a = {.steps = &step,
-                                         .x = x,
-                                         .y = y,
-                                         .kept = kept,
-                                         .draws = draws,
-                                         .before = layer,
-                                         .rows = BATCH,
-                                         .values = draws[layer],
-                                         .runs = (BATCH * draws[layer] + 2 * DROP_RUN - 1) / (2 * DROP_RUN),
-                                         .threshold = (uint32_t)(rate * 65536 + 0.5),
-                                         .scale = (float)(1 / (1 - rate))};
-                drop(rate, &rng, x, expected, expected_kept, n * draws[layer]);
-                for (uint64_t k = 0; k < a.runs; k++)
-                    dropout_body(&a, k);
-                assert_memory_equal(expected, y, n * draws[layer] * sizeof(float));
-                assert_memory_equal(expected_kept, kept, n * draws[layer]);
+                drop(layer ? 0.5 : 0.25, &rng, x, expected, expected_kept, n * draws[layer]);
+                drop_in_shares(&lane, &step, draws, layer, x, expected, expected_kept, n);
             }
+            begin_step_body(&begin, 0);
         }
     }
 }
@@ -218,7 +249,7 @@ static void optimizers_step_as_the_cpus(void **state)
             for (int j = 0; j < N; j++)
                 g[j] = (float)((j * 31 + i * 17) % 23 - 11) / 10;
             optimizer_step(o, 0.05f, 4 + i, w, g, s, N);
-            begin_step_body(&(struct begin_step_args){.count = 1, .lanes = &lane, .steps = &step}, 0);
+            begin_step_body(&(struct begin_step_args){.count = 1, .lanes = &lane, .steps = &step, .shares = 1}, 0);
             for (uint64_t j = 0; j < N; j++)
                 optimize_body(&a, j);
         }
@@ -234,7 +265,7 @@ static void losses_are_the_cpus(void **state)
     uint16_t labels[N], predictions[N];
     double losses[N], sum = 0;
     uint64_t correct = 0, expected_correct;
-    struct lane_step step = {.rows = N};
+    struct lane_step step = {.rows = N, .whole = N};
     struct loss_args a = {.count = N,
                           .steps = &step,
                           .logits = logits,

@@ -91,7 +91,7 @@ static void make_product(struct product *p, size_t k, uint32_t mode, uint32_t pr
     for (size_t i = 0; i < p->w_n; i++)
         p->w[i] = rng_float(&rng) - 0.5f;
     for (uint32_t i = 0; i < lanes; i++)
-        p->steps[i].rows = i == 1 ? (uint32_t)SHAPES[k].rows / 2 : (uint32_t)SHAPES[k].rows;
+        p->steps[i].rows = p->steps[i].whole = i == 1 ? (uint32_t)SHAPES[k].rows / 2 : (uint32_t)SHAPES[k].rows;
 }
 
 static void point(struct gemm_args *a, const struct product *p, const float *x, const float *y, const float *w,
