@@ -65,6 +65,8 @@ int backend_check_trainings(const struct model *model, const struct dataset *dat
             const struct replica *r = &trainings[k].replicas[i];
             if (r->batch < 1 || r->batch > batch)
                 return fail(err, -EINVAL, "replica %zu: a batch of %zu, but the plan is for 1 to %zu", i, r->batch, batch);
+            if (r->model && strcmp(r->model->key, model->key))
+                return fail(err, -EINVAL, "replica %zu: its model is not the plan's", i);
             rc = check_start(&trainings[k], r, i, err);
             if (rc)
                 return rc;

@@ -58,6 +58,7 @@ struct replica {
     size_t batch;               /* the last batch of an epoch may be smaller */
     float lr;
     struct optimizer optimizer;
+    const struct model *model;  /* of the plan's key: its dropout rates are taken; NULL: the plan's own */
     uint64_t seed, trial, round, client; /* the random key */
     double weight;              /* in the weighted sum */
     float proximal_mu;          /* 0: none; anchor is start */

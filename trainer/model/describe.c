@@ -68,7 +68,7 @@ char *model_key_text(const struct model *model)
             fprintf(out, " %d %.17g", l->norm_groups, l->eps);
             break;
         case LAYER_DROPOUT:
-            fprintf(out, " %.17g", l->rate);
+            fputs(l->rate > 0 ? "" : " off", out);
             break;
         case LAYER_ADD:
             fprintf(out, " %d", l->from);

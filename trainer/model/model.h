@@ -59,7 +59,8 @@ struct model {
     struct shape input;
     int classes;
     double flops_forward; /* of one image, multiply and add counted apart */
-    char *key;            /* canonical text of layers and shapes: equal keys can be packed */
+    char *key;            /* canonical text of layers and shapes: equal keys can be packed. Starting weights and dropout
+                           * rates, other than none, are not in it */
 };
 
 /* model: resolved `model` section with references replaced. Error paths are "model.layers[2].conv2d.filters" and the like;

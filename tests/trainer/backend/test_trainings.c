@@ -41,6 +41,17 @@ static void trials_of_one_call_end_as_if_alone(void **state)
     }
 }
 
+static void dropout_rates_are_the_replicas(void **state)
+{
+    struct tiny t;
+
+    (void)state;
+    tiny_init(&t, NET, 3, 10, 8, 4, TRAININGS_SAMPLES, 8, 2);
+    assert_true(trainings_take_their_rate(&BACKEND_CPU, t.backend, t.plan, &(struct plan_options){.batch = 8}, t.model,
+                                          t.weights));
+    tiny_done(&t);
+}
+
 static void a_canceled_trial_leaves_the_others_as_they_are(void **state)
 {
     static const size_t THREADS[] = {1, 2, 16};
@@ -125,6 +136,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(trials_of_one_call_end_as_if_alone),
+        cmocka_unit_test(dropout_rates_are_the_replicas),
         cmocka_unit_test(a_canceled_trial_leaves_the_others_as_they_are),
         cmocka_unit_test(all_canceled_is_an_outcome_of_the_call),
         cmocka_unit_test(a_trial_is_given_up_in_the_middle),

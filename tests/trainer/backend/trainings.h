@@ -19,6 +19,7 @@ struct trainings {
     struct replica replicas[TRAININGS][5];
     struct augment augment[TRAININGS];
     uint32_t samples[TRAININGS_SAMPLES];
+    struct model other; /* the model with another dropout rate */
     size_t weights_n;
     float *start[TRAININGS], *each[2], *state;
     double *sums[TRAININGS];
@@ -29,6 +30,12 @@ static void trainings_init(struct trainings *t, const struct model *model, const
 {
     memset(t, 0, sizeof *t);
     t->weights_n = model->weights_n;
+    t->other = *model;
+    t->other.layers = malloc(model->layers_n * sizeof *model->layers);
+    memcpy(t->other.layers, model->layers, model->layers_n * sizeof *model->layers);
+    for (size_t i = 0; i < model->layers_n; i++)
+        if (model->layers[i].rate > 0)
+            t->other.layers[i].rate = 0.2;
     for (uint32_t i = 0; i < TRAININGS_SAMPLES; i++)
         t->samples[i] = i;
     for (int i = 0; i < 2; i++)
@@ -50,6 +57,7 @@ static void trainings_init(struct trainings *t, const struct model *model, const
                 .lr = 0.02f * (float)(k + 1),
                 .optimizer = {.type = k == 2 ? OPTIMIZER_ADAM : OPTIMIZER_SGD, .momentum = k % 2 ? 0.9f : 0,
                               .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .weight_decay = 1e-3f * (float)k},
+                .model = k == 3 ? &t->other : NULL,
                 .seed = 7 + k,
                 .trial = k,
                 .round = 2,
@@ -73,6 +81,7 @@ static void trainings_done(struct trainings *t)
         free(t->start[k]);
         free(t->sums[k]);
     }
+    free(t->other.layers);
     free(t->each[0]);
     free(t->each[1]);
     free(t->state);
@@ -105,6 +114,34 @@ static void trainings_alone(struct trainings *t, const struct backend_ops *ops, 
             fprintf(stderr, "training %zu: %s\n", k, err.text);
             abort();
         }
+}
+
+/* A replica's own dropout rate gives the bits of a plan of that rate, and others than the plan's. */
+static bool trainings_take_their_rate(const struct backend_ops *ops, struct backend *backend, struct plan *plan,
+                                      const struct plan_options *options, const struct model *model,
+                                      const float *weights)
+{
+    struct trainings t[3];
+    struct plan *plans[3] = {plan, NULL, plan};
+    struct error err = {0};
+    bool right;
+
+    for (int i = 0; i < 3; i++)
+        trainings_init(&t[i], model, weights);
+    if (ops->compile(backend, &t[0].other, options, &plans[1], NULL, &err)) {
+        fprintf(stderr, "%s\n", err.text);
+        abort();
+    }
+    for (size_t i = 0; i < TRAININGS_REPLICAS[3]; i++)
+        t[1].replicas[3][i].model = t[2].replicas[3][i].model = NULL;
+    right = true;
+    for (int i = 0; i < 3; i++)
+        right = right && !ops->train(plans[i], &t[i].list[3], 1, NULL);
+    right = right && trainings_equal(&t[0], &t[1], 3, model) && !trainings_equal(&t[0], &t[2], 3, model);
+    ops->release_plan(plans[1]);
+    for (int i = 0; i < 3; i++)
+        trainings_done(&t[i]);
+    return right;
 }
 
 #endif

@@ -189,6 +189,24 @@ static void equal_networks_have_equal_keys(void **state)
     model_free(c);
 }
 
+static void dropout_rates_are_not_in_the_key_but_whether_there_is_one(void **state)
+{
+    static const char *const RATES[] = {"0.2", "0.5", "0"};
+    struct model *m[3];
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        char text[200];
+        snprintf(text, sizeof text, "{\"layers\": [\"flatten\", {\"dropout\": {\"rate\": %s}}, {\"dense\": {\"units\": 10}}]}",
+                 RATES[i]);
+        m[i] = model_of(text, 1, 8, 8);
+    }
+    assert_string_equal(m[0]->key, m[1]->key);
+    assert_string_not_equal(m[0]->key, m[2]->key);
+    for (int i = 0; i < 3; i++)
+        model_free(m[i]);
+}
+
 /* errors */
 
 struct reports {
@@ -395,6 +413,7 @@ int main(void)
         cmocka_unit_test(parameters_are_named_as_in_a_pytorch_sequential),
         cmocka_unit_test(repeat_and_residual_unfold_in_place),
         cmocka_unit_test(equal_networks_have_equal_keys),
+        cmocka_unit_test(dropout_rates_are_not_in_the_key_but_whether_there_is_one),
         cmocka_unit_test(mistakes_are_told_with_place_and_what_would_be_right),
         cmocka_unit_test(starting_weights_depend_on_seed_and_trial_alone),
         cmocka_unit_test(starting_weights_have_the_bounds_of_their_papers),

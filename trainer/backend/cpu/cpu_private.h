@@ -201,6 +201,7 @@ struct worker { /* what one replica in training needs */
     void **aux; /* by layer */
     uint16_t *labels;
     struct augment_choice *choices; /* of a batch's samples */
+    const struct layer *rates; /* the model's layers, with the dropout rates of the replica at hand */
     bool dropping;             /* the last forward pass had dropout on */
     struct binding **bindings; /* as plan->variants */
     size_t bindings_n;

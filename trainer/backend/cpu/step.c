@@ -120,7 +120,7 @@ static void gather_rows(void *arg, size_t rank)
 
 struct dropping {
     struct worker *w;
-    const struct layer *layer;
+    double rate;
     const struct pcg32 *rng; /* NULL: backward */
     const float *from;
     float *to;
@@ -138,9 +138,9 @@ static void drop_share(void *arg, size_t rank)
     if (lo >= hi)
         return;
     if (d->rng)
-        native->dropout(d->layer->rate, d->rng, d->from, d->to, d->kept, lo, hi);
+        native->dropout(d->rate, d->rng, d->from, d->to, d->kept, lo, hi);
     else
-        native->dropout_backward(d->layer->rate, d->kept, d->from, d->to, lo, hi);
+        native->dropout_backward(d->rate, d->kept, d->from, d->to, lo, hi);
 }
 
 static void note_time(double *quickest, double began)
@@ -185,7 +185,7 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
             break;
         case LAYER_DROPOUT:
             if (mode == MODE_TRAIN && l->rate > 0) {
-                struct dropping d = {w, l, dropout, x, y, w->aux[i], n * row};
+                struct dropping d = {w, w->rates[i].rate, dropout, x, y, w->aux[i], n * row};
                 team_run(w->team, drop_share, &d);
                 pcg32_advance(dropout, (n * row + 1) / 2);
                 zero_rows(y, n, rows, row);
@@ -231,7 +231,7 @@ static int layer_backward(struct worker *w, size_t variant, size_t n, size_t i, 
         return 0;
     case LAYER_DROPOUT:
         if (dx && w->dropping && l->rate > 0) {
-            struct dropping d = {w, l, NULL, w->grad[node->out], dx, w->aux[i], n * row};
+            struct dropping d = {w, w->rates[i].rate, NULL, w->grad[node->out], dx, w->aux[i], n * row};
             team_run(w->team, drop_share, &d);
             zero_rows(dx, n, rows, row);
             return 0;

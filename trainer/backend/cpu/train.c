@@ -111,6 +111,7 @@ static int train_replica(struct round *round, struct worker *w, const struct cla
     struct update update;
     int rc = 0;
 
+    w->rates = (r->model ? r->model : p->model)->layers;
     w->update = &update;
     w->prepared = PREPARED_NOT;
     r->loss_sum = 0;

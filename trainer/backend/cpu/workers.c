@@ -79,6 +79,7 @@ static int worker_new(struct plan *p, struct worker **ret, struct error *err)
     if (!w || !slots)
         goto out;
     w->plan = p;
+    w->rates = p->model->layers;
     w->act = calloc(layers + 1, sizeof *w->act);
     w->grad = calloc(layers + 1, sizeof *w->grad);
     w->aux = calloc(layers + 1, sizeof *w->aux);

@@ -63,6 +63,9 @@ int program_new(const struct model *model, size_t rows, bool training, uint32_t 
                 struct error *err);
 void program_done(struct program *program);
 
+/* Dropout layers that draw among the first `end` layers. */
+uint32_t program_dropouts(const struct model *model, size_t end);
+
 /* program.c: sets first, last, offset and bytes. */
 int program_place(struct program *program);
 /* The matrix product of a convolution or dense layer, without pointers. */
@@ -140,6 +143,7 @@ struct lanes {
     struct lane *lanes;
     struct lane_step *steps;
     struct lane_total *totals;
+    struct drop *drops; /* by lane and dropout layer that draws */
     float *weights, *grads;
     float *start; /* one or n */
     size_t start_stride;

@@ -38,6 +38,15 @@ static int add_space(struct builder *b, size_t row, size_t fixed)
     return (int)p->spaces_n++;
 }
 
+uint32_t program_dropouts(const struct model *m, size_t end)
+{
+    uint32_t n = 0;
+
+    for (size_t i = 0; i < end; i++)
+        n += m->layers[i].type == LAYER_DROPOUT && m->layers[i].rate > 0;
+    return n;
+}
+
 static struct op *add_op(struct builder *b, enum op_type type, int layer)
 {
     static struct op nowhere;
@@ -51,6 +60,7 @@ static struct op *add_op(struct builder *b, enum op_type type, int layer)
     p->ops = grown;
     p->ops[p->ops_n] = (struct op){.type = type,
                                    .layer = layer,
+                                   .dropout = layer > 0 ? program_dropouts(b->m, (size_t)layer) : 0,
                                    .x = -1,
                                    .x2 = -1,
                                    .y = -1,
@@ -175,8 +185,6 @@ static void add_forward(struct builder *b, size_t i)
     op->x2 = l->type == LAYER_ADD ? activation(b, l->from + 1) : -1;
     op->y = b->act[out];
     op->relu = reader >= 0 && fused_relu(b->m, (size_t)reader);
-    for (size_t k = 0; k < i; k++)
-        op->dropout += b->m->layers[k].type == LAYER_DROPOUT && b->m->layers[k].rate > 0;
     add_aux(b, i, op);
 }
 

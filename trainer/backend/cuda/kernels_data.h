@@ -32,6 +32,11 @@ struct lane_step {       /* of the batch at hand */
     float rate, root, shrink; /* Adam's */
 };
 
+struct drop { /* of a lane's dropout layer that draws */
+    uint32_t threshold;
+    float scale;
+};
+
 struct lane_total {
     double loss, distance;
     uint64_t correct, seen, batches;

@@ -343,9 +343,9 @@ struct dropout_args {
     float *y;
     uint8_t *kept;
     const uint32_t *draws; /* see begin_step */
+    const struct drop *drops; /* of this layer; lanes are drops_stride apart */
     uint32_t before;       /* dropout layers in front of this one */
-    uint32_t rows, values, runs, threshold;
-    float scale;
+    uint32_t rows, values, runs, drops_stride;
     uint32_t off; /* copies */
 };
 
@@ -355,6 +355,7 @@ DEVICE void dropout_body(const struct dropout_args *a, uint64_t i)
     uint64_t first = run * 2 * DROP_RUN, base = lane * a->rows * a->values;
     uint64_t ahead = (uint64_t)a->steps[lane].row * a->values, odd = ahead & 1;
     struct pcg32 rng = a->steps[lane].dropout;
+    struct drop drop = a->drops[lane * a->drops_stride];
 
     if (first >= n + odd)
         return;
@@ -364,14 +365,14 @@ DEVICE void dropout_body(const struct dropout_args *a, uint64_t i)
         uint32_t draw = a->off ? 0 : d_pcg_next(&rng);
         for (uint32_t half = 0; half < 2; half++, draw >>= 16) {
             uint64_t at = first + 2 * k + half;
-            bool keep = a->off || (draw & 0xffff) >= a->threshold;
+            bool keep = a->off || (draw & 0xffff) >= drop.threshold;
             if (at < odd)
                 continue;
             at -= odd;
             if (at >= n)
                 return;
             a->kept[base + at] = keep;
-            a->y[base + at] = !keep ? 0 : a->off ? a->x[base + at] : a->x[base + at] * a->scale;
+            a->y[base + at] = !keep ? 0 : a->off ? a->x[base + at] : a->x[base + at] * drop.scale;
         }
     }
 }
@@ -381,15 +382,18 @@ struct dropout_backward_args {
     struct live live;
     const float *dy, *mask;
     const uint8_t *kept;
+    const struct drop *drops; /* see dropout */
     float *dx;
-    float scale;
-    uint32_t add;
+    uint32_t drops_stride, off, add;
 };
 
 DEVICE void dropout_backward_body(const struct dropout_backward_args *a, uint64_t i)
 {
+    uint64_t lane = quotient(i, (uint64_t)a->live.rows * a->live.values);
+    float scale = a->off ? 1 : a->drops[lane * a->drops_stride].scale;
+
     if (is_live(&a->live, i))
-        put_gradient(&a->dx[i], a->kept[i] ? a->dy[i] * a->scale : 0, a->mask ? &a->mask[i] : NULL, a->add);
+        put_gradient(&a->dx[i], a->kept[i] ? a->dy[i] * scale : 0, a->mask ? &a->mask[i] : NULL, a->add);
 }
 
 #endif

@@ -42,6 +42,7 @@ static void carve_lanes(struct lanes *l, struct carver *c, size_t weights_n, siz
         return;
     l->grads = carve(c, l->n * trainable_n * sizeof(float));
     l->start = carve(c, weights_n * sizeof(float));
+    l->drops = carve(c, l->n * program_dropouts(l->program->model, l->program->model->layers_n) * sizeof *l->drops);
     l->predictions = carve(c, rows * sizeof *l->predictions);
     l->losses = carve(c, rows * sizeof *l->losses);
     l->partial = carve(c, l->n * RUNS * sizeof *l->partial);

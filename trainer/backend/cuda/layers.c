@@ -176,12 +176,12 @@ static int queue_dropout(struct lanes *l, const struct op *op, struct error *err
         .y = space(l, op->y),
         .kept = space(l, op->aux),
         .draws = l->plan->d_draws,
+        .drops = l->drops + op->dropout,
+        .drops_stride = l->plan->draws_n,
         .before = op->dropout,
         .rows = rows,
         .values = values,
         .runs = (uint32_t)(((uint64_t)rows * values + 2 * DROP_RUN) / (2 * DROP_RUN)), /* one value more: see there */
-        .threshold = (uint32_t)(layer->rate * 65536 + 0.5),
-        .scale = (float)(1 / (1 - layer->rate)),
         .off = !l->drop,
     };
 
@@ -343,7 +343,9 @@ static int queue_backward(struct lanes *l, const struct op *op, struct error *er
                                           .mask = space(l, op->mask),
                                           .kept = space(l, op->aux),
                                           .dx = space(l, op->dx),
-                                          .scale = l->drop ? (float)(1 / (1 - layer->rate)) : 1,
+                                          .drops = l->drops + op->dropout,
+                                          .drops_stride = l->plan->draws_n,
+                                          .off = !l->drop,
                                           .add = op->add};
         if (op->aux >= 0 && layer->rate > 0)
             return LAUNCH(l, dropout_backward, &a, err);

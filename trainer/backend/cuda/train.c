@@ -186,6 +186,24 @@ static int put_tables(struct turn *t, struct error *err)
     return rc;
 }
 
+static int put_drops(struct turn *t, struct error *err)
+{
+    struct plan *p = t->plan;
+    size_t bytes = t->n * p->draws_n * sizeof(struct drop), at = 0;
+    struct drop *drops = cuda_plan_host(p, bytes);
+
+    if (!drops)
+        return fail(err, -ENOMEM, "out of memory for %zu replicas", t->n);
+    for (size_t i = 0; i < t->n; i++) {
+        const struct model *m = t->members[i].replica->model ? t->members[i].replica->model : p->model;
+        for (size_t k = 0; k < m->layers_n; k++)
+            if (m->layers[k].type == LAYER_DROPOUT && m->layers[k].rate > 0)
+                drops[at++] = (struct drop){.threshold = (uint32_t)(m->layers[k].rate * 65536 + 0.5),
+                                            .scale = (float)(1 / (1 - m->layers[k].rate))};
+    }
+    return bytes ? DRIVER(p)->upload(DEVICE_OF(p), t->lanes->drops, drops, bytes, err) : 0;
+}
+
 static bool same_start(const struct member *a, const struct member *b)
 {
     return a->replica->start == b->replica->start &&
@@ -279,7 +297,7 @@ static int run_turn(struct turn *t, struct training *trainings, size_t n, struct
         rc = fail(err, -ENOMEM, "out of memory for %zu replicas", t->n);
     l->update = l->drop = true;
     if (rc || (rc = fill_lanes(t, err)) || (rc = grow_tables(t, err)) || (rc = put_tables(t, err)) ||
-        (rc = put_starts(t, err)) || (rc = put_state(t, err)) ||
+        (rc = put_drops(t, err)) || (rc = put_starts(t, err)) || (rc = put_state(t, err)) ||
         (rc = cuda_plan_point(l, &t->plan->backend->dataset->train, 0, err)) ||
         (rc = lanes_run(l, t->steps_max, trainings, n, err)) || (rc = turn_reduce(t, totals, err)))
         goto out;

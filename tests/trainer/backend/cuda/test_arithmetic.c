@@ -161,6 +161,7 @@ static void drop_in_shares(const struct lane *lane, const struct lane_step *befo
                                             .draws_n = 2,
                                             .share = share,
                                             .shares = SHARES[k]};
+            struct drop of_rate = {(uint32_t)(rate * 65536 + 0.5), (float)(1 / (1 - rate))};
             struct dropout_args a = {.steps = &step,
                                      .x = x + covered * values,
                                      .y = y,
@@ -170,8 +171,7 @@ static void drop_in_shares(const struct lane *lane, const struct lane_step *befo
                                      .rows = 5,
                                      .values = values,
                                      .runs = (5 * values + 2 * DROP_RUN) / (2 * DROP_RUN),
-                                     .threshold = (uint32_t)(rate * 65536 + 0.5),
-                                     .scale = (float)(1 / (1 - rate))};
+                                     .drops = &of_rate};
             begin_step_body(&begin, 0);
             assert_int_equal(step.row, covered);
             assert_int_equal(step.whole, rows);

@@ -70,6 +70,17 @@ static void trials_of_one_call_end_as_if_alone(void **state)
     must_close(&b);
 }
 
+static void dropout_rates_are_the_replicas(void **state)
+{
+    struct bed b;
+
+    (void)state;
+    must_open(&b);
+    assert_true(trainings_take_their_rate(&BACKEND_CUDA, b.gpu, b.gpu_plan,
+                                          &(struct plan_options){8, PRECISION_FP32_STRICT}, b.model, b.weights));
+    must_close(&b);
+}
+
 static void a_canceled_trial_leaves_the_others_as_they_are(void **state)
 {
     const volatile int cancel = 1;
@@ -158,6 +169,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(trials_of_one_call_end_as_if_alone),
+        cmocka_unit_test(dropout_rates_are_the_replicas),
         cmocka_unit_test(a_canceled_trial_leaves_the_others_as_they_are),
         cmocka_unit_test(resident_models_are_trained_side_by_side),
     };
