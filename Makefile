@@ -187,8 +187,9 @@ fuzz: build/.packages build/.packages-fuzz ## Fuzz what reads files and lines, F
 	@$(MAKE) -s --no-print-directory -j$$(nproc) VARIANT=fuzz $(patsubst %.c,build/fuzz/%,$(wildcard tests/fuzz/test_*.c))
 	@tests/fuzz/fuzz --seconds $(or $(FUZZ_SECONDS),60) $(ONLY)
 
-soak: build/.packages ## At length: 600 s of fuzzing for each reader, and 1,000 random kills in all
-	@$(MAKE) --no-print-directory -j$$(nproc) programs
+soak: build/.packages ## At length: 600 s of fuzzing for each reader, random networks, and 1,000 random kills in all
+	@$(MAKE) --no-print-directory -j$$(nproc) programs $O/tests/trainer/backend/test_networks
+	FLEXP_SEED=1000 FLEXP_NETS=1000 $O/tests/trainer/backend/test_networks
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 	for seed in $$(seq 28); do FLEXP_SEED=$$seed tests/integration/test_kills.py random_kills || exit 1; done
 
