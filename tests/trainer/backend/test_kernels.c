@@ -120,6 +120,52 @@ static void not_finite_is_found_anywhere(void **state)
     assert_true(kernel_finite(x, 37));
 }
 
+/* Against the plainest way, with channels that fill vectors and ones that are left over, ties included. */
+static void max_pools_take_the_first_of_equals_and_give_it_the_gradient(void **state)
+{
+    struct pcg32 rng = rng_key(9, RNG_SYNTHETIC, 0, 0, 0);
+
+    (void)state;
+    for (int turn = 0; turn < 300; turn++) {
+        int size = 1 + (int)rng_below(&rng, 4), stride = 1 + (int)rng_below(&rng, 5), pad = (int)rng_below(&rng, (uint32_t)(size + 1) / 2);
+        int c = 1 + (int)rng_below(&rng, 40), h = size + (int)rng_below(&rng, 7), w = size + (int)rng_below(&rng, 7);
+        struct layer l = {.type = LAYER_MAX_POOL2D, .in = {c, h, w, false}, .kernel_h = size, .kernel_w = size,
+                          .stride = stride, .pad_top = pad, .pad_left = pad, .groups = 1};
+        size_t in = (size_t)(c * h * w), out;
+        bool mask = rng_below(&rng, 2);
+        float *x, *y, *again, *dy, *dx, *expected;
+        uint16_t *arg;
+        l.out = (struct shape){c, (h + 2 * pad - size) / stride + 1, (w + 2 * pad - size) / stride + 1, false};
+        out = (size_t)(c * l.out.h * l.out.w);
+        x = calloc(5 * (in + out), sizeof *x);
+        y = x + in, again = y + out, dy = again + out, dx = dy + out, expected = dx + in;
+        arg = calloc(out, sizeof *arg);
+        for (size_t i = 0; i < in; i++)
+            x[i] = (float)rng_below(&rng, 9) - 3;
+        for (size_t i = 0; i < out; i++)
+            dy[i] = rng_float(&rng);
+        kernel_max_pool(&l, x, y, arg, 1);
+        kernel_max_pool(&l, x, again, NULL, 1);
+        assert_memory_equal(y, again, out * sizeof *y);
+        memset(dx, 0x7f, in * sizeof *dx);
+        kernel_max_pool_backward(&l, dy, y, arg, dx, 1, mask);
+        for (size_t i = 0; i < out; i++) {
+            int k = (int)i % c, ow = (int)i / c % l.out.w, oh = (int)i / c / l.out.w, best = -1;
+            for (int p = 0; p < size * size; p++) {
+                int r = oh * stride - pad + p / size, s = ow * stride - pad + p % size;
+                if (r >= 0 && s >= 0 && r < h && s < w && (best < 0 || x[(r * w + s) * c + k] > x[best]))
+                    best = (r * w + s) * c + k;
+            }
+            assert_true(y[i] == x[best]);
+            if (!mask || x[best] > 0)
+                expected[best] += dy[i];
+        }
+        assert_memory_equal(dx, expected, in * sizeof *dx);
+        free(x);
+        free(arg);
+    }
+}
+
 static void nan_passes_through_pools_and_relu(void **state)
 {
     struct layer l = {.type = LAYER_MAX_POOL2D,
@@ -172,6 +218,7 @@ int main(void)
         cmocka_unit_test(loss_agrees_with_libm_over_many_logits),
         cmocka_unit_test(logits_that_are_not_finite_give_nan),
         cmocka_unit_test(not_finite_is_found_anywhere),
+        cmocka_unit_test(max_pools_take_the_first_of_equals_and_give_it_the_gradient),
         cmocka_unit_test(nan_passes_through_pools_and_relu),
         cmocka_unit_test(transposing_back_gives_the_same_values),
     };

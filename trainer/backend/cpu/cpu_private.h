@@ -8,7 +8,7 @@
  *   layout.c    weights' working layout
  *   plan.c      variants (batch sizes), compiling
  *   workers.c   what one replica in training needs
- *   kernels.c, norm.c, loss.c   own loops
+ *   kernels.c, pool.c, norm.c, loss.c   own loops
  *   own.c       layers that have our own kernels
  *   step.c      forward and backward through the nodes
  *   sum.c       weighted sums of replicas in order
@@ -309,8 +309,9 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
 /* From the gradient of the last tensor to all gradients. */
 int step_backward(struct worker *w, size_t variant, size_t n);
 
-/* kernels.c: x, y: n rows, channels-last */
+/* pool.c: x, y: n rows, channels-last */
 
+/* arg: which place of its window each value came from; NULL: nobody will ask. */
 void kernel_max_pool(const struct layer *l, const float *x, float *y, uint16_t *arg, size_t n);
 /* relu_mask: y is the pool's output; where it is 0 the gradient is. dx is overwritten. */
 void kernel_max_pool_backward(const struct layer *l, const float *dy, const float *y, const uint16_t *arg, float *dx,
@@ -319,6 +320,9 @@ void kernel_avg_pool(const struct layer *l, const float *x, float *y, size_t n);
 void kernel_avg_pool_backward(const struct layer *l, const float *dy, float *dx, size_t n);
 void kernel_global_avg_pool(const struct layer *l, const float *x, float *y, size_t n, double *sums);
 void kernel_global_avg_pool_backward(const struct layer *l, const float *dy, float *dx, size_t n);
+
+/* kernels.c: x, y: n rows, channels-last, or flat */
+
 void kernel_relu(const float *x, float *y, size_t n);
 void kernel_relu_backward(const float *y, const float *dy, float *dx, size_t n);
 void kernel_add(const float *a, const float *b, float *y, size_t n);

@@ -20,7 +20,8 @@ static void zero_rows(float *x, size_t from, size_t to, size_t row)
 struct by_rows {
     struct worker *w;
     size_t layer, rows;
-    float *dx; /* backward */
+    float *dx;      /* backward */
+    bool evaluates; /* forward: no backward pass will follow */
 };
 
 static size_t share_rows(const struct by_rows *s, size_t rank, size_t *ret_lo)
@@ -44,7 +45,7 @@ static void forward_rows(void *arg, size_t rank)
 
     switch (l->type) {
     case LAYER_MAX_POOL2D:
-        kernel_max_pool(l, x, y, (uint16_t *)w->aux[s->layer] + at, n);
+        kernel_max_pool(l, x, y, s->evaluates ? NULL : (uint16_t *)w->aux[s->layer] + at, n);
         break;
     case LAYER_AVG_POOL2D:
         kernel_avg_pool(l, x, y, n);
@@ -193,7 +194,7 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
             }
             /* fall through */
         default:
-            team_run(w->team, forward_rows, &(struct by_rows){.w = w, .layer = i, .rows = rows});
+            team_run(w->team, forward_rows, &(struct by_rows){.w = w, .layer = i, .rows = rows, .evaluates = mode == MODE_EVALUATE});
             break;
         }
         if (w->times)
@@ -239,7 +240,7 @@ static int layer_backward(struct worker *w, size_t variant, size_t n, size_t i, 
         /* fall through */
     default:
         if (dx)
-            team_run(w->team, backward_rows, &(struct by_rows){w, i, rows, dx});
+            team_run(w->team, backward_rows, &(struct by_rows){.w = w, .layer = i, .rows = rows, .dx = dx});
         return 0;
     }
 }
