@@ -167,10 +167,11 @@ asan ubsan tsan: build/.packages ## Build and run the C tests under a sanitizer
 	@$(MAKE) --no-print-directory -j$$(nproc) VARIANT=$@ programs tests
 	@tests/run --variant $@ $(ONLY)
 
-BENCHES := cpu/step store_bench night_worker
+BENCHES := cpu/step cpu/validation store_bench night_worker
 bench: build/.packages ## Build and run the measuring programs of tests/bench, each figure beside its goal
 	@$(MAKE) --no-print-directory -j$$(nproc) programs $(BENCHES:%=$O/tests/bench/%)
 	$O/tests/bench/cpu/step
+	$O/tests/bench/cpu/validation
 	@mkdir -p build/bench
 	$O/tests/bench/store_bench build/bench
 	tests/bench/night.py
