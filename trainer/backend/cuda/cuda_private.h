@@ -5,6 +5,8 @@
  *   program.c    when each buffer lives, and where it stands in one arena; memory is known before anything starts
  *   layers.c     an operation -> launches
  *   lanes.c      device memory of replicas in lockstep, steps captured as graphs
+ *   libraries.c  which products of a program a library computes
+ *   shared.c     dense layers of plain SGD replicas that share the round's start
  *   plan.c       working layout of the weights, memory of a plan
  *   reduce.c     weighted sums, models that stay on the device
  *   train.c, evaluate.c, cuda.c   the table of functions
@@ -34,6 +36,8 @@ struct op {
     bool relu;        /* the ReLU behind the layer is computed with it */
     bool add;         /* dx is added to */
     bool arg_mask;    /* max pool: masks by its output what its input's ReLU let through */
+    size_t rank;      /* dense: rows of factors there is room for where replicas share the start; 0: they never do */
+    int gram;         /* buffer: rows x rank */
     uint32_t dropout; /* dropout layers that draw, in front of this one */
 };
 
@@ -59,14 +63,16 @@ struct program {
 };
 
 /* A program for batches of so many rows. -ENOMEM; -EINVAL: the model is too large to count. */
-int program_new(const struct model *model, size_t rows, bool training, uint32_t precision, struct program *ret,
+int program_new(const struct model *model, size_t rows, bool training, enum precision precision, struct program *ret,
                 struct error *err);
 void program_done(struct program *program);
 
 /* Dropout layers that draw among the first `end` layers. */
 uint32_t program_dropouts(const struct model *model, size_t end);
 
-/* program.c: sets first, last, offset and bytes. */
+/* program.c */
+uint32_t gemm_precision(enum precision precision);
+/* Sets first, last, offset and bytes. */
 int program_place(struct program *program);
 /* The matrix product of a convolution or dense layer, without pointers. */
 int gemm_of(const struct layer *layer, uint32_t mode, uint32_t precision, size_t rows, struct gemm_args *ret);
@@ -98,13 +104,14 @@ struct plan {
     struct program train, evaluate;
     struct place *places;
     size_t weights_n, trainable_n; /* of the working layout */
+    size_t rank, shared_n;         /* the least of its layers'; floats of layers that may share, which come first */
     uint32_t *where;               /* canonical index -> working index */
     uint32_t *draws;               /* values of a row of each dropout layer that draws */
     uint32_t draws_n;
     /* on the device */
     uint32_t *d_where, *d_draws;
     float *d_canonical; /* one model */
-    double *d_sums; /* of trainings, each of the model's weights_n */
+    double *d_sums;     /* of trainings, each of the model's weights_n */
     size_t sums_room;
     struct resident *residents;
     struct lanes *training, *evaluation; /* NULL until used */
@@ -124,6 +131,8 @@ void cuda_plan_free(struct plan *plan);
 int cuda_plan_bytes(const struct model *model, size_t batch, enum precision precision, const struct dataset *dataset,
                     size_t *ret_shared, size_t *ret_lane, struct error *err);
 void *cuda_plan_host(struct plan *plan, size_t bytes); /* NULL: out of memory */
+/* Where the next parameter may stand. */
+size_t plan_place_end(const struct plan *plan, size_t param);
 int cuda_plan_check_samples(const struct plan *plan, const struct data_split *split, const uint32_t *samples, size_t n,
                             struct error *err);
 
@@ -160,16 +169,20 @@ struct lanes {
     size_t entries_room, samples_room;
     uint64_t *total;
     bool drop, update; /* of the step at hand: dropout draws; running statistics move and the optimizer steps */
-    struct captured *graphs[GRAPHS];
-    struct library **libraries; /* by op and mode: 3 x ops_n; NULL: the own kernel */
+    bool shared;       /* of the step at hand: dense layers share the start (shared.c) */
+    size_t starts, per_start;
+    struct lane_step *start_steps; /* of each start: the rows of all its replicas */
+    double *shared_partial;
+    struct captured *graphs[2][GRAPHS]; /* of steps that do not share, that do */
+    struct library **libraries;         /* NULL: own kernels alone */
     void *workspace;
 };
 
 int lanes_new(struct plan *plan, const struct program *program, size_t n, struct lanes **ret, struct error *err);
 void lanes_free(struct lanes *lanes);
 size_t lanes_bytes(const struct program *program, size_t weights_n, size_t trainable_n, size_t n);
-/* Runs so many steps, captured. Between graphs it marks which of the n trainings (0: it is an evaluation) are canceled, and
- * goes on until all of them are. */
+/* Runs so many steps, captured. Between graphs it marks which of the n trainings (0: it is an evaluation) are canceled,
+ * and goes on until all of them are. */
 int lanes_run(struct lanes *lanes, uint64_t steps, struct training *trainings, size_t n, struct error *err);
 /* A step without capture. */
 int lanes_step(struct lanes *lanes, struct error *err);
@@ -185,13 +198,16 @@ int lanes_gather(struct lanes *lanes, const float *canonical, float *working, si
 int lanes_put_weights(struct lanes *lanes, const float *canonical, float *working, size_t n, struct error *err);
 /* The optimizer's arguments, without a range. */
 struct optimize_args lanes_update(const struct lanes *lanes);
-/* What a library computes of the program; NULL: the own kernel does. */
-int libraries_new(struct lanes *lanes, struct error *err);
-void libraries_free(struct lanes *lanes);
-struct library *library_of(const struct lanes *lanes, const struct op *op, uint32_t mode);
+/* A buffer of all lanes; index -1: NULL. */
+static inline void *lanes_space(const struct lanes *l, int index)
+{
+    return index < 0 ? NULL : l->arena + l->program->spaces[index].offset * l->n;
+}
 
 /* layers.c: queues an operation of the program for all lanes. */
 int layer_queue(struct lanes *lanes, const struct op *op, struct error *err);
+/* library NULL: the own kernel. */
+int gemm_queue(struct lanes *lanes, struct library *library, const struct gemm_args *args, struct error *err);
 /* Whether the operation has this matrix product, with its arguments. */
 bool layer_product(const struct lanes *lanes, const struct op *op, uint32_t mode, struct gemm_args *ret);
 #define LAUNCH(lanes, kernel, args, err)                                                                               \
@@ -217,6 +233,7 @@ struct turn {
     struct lanes *lanes;
     struct member *members; /* room for the call's */
     size_t n;
+    bool shared;       /* they share their starts: shared.c */
     struct lane *host; /* lanes->n */
     size_t samples_n, entries_n, longest;
     uint32_t epochs_max, steps_max;
@@ -230,6 +247,7 @@ static inline size_t cuda_state_parts(const struct replica *r)
 
 /* The end of the neighbours that begin at lane i. */
 size_t turn_same_training(const struct turn *turn, size_t i);
+bool turn_same_start(const struct member *a, const struct member *b);
 /* Sums of so many trainings begin at 0. */
 int sums_begin(struct plan *plan, size_t n, struct error *err);
 /* Everything that the turn leaves, in order of replicas; totals: one for each lane. */
@@ -240,6 +258,39 @@ int cuda_get_canonical(struct plan *plan, const float *working, float *canonical
 int cuda_put_model(struct plan *plan, struct resident **model, const float *weights, struct error *err);
 int cuda_get_model(struct plan *plan, const struct resident *model, float *weights, struct error *err);
 void cuda_drop_model(struct plan *plan, struct resident *model);
+
+/* shared.c */
+
+/* Rows of factors that a layer has room for; 0: its replicas never share. */
+size_t shared_rank(const struct layer *layer, size_t rows, enum precision precision);
+/* Whether the replicas of a call share. */
+bool shared_pays(const struct plan *plan, const struct training *trainings, size_t n);
+enum shared_product {
+    SHARED_FORWARD_START,
+    SHARED_FORWARD_GRAM,
+    SHARED_FORWARD_FACTORS,
+    SHARED_BACKWARD_START,
+    SHARED_BACKWARD_GRAM,
+    SHARED_BACKWARD_FACTORS
+};
+int shared_shape(const struct layer *layer, enum shared_product which, size_t rank, size_t rows,
+                 enum precision precision, struct gemm_args *ret);
+/* Raises the bytes of a lane's parts to what the products want. */
+int shared_spaces(const struct layer *layer, bool backward, size_t rank, size_t rows, enum precision precision,
+                  size_t *ret_parts_bytes);
+bool shared_product(const struct lanes *lanes, const struct op *op, enum shared_product which, struct gemm_args *ret);
+int shared_forward(struct lanes *lanes, const struct op *op, struct error *err);
+int shared_backward(struct lanes *lanes, const struct op *op, struct error *err);
+int shared_begin(struct turn *turn, struct error *err);
+size_t shared_partials(const struct program *program); /* of a lane */
+int shared_sums(struct turn *turn, struct error *err);
+
+/* libraries.c: what a library computes of the program; NULL: the own kernel does. */
+
+int libraries_new(struct lanes *lanes, struct error *err);
+void libraries_free(struct lanes *lanes);
+struct library *library_of(const struct lanes *lanes, const struct op *op, uint32_t mode);
+struct library *library_of_shared(const struct lanes *lanes, const struct op *op, enum shared_product which);
 
 /* train.c, evaluate.c */
 

@@ -7,8 +7,8 @@
 #define FLEXP_TRAINER_CUDA_DRIVER_H
 
 #include "common/error.h"
-#include "trainer/backend/cuda/gemm_tile.h"
 #include "trainer/backend/cuda/kernels_norm.h"
+#include "trainer/backend/cuda/kernels_shared.h"
 #include "trainer/backend/cuda/kernels_train.h"
 
 #ifdef __cplusplus
@@ -18,7 +18,7 @@ extern "C" {
 #define DRIVER_API_VERSION 2
 #define DRIVER_SYMBOL "flexp_cuda_driver"
 
-/* Kernels that take an index each: name, and the struct of their arguments. The matrix product is apart. */
+/* Kernels that take an index each: name, and the struct of their arguments. The matrix products are apart. */
 #define KERNELS(X)                                                                                                     \
     X(schedule, schedule_args)                                                                                         \
     X(begin_step, begin_step_args)                                                                                     \
@@ -53,6 +53,9 @@ extern "C" {
     X(norm_group_params, norm_args)                                                                                    \
     X(norm_gradient, norm_args)                                                                                        \
     X(gemm_finish, gemm_args)                                                                                          \
+    X(keep_inputs, keep_inputs_args)                                                                                   \
+    X(keep_gradients, keep_gradients_args)                                                                             \
+    X(shared_output, shared_output_args)                                                                               \
     X(loss, loss_args)                                                                                                 \
     X(totals, totals_args)                                                                                             \
     X(optimize, optimize_args)                                                                                         \
@@ -93,10 +96,11 @@ struct driver {
     void (*release)(struct device *device, void *memory);
     int (*upload)(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
     int (*download)(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
-    /* These three can be captured. */
+    /* These four can be captured. */
     int (*clear)(struct device *device, void *memory, size_t bytes, struct error *err);
     int (*launch)(struct device *device, enum kernel kernel, const void *args, size_t size, struct error *err);
     int (*gemm)(struct device *device, const struct gemm_args *args, struct error *err);
+    int (*shared_sum)(struct device *device, const struct shared_sum_args *args, struct error *err);
     int (*wait)(struct device *device, struct error *err);
     int (*capture_begin)(struct device *device, struct error *err);
     int (*capture_end)(struct device *device, struct captured **ret, struct error *err); /* ret NULL: throws it away */

@@ -36,10 +36,14 @@ struct gemm_args {
     int32_t pad_top, pad_left;
     uint32_t m, n, k, splits, split_k;   /* for all rows */
     uint64_t weights_stride, out_stride; /* out_stride: of gradients (WEIGHTS) */
+    uint64_t x_stride, dy_stride;        /* between lanes */
     struct divisor by_in_c, by_out_c, by_kernel_w, by_in_w, by_in_pixels, by_out_w, by_out_pixels, by_stride;
     uint32_t in_cg, out_cg;         /* of a group */
     uint32_t vector_in, vector_out; /* groups' channels are multiples of 4 */
     uint32_t tile;                  /* 0: by rule; else, for tests, the number of a size */
+    /* Dense layers: w has a row for each sample that the lane has seen this round, those of the batch at hand left out
+     * (n of FORWARD, k of DATA); NULL: all of w counts. */
+    const struct lane *seen;
 };
 
 struct gemm_block { /* which part of the whole */
@@ -54,9 +58,16 @@ DEVICE uint32_t gemm_m(const struct gemm_args *a, uint32_t lane)
     return a->steps[lane].rows * (a->mode == GEMM_FORWARD ? a->out_h * a->out_w : a->in_h * a->in_w);
 }
 
+DEVICE uint32_t gemm_n(const struct gemm_args *a, uint32_t lane)
+{
+    return a->mode == GEMM_FORWARD && a->seen ? samples_seen(&a->seen[lane], &a->steps[lane]) : a->n;
+}
+
 DEVICE uint32_t gemm_k(const struct gemm_args *a, uint32_t lane)
 {
-    return a->mode == GEMM_WEIGHTS ? a->steps[lane].rows * a->out_h * a->out_w : a->k;
+    if (a->mode == GEMM_WEIGHTS)
+        return a->steps[lane].rows * a->out_h * a->out_w;
+    return a->mode == GEMM_DATA && a->seen ? samples_seen(&a->seen[lane], &a->steps[lane]) : a->k;
 }
 
 struct gemm_pixel { /* of a row of m or k */
@@ -73,7 +84,7 @@ DEVICE struct gemm_pixel pixel_in_x(const struct gemm_args *a, struct gemm_block
 
     pixel.h = (int32_t)(p * a->stride) - a->pad_top;
     pixel.w = (int32_t)(q * a->stride) - a->pad_left;
-    pixel.base = ((uint64_t)b.lane * a->rows + row) * a->in_h * a->in_w * a->in_c + b.group * a->in_cg;
+    pixel.base = b.lane * a->x_stride + (uint64_t)row * a->in_h * a->in_w * a->in_c + b.group * a->in_cg;
     return pixel;
 }
 
@@ -86,7 +97,7 @@ DEVICE struct gemm_pixel pixel_in_dy(const struct gemm_args *a, struct gemm_bloc
 
     pixel.h = (int32_t)h + a->pad_top;
     pixel.w = (int32_t)w + a->pad_left;
-    pixel.base = ((uint64_t)b.lane * a->rows + row) * a->out_h * a->out_w * a->out_c + b.group * a->out_cg;
+    pixel.base = b.lane * a->dy_stride + (uint64_t)row * a->out_h * a->out_w * a->out_c + b.group * a->out_cg;
     return pixel;
 }
 
@@ -151,7 +162,7 @@ DEVICE float gemm_a(const struct gemm_args *a, struct gemm_block b, uint32_t m, 
     const float *from;
 
     if (a->mode == GEMM_WEIGHTS)
-        return a->dy[((uint64_t)b.lane * a->rows * a->out_h * a->out_w + k) * a->out_c + b.group * a->out_cg + m];
+        return a->dy[b.lane * a->dy_stride + (uint64_t)k * a->out_c + b.group * a->out_cg + m];
     from = a->mode == GEMM_FORWARD ? x_at(a, pixel_in_x(a, b, m), tap_of(a, k, a->by_in_c))
                                    : dy_at(a, pixel_in_dy(a, b, m), tap_of(a, k, a->by_out_c));
     return from ? *from : 0;
@@ -227,7 +238,7 @@ DEVICE void gemm_finish_body(const struct gemm_args *a, uint64_t i)
     b.group = (uint32_t)which % a->groups;
     k = gemm_k(a, b.lane);
     used = (k + a->split_k - 1) / a->split_k;
-    if (m >= gemm_m(a, b.lane) || !a->steps[b.lane].rows)
+    if (m >= gemm_m(a, b.lane) || n >= gemm_n(a, b.lane) || !a->steps[b.lane].rows)
         return;
     b.split = 0;
     parts = a->parts + part_at(a, b, m, n);

@@ -44,7 +44,7 @@ struct tile_shared {
 
 struct tile_thread {
     struct gemm_block block;
-    uint32_t m0, n0, m_end, k_begin, k_end;
+    uint32_t m0, n0, m_end, n_end, k_begin, k_end;
     struct gemm_pixel pixel; /* of its row of a, where that is fixed */
     float a[8], b[8];        /* fetched */
     float sum[32];
@@ -78,6 +78,7 @@ DEVICE bool tile_begin(const struct gemm_args *a, uint32_t mode, uint32_t bm, ui
     t->m0 = tile_m * bm;
     t->n0 = tile_n * bn;
     t->m_end = gemm_m(a, t->block.lane);
+    t->n_end = gemm_n(a, t->block.lane);
     k = gemm_k(a, t->block.lane);
     t->k_begin = t->block.split * a->split_k;
     t->k_end = t->k_begin + a->split_k < k ? t->k_begin + a->split_k : k;
@@ -85,7 +86,7 @@ DEVICE bool tile_begin(const struct gemm_args *a, uint32_t mode, uint32_t bm, ui
     if (mode != GEMM_WEIGHTS && t->m0 + thread / per_row < t->m_end)
         t->pixel = mode == GEMM_FORWARD ? pixel_in_x(a, t->block, t->m0 + thread / per_row)
                                         : pixel_in_dy(a, t->block, t->m0 + thread / per_row);
-    return t->m0 < t->m_end && t->k_begin < t->k_end;
+    return t->m0 < t->m_end && t->n0 < t->n_end && t->k_begin < t->k_end;
 }
 
 /* A run of values along k of a pixel's row. */
@@ -131,8 +132,8 @@ DEVICE void fetch_a(const struct gemm_args *a, uint32_t mode, uint32_t bm, uint3
         UNROLL for (uint32_t i = 0; i < run; i++) t->a[i] = 0;
     } else {
         uint32_t per_row = bm / run, k = k0 + thread / per_row, m = t->m0 + thread % per_row * run;
-        const float *from = a->dy + ((uint64_t)t->block.lane * a->rows * a->out_h * a->out_w + k) * a->out_c +
-                            t->block.group * a->out_cg + m;
+        const float *from =
+            a->dy + t->block.lane * a->dy_stride + (uint64_t)k * a->out_c + t->block.group * a->out_cg + m;
         UNROLL for (uint32_t i = 0; i < run; i++) t->a[i] = 0;
         if (run % 4 == 0 && k < t->k_end && a->vector_out) {
             UNROLL for (uint32_t i = 0; i < run; i += 4) if (m + i < t->m_end) load_4(from + i, t->a + i);
@@ -153,9 +154,9 @@ DEVICE void fetch_b(const struct gemm_args *a, uint32_t mode, uint32_t bn, uint3
         uint32_t per_row = TILE_K / run, n = t->n0 + thread / per_row, k = k0 + thread % per_row * run;
         const float *from = w + (uint64_t)n * a->k + k;
         if (run % 4 == 0 && a->vector_in) {
-            UNROLL for (uint32_t i = 0; i < run; i += 4) if (n < a->n && k + i < t->k_end) load_4(from + i, t->b + i);
+            UNROLL for (uint32_t i = 0; i < run; i += 4) if (n < t->n_end && k + i < t->k_end) load_4(from + i, t->b + i);
         } else {
-            UNROLL for (uint32_t i = 0; i < run; i++) if (n < a->n && k + i < t->k_end) t->b[i] = from[i];
+            UNROLL for (uint32_t i = 0; i < run; i++) if (n < t->n_end && k + i < t->k_end) t->b[i] = from[i];
         }
     } else if (mode == GEMM_DATA) {
         uint32_t per_row = bn / run, k = k0 + thread / per_row, n = t->n0 + thread % per_row * run;
@@ -163,9 +164,9 @@ DEVICE void fetch_b(const struct gemm_args *a, uint32_t mode, uint32_t bn, uint3
             struct gemm_tap tap = tap_of(a, k, a->by_out_c);
             const float *from = w + ((uint64_t)tap.c * taps + tap.r * a->kernel_w + tap.s) * a->in_cg + n;
             if (run % 4 == 0 && a->vector_in) {
-                UNROLL for (uint32_t i = 0; i < run; i += 4) if (n + i < a->n) load_4(from + i, t->b + i);
+                UNROLL for (uint32_t i = 0; i < run; i += 4) if (n + i < t->n_end) load_4(from + i, t->b + i);
             } else {
-                UNROLL for (uint32_t i = 0; i < run; i++) if (n + i < a->n) t->b[i] = from[i];
+                UNROLL for (uint32_t i = 0; i < run; i++) if (n + i < t->n_end) t->b[i] = from[i];
             }
         }
     } else {
@@ -264,7 +265,7 @@ DEVICE void tile_store(const struct gemm_args *a, uint32_t precision, uint32_t b
     {
         uint32_t m, n;
         tile_place(precision, bm, bn, thread, i, &m, &n);
-        if (t->m0 + m < t->m_end && t->n0 + n < a->n)
+        if (t->m0 + m < t->m_end && t->n0 + n < t->n_end)
             gemm_store(a, t->block, t->m0 + m, t->n0 + n, t->sum[i]);
     }
 }

@@ -20,7 +20,7 @@ struct builder {
     bool *relu;      /* root: its gradient is wanted from before a ReLU */
     bool *wanted;    /* tensor: its gradient */
     int *aux, *aux2; /* layer -> buffer */
-    uint32_t precision;
+    enum precision precision;
     bool failed;
 };
 
@@ -69,7 +69,8 @@ static struct op *add_op(struct builder *b, enum op_type type, int layer)
                                    .aux = -1,
                                    .aux2 = -1,
                                    .parts = -1,
-                                   .mask = -1};
+                                   .mask = -1,
+                                   .gram = -1};
     return &p->ops[p->ops_n++];
 }
 
@@ -232,6 +233,18 @@ static void add_backward(struct builder *b, size_t i)
     }
 }
 
+/* A dense layer whose replicas may share the start. */
+static int add_factors(struct builder *b, const struct layer *l, struct op *op, size_t *parts_bytes)
+{
+    bool backward = op->type == OP_BACKWARD;
+
+    op->rank = b->p->training ? shared_rank(l, b->p->rows, b->precision) : 0;
+    if (!op->rank || (backward && op->dx < 0))
+        return 0;
+    op->gram = add_space(b, op->rank * sizeof(float), 0);
+    return shared_spaces(l, backward, op->rank, b->p->rows, b->precision, parts_bytes);
+}
+
 /* Room for the parts of products that are cut. */
 static int add_parts(struct builder *b, struct error *err)
 {
@@ -243,15 +256,17 @@ static int add_parts(struct builder *b, struct error *err)
         int rc;
         if (!l || (l->type != LAYER_CONV2D && l->type != LAYER_DENSE))
             continue;
-        rc = gemm_of(l, GEMM_FORWARD, b->precision, b->p->rows, &forward);
-        rc = rc ? rc : gemm_of(l, GEMM_DATA, b->precision, b->p->rows, &data);
-        rc = rc ? rc : gemm_of(l, GEMM_WEIGHTS, b->precision, b->p->rows, &weights);
+        rc = gemm_of(l, GEMM_FORWARD, gemm_precision(b->precision), b->p->rows, &forward);
+        rc = rc ? rc : gemm_of(l, GEMM_DATA, gemm_precision(b->precision), b->p->rows, &data);
+        rc = rc ? rc : gemm_of(l, GEMM_WEIGHTS, gemm_precision(b->precision), b->p->rows, &weights);
+        rc = rc ? rc : add_factors(b, l, op, &bytes);
         if (rc)
             return fail(err, rc, "layer %d: a batch of %zu is too large for the CUDA backend", op->layer, b->p->rows);
         if (op->type == OP_LAYER) {
-            bytes = gemm_parts_bytes(&forward);
+            other = gemm_parts_bytes(&forward);
         } else {
-            bytes = gemm_parts_bytes(&weights);
+            other = gemm_parts_bytes(&weights);
+            bytes = other > bytes ? other : bytes;
             other = op->dx >= 0 ? gemm_parts_bytes(&data) : 0;
         }
         bytes = other > bytes ? other : bytes;
@@ -289,7 +304,7 @@ static void builder_done(struct builder *b)
     free(b->wanted);
 }
 
-int program_new(const struct model *m, size_t rows, bool training, uint32_t precision, struct program *ret,
+int program_new(const struct model *m, size_t rows, bool training, enum precision precision, struct program *ret,
                 struct error *err)
 {
     struct program p = {.model = m, .rows = rows, .training = training};

@@ -30,12 +30,19 @@ struct lane_step {       /* of the batch at hand */
     uint64_t first;      /* of its entries */
     struct pcg32 dropout;
     float rate, root, shrink; /* Adam's */
+    float before, after;      /* what plain SGD's decay has left of the round's start, before this step and after it */
 };
 
 struct drop { /* of a lane's dropout layer that draws */
     uint32_t threshold;
     float scale;
 };
+
+/* Samples of this round that came before the batch at hand. */
+DEVICE uint32_t samples_seen(const struct lane *lane, const struct lane_step *step)
+{
+    return (uint32_t)(step->first - lane->table);
+}
 
 struct lane_total {
     double loss, distance;
@@ -128,6 +135,8 @@ DEVICE void begin_step_body(const struct begin_step_args *a, uint64_t i)
     step->row = (uint32_t)((uint64_t)step->whole * a->share / a->shares);
     step->rows = (uint32_t)((uint64_t)step->whole * (a->share + 1) / a->shares) - step->row;
     step->first = lane->table + (uint64_t)epoch * lane->samples_n + (uint64_t)at * lane->batch + step->row;
+    step->before = step->next ? step->after : 1;
+    step->after = step->before * (1 - lane->lr * lane->decay);
     step->next++;
     if (a->draws_n) {
         step->dropout = d_key(lane->seed, RNG_DROPOUT, lane->trial, lane->round, lane->client << 16 | epoch);
@@ -235,17 +244,17 @@ DEVICE void scatter_body(const struct scatter_args *a, uint64_t i)
 
 /* One array to all lanes. */
 struct spread_args {
-    uint64_t count; /* lanes x n */
+    uint64_t count; /* lanes x (n - first) */
     const float *from;
     float *to;
-    uint64_t n, from_stride;
+    uint64_t n, first, from_stride; /* from the first value on */
 };
 
 DEVICE void spread_body(const struct spread_args *a, uint64_t i)
 {
-    uint64_t lane = quotient(i, a->n);
+    uint64_t lane = quotient(i, a->n - a->first), k = a->first + (i - lane * (a->n - a->first));
 
-    a->to[i] = a->from[lane * a->from_stride + (i - lane * a->n)];
+    a->to[lane * a->n + k] = a->from[lane * a->from_stride + k];
 }
 
 #endif

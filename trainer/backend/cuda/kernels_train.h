@@ -160,7 +160,7 @@ struct aggregate_args {
     const float *weights;
     const uint32_t *where;
     double *sum;
-    uint64_t weights_stride;
+    uint64_t weights_stride, first; /* of the working layout; what stands before is added elsewhere */
     uint32_t lanes_n;
 };
 
@@ -169,6 +169,8 @@ DEVICE void aggregate_body(const struct aggregate_args *a, uint64_t i)
     double sum = a->sum[i];
     uint64_t at = a->where[i];
 
+    if (at < a->first)
+        return;
     UNROLL_8 for (uint32_t lane = 0; lane < a->lanes_n; lane++) sum +=
         a->lanes[lane].weight * (double)a->weights[lane * a->weights_stride + at];
     a->sum[i] = sum;
@@ -201,7 +203,10 @@ struct distance_args {
     struct lane_total *totals;
     double *partial; /* lanes x runs */
     uint32_t *bad;   /* likewise */
-    uint64_t n, trainable, runs, weights_stride, start_stride;
+    uint64_t first, n, trainable, runs, weights_stride, start_stride;
+    const double
+        *more; /* squared distances of what stands before the first, lanes x more_n; not finite where that is not */
+    uint64_t more_n;
 };
 
 /* Lane-major index so that neighbours read neighbours: run k takes elements k, k + runs, ... */
@@ -211,13 +216,19 @@ DEVICE void distance_body(const struct distance_args *a, uint64_t i)
     double sum = 0;
     uint32_t bad = 0;
 
-    UNROLL_8 for (uint64_t k = i % a->runs; k < a->n; k += a->runs)
+    UNROLL_8 for (uint64_t k = a->first + i % a->runs; k < a->n; k += a->runs)
     {
         float w = a->weights[lane * a->weights_stride + k];
         double d = (double)w - (double)a->start[lane * a->start_stride + k];
         if (k < a->trainable)
             sum += d * d;
         bad |= !d_finite(w);
+    }
+    UNROLL_8 for (uint64_t k = i % a->runs; k < a->more_n; k += a->runs)
+    {
+        double d = a->more[lane * a->more_n + k];
+        sum += d;
+        bad |= d - d != 0;
     }
     a->partial[i] = sum;
     a->bad[i] = bad;

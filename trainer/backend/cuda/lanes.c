@@ -47,6 +47,8 @@ static void carve_lanes(struct lanes *l, struct carver *c, size_t weights_n, siz
     l->losses = carve(c, rows * sizeof *l->losses);
     l->partial = carve(c, l->n * RUNS * sizeof *l->partial);
     l->bad = carve(c, l->n * RUNS * sizeof *l->bad);
+    l->start_steps = carve(c, l->n * sizeof *l->start_steps);
+    l->shared_partial = carve(c, l->n * shared_partials(l->program) * sizeof *l->shared_partial);
 }
 
 size_t lanes_bytes(const struct program *program, size_t weights_n, size_t trainable_n, size_t n)
@@ -60,11 +62,12 @@ size_t lanes_bytes(const struct program *program, size_t weights_n, size_t train
 
 void lanes_forget_graphs(struct lanes *l)
 {
-    for (size_t i = 0; i < GRAPHS; i++)
-        if (l->graphs[i]) {
-            DRIVER(l)->captured_free(DEVICE_OF(l), l->graphs[i]);
-            l->graphs[i] = NULL;
-        }
+    for (size_t i = 0; i < 2 * GRAPHS; i++) {
+        struct captured **graph = &l->graphs[i / GRAPHS][i % GRAPHS];
+        if (*graph)
+            DRIVER(l)->captured_free(DEVICE_OF(l), *graph);
+        *graph = NULL;
+    }
 }
 
 void lanes_free(struct lanes *l)
@@ -204,8 +207,8 @@ struct optimize_args lanes_update(const struct lanes *l)
     };
 }
 
-/* Whether the product that makes the gradient of a parameter steps it as well. */
-static bool is_stepped(const struct lanes *l, int param)
+/* Whether what makes the gradient of a parameter steps it as well, or there is no such parameter in the step. */
+static bool is_stepped(const struct lanes *l, size_t param)
 {
     const struct program *p = l->program;
 
@@ -213,8 +216,8 @@ static bool is_stepped(const struct lanes *l, int param)
         const struct op *op = &p->ops[i];
         const struct layer *layer = op->layer >= 0 ? &p->model->layers[op->layer] : NULL;
         if (op->type == OP_BACKWARD && (layer->type == LAYER_CONV2D || layer->type == LAYER_DENSE) &&
-            (layer->weight == param || layer->bias_param == param))
-            return !library_of(l, op, GEMM_WEIGHTS);
+            (layer->weight == (int)param || layer->bias_param == (int)param))
+            return (l->shared && op->rank) || !library_of(l, op, GEMM_WEIGHTS);
     }
     return false;
 }
@@ -228,16 +231,16 @@ static int queue_update(struct lanes *l, struct error *err)
     int rc = 0;
 
     for (size_t k = 0; k < m->params_n && m->params[k].trainable && !rc; k++) {
-        size_t end = k;
-        while (end < m->params_n && m->params[end].trainable && !is_stepped(l, (int)end))
-            end++;
-        if (end == k)
-            continue;
+        size_t end = plan_place_end(p, k);
         a.first = p->places[k].offset;
-        a.count_n = (end < m->params_n && m->params[end].trainable ? p->places[end].offset : p->trainable_n) - a.first;
+        if (is_stepped(l, k))
+            continue;
+        while (k + 1 < m->params_n && m->params[k + 1].trainable && p->places[k + 1].offset == end &&
+               !is_stepped(l, k + 1))
+            end = plan_place_end(p, ++k);
+        a.count_n = end - a.first;
         a.count = l->n * a.count_n;
         rc = LAUNCH(l, optimize, &a, err);
-        k = end;
     }
     return rc;
 }
@@ -260,7 +263,10 @@ static int warm_up(struct lanes *l, struct error *err)
     l->update = l->drop = l->training;
     if (!l->plan->backend->dataset)
         return 0;
-    rc = lanes_step(l, err);
+    l->shared = l->training && l->plan->rank;
+    rc = l->shared ? lanes_step(l, err) : 0;
+    l->shared = false;
+    rc = rc ? rc : lanes_step(l, err);
     return rc ? rc : DRIVER(l)->wait(DEVICE_OF(l), err);
 }
 
@@ -272,7 +278,7 @@ static int capture(struct lanes *l, size_t k, struct error *err)
         return rc;
     for (size_t i = 0; i < (size_t)1 << k && !rc; i++)
         rc = lanes_step(l, err);
-    ended = DRIVER(l)->capture_end(DEVICE_OF(l), rc ? NULL : &l->graphs[k], rc ? NULL : err);
+    ended = DRIVER(l)->capture_end(DEVICE_OF(l), rc ? NULL : &l->graphs[l->shared][k], rc ? NULL : err);
     return rc ? rc : ended;
 }
 
@@ -290,6 +296,8 @@ int lanes_new(struct plan *plan, const struct program *program, size_t n, struct
     l->program = program;
     l->n = n;
     l->training = program->training;
+    l->starts = 1;
+    l->per_start = n;
     l->bytes = bytes;
     if ((rc = DRIVER(l)->alloc(DEVICE_OF(l), bytes, &memory, err))) {
         free(l);
@@ -320,9 +328,9 @@ int lanes_run(struct lanes *l, uint64_t steps, struct training *trainings, size_
             trainings[i].canceled |= backend_canceled(&trainings[i]);
         if (n && backend_all_canceled(trainings, n))
             return fail(err, -ECANCELED, "canceled");
-        if (!l->graphs[k])
+        if (!l->graphs[l->shared][k])
             rc = capture(l, k, err);
-        rc = rc ? rc : DRIVER(l)->replay(DEVICE_OF(l), l->graphs[k], err);
+        rc = rc ? rc : DRIVER(l)->replay(DEVICE_OF(l), l->graphs[l->shared][k], err);
         steps -= (uint64_t)1 << k;
         queued += (uint64_t)1 << k;
         if (!rc && queued >= WAIT_STEPS) {
@@ -333,59 +341,4 @@ int lanes_run(struct lanes *l, uint64_t steps, struct training *trainings, size_
             return rc;
     }
     return 0;
-}
-
-/* libraries */
-
-static size_t library_index(const struct lanes *l, const struct op *op, uint32_t mode)
-{
-    return 3 * (size_t)(op - l->program->ops) + mode;
-}
-
-struct library *library_of(const struct lanes *l, const struct op *op, uint32_t mode)
-{
-    return l->libraries ? l->libraries[library_index(l, op, mode)] : NULL;
-}
-
-/* fp32_strict is the own kernels' alone, and so are bf16's operands; else the libraries compute dense layers, and
- * convolutions of a lone replica. Which engine or algorithm they take is asked once, here. */
-int libraries_new(struct lanes *l, struct error *err)
-{
-    const struct program *p = l->program;
-    enum precision precision = l->plan->precision;
-    size_t most = 0;
-
-    if ((precision != PRECISION_FP32 && precision != PRECISION_TF32) || !DRIVER(l)->library_new)
-        return 0;
-    l->libraries = calloc(3 * p->ops_n + 1, sizeof *l->libraries);
-    if (!l->libraries)
-        return fail(err, -ENOMEM, "out of memory");
-    for (size_t i = 0; i < p->ops_n; i++) {
-        const struct op *op = &p->ops[i];
-        for (uint32_t mode = GEMM_FORWARD; mode <= GEMM_WEIGHTS; mode++) {
-            struct gemm_args a;
-            size_t workspace = 0;
-            int rc;
-            if (!layer_product(l, op, mode, &a))
-                continue;
-            if (l->n > 1 && p->model->layers[op->layer].type == LAYER_CONV2D)
-                continue;
-            rc = DRIVER(l)->library_new(DEVICE_OF(l), &a, &l->libraries[3 * i + mode], &workspace, err);
-            if (rc && rc != -ENOTSUP)
-                return rc;
-            most = !rc && workspace > most ? workspace : most;
-        }
-    }
-    return most ? DRIVER(l)->alloc(DEVICE_OF(l), most, &l->workspace, err) : 0;
-}
-
-void libraries_free(struct lanes *l)
-{
-    for (size_t i = 0; l->libraries && i < 3 * l->program->ops_n; i++)
-        if (l->libraries[i])
-            DRIVER(l)->library_free(DEVICE_OF(l), l->libraries[i]);
-    free(l->libraries);
-    l->libraries = NULL;
-    DRIVER(l)->release(DEVICE_OF(l), l->workspace);
-    l->workspace = NULL;
 }

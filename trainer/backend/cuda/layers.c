@@ -2,11 +2,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cuda/cuda_private.h"
 
-static void *space(const struct lanes *l, int index)
-{
-    return index < 0 ? NULL : l->arena + l->program->spaces[index].offset * l->n;
-}
-
 static uint32_t values_of(const struct shape *s)
 {
     return (uint32_t)s->c * (uint32_t)s->h * (uint32_t)s->w;
@@ -41,7 +36,7 @@ static int queue_assemble(struct lanes *l, const struct op *op, struct error *er
         .list = l->samples,
         .images = (const uint8_t *const *)l->pointers,
         .labels = (const uint16_t *const *)(l->pointers + 1),
-        .x = space(l, op->y),
+        .x = lanes_space(l, op->y),
         .labels_out = l->labels,
         .rows = (uint32_t)l->program->rows,
         .height = (uint32_t)d->height,
@@ -62,9 +57,9 @@ static int queue_loss(struct lanes *l, const struct op *op, struct error *err)
     struct loss_args a = {
         .count = l->n * l->program->rows,
         .steps = l->steps,
-        .logits = space(l, op->x),
+        .logits = lanes_space(l, op->x),
         .labels = l->labels,
-        .grad = space(l, op->dx),
+        .grad = lanes_space(l, op->dx),
         .losses = l->losses,
         .predictions = l->predictions,
         .scores = l->scores,
@@ -91,29 +86,26 @@ bool layer_product(const struct lanes *l, const struct op *op, uint32_t mode, st
 {
     const struct model *m = l->program->model;
     const struct layer *layer = op->layer >= 0 ? &m->layers[op->layer] : NULL;
-    uint32_t precision = l->plan->precision == PRECISION_TF32   ? GEMM_TF32
-                         : l->plan->precision == PRECISION_BF16 ? GEMM_BF16
-                                                                : GEMM_FP32;
 
     if (!layer || (layer->type != LAYER_CONV2D && layer->type != LAYER_DENSE) ||
         (op->type == OP_LAYER) != (mode == GEMM_FORWARD) || (mode == GEMM_DATA && op->dx < 0))
         return false;
-    gemm_of(layer, mode, precision, l->program->rows, ret);
+    gemm_of(layer, mode, gemm_precision(l->plan->precision), l->program->rows, ret);
     ret->steps = l->steps;
     ret->lanes = (uint32_t)l->n;
-    ret->x = space(l, op->x);
+    ret->x = lanes_space(l, op->x);
     ret->w = weights_of(l, layer->weight);
     ret->weights_stride = l->plan->weights_n;
-    ret->dy = space(l, op->dy);
-    ret->parts = space(l, op->parts);
+    ret->dy = lanes_space(l, op->dy);
+    ret->parts = lanes_space(l, op->parts);
     ret->count = (uint64_t)l->n * ret->groups * ret->m * ret->n;
     if (mode == GEMM_FORWARD) {
         ret->bias = weights_of(l, layer->bias_param);
-        ret->out = space(l, op->y);
+        ret->out = lanes_space(l, op->y);
         ret->relu = op->relu;
     } else if (mode == GEMM_DATA) {
-        ret->out = space(l, op->dx);
-        ret->mask = space(l, op->mask);
+        ret->out = lanes_space(l, op->dx);
+        ret->mask = lanes_space(l, op->mask);
         ret->add = op->add;
     } else {
         ret->out = grads_of(l, layer->weight);
@@ -127,20 +119,23 @@ bool layer_product(const struct lanes *l, const struct op *op, uint32_t mode, st
     return true;
 }
 
-static int queue_product(struct lanes *l, const struct op *op, uint32_t mode, struct error *err)
+int gemm_queue(struct lanes *l, struct library *library, const struct gemm_args *a, struct error *err)
 {
     const struct driver *d = l->plan->backend->driver;
     struct device *device = l->plan->backend->device;
-    struct library *library = library_of(l, op, mode);
-    struct gemm_args a;
     int rc;
 
-    if (!layer_product(l, op, mode, &a))
-        return 0;
     if (library)
-        return d->library_run(device, library, &a, l->workspace, err);
-    rc = d->gemm(device, &a, err);
-    return rc || a.splits == 1 ? rc : LAUNCH(l, gemm_finish, &a, err);
+        return d->library_run(device, library, a, l->workspace, err);
+    rc = d->gemm(device, a, err);
+    return rc || a->splits == 1 ? rc : LAUNCH(l, gemm_finish, a, err);
+}
+
+static int queue_product(struct lanes *l, const struct op *op, uint32_t mode, struct error *err)
+{
+    struct gemm_args a;
+
+    return layer_product(l, op, mode, &a) ? gemm_queue(l, library_of(l, op, mode), &a, err) : 0;
 }
 
 static struct pool_args pool_of(const struct lanes *l, const struct op *op, bool backward)
@@ -154,15 +149,15 @@ static struct pool_args pool_of(const struct lanes *l, const struct op *op, bool
         .shape = {(uint32_t)layer->in.h, (uint32_t)layer->in.w, (uint32_t)layer->out.h, (uint32_t)layer->out.w,
                   (uint32_t)layer->in.c, (uint32_t)layer->kernel_h, (uint32_t)layer->kernel_w, (uint32_t)layer->stride,
                   layer->pad_top, layer->pad_left},
-        .x = space(l, op->x),
-        .y = space(l, op->y),
-        .dy = space(l, op->dy),
-        .out = backward ? space(l, op->dx) : space(l, op->y),
-        .arg = space(l, op->aux),
+        .x = lanes_space(l, op->x),
+        .y = lanes_space(l, op->y),
+        .dy = lanes_space(l, op->dy),
+        .out = backward ? lanes_space(l, op->dx) : lanes_space(l, op->y),
+        .arg = lanes_space(l, op->aux),
         .relu = op->relu,
         .mask = op->arg_mask,
         .add = op->add,
-        .mask_x = space(l, op->mask),
+        .mask_x = lanes_space(l, op->mask),
     };
 }
 
@@ -172,9 +167,9 @@ static int queue_dropout(struct lanes *l, const struct op *op, struct error *err
     uint32_t values = values_of(&layer->in), rows = (uint32_t)l->program->rows;
     struct dropout_args a = {
         .steps = l->steps,
-        .x = space(l, op->x),
-        .y = space(l, op->y),
-        .kept = space(l, op->aux),
+        .x = lanes_space(l, op->x),
+        .y = lanes_space(l, op->y),
+        .kept = lanes_space(l, op->aux),
         .draws = l->plan->d_draws,
         .drops = l->drops + op->dropout,
         .drops_stride = l->plan->draws_n,
@@ -199,11 +194,11 @@ static struct norm_args norm_of(const struct lanes *l, const struct op *op)
         .c = (uint32_t)c,
         .pixels = (uint32_t)layer->in.h * (uint32_t)layer->in.w,
         .groups = layer->type == LAYER_GROUP_NORM ? (uint32_t)layer->norm_groups : 0,
-        .x = space(l, op->x),
-        .dy = space(l, op->dy),
-        .y = op->type == OP_BACKWARD ? space(l, op->dx) : space(l, op->y),
-        .sums = space(l, op->aux2),
-        .stats = space(l, op->aux),
+        .x = lanes_space(l, op->x),
+        .dy = lanes_space(l, op->dy),
+        .y = op->type == OP_BACKWARD ? lanes_space(l, op->dx) : lanes_space(l, op->y),
+        .sums = lanes_space(l, op->aux2),
+        .stats = lanes_space(l, op->aux),
         .gamma = weights_of(l, layer->weight),
         .beta = weights_of(l, layer->bias_param),
         .running_mean = weights_of(l, layer->running_mean),
@@ -218,7 +213,7 @@ static struct norm_args norm_of(const struct lanes *l, const struct op *op)
         .update = l->update,
         .relu = op->relu,
         .add = op->add,
-        .mask = space(l, op->mask),
+        .mask = lanes_space(l, op->mask),
     };
 
     a.coefs = a.sums + 2 * rows * c;
@@ -279,7 +274,7 @@ static int queue_forward(struct lanes *l, const struct op *op, struct error *err
     switch (layer->type) {
     case LAYER_CONV2D:
     case LAYER_DENSE:
-        return queue_product(l, op, GEMM_FORWARD, err);
+        return l->shared && op->rank ? shared_forward(l, op, err) : queue_product(l, op, GEMM_FORWARD, err);
     case LAYER_MAX_POOL2D:
         return LAUNCH(l, max_pool, &pool, err);
     case LAYER_AVG_POOL2D:
@@ -296,8 +291,8 @@ static int queue_forward(struct lanes *l, const struct op *op, struct error *err
     case LAYER_FLATTEN: {
         struct transpose_args a = {.count = count_of(l, &layer->in),
                                    .live = live_of(l, &layer->in),
-                                   .x = space(l, op->x),
-                                   .y = space(l, op->y),
+                                   .x = lanes_space(l, op->x),
+                                   .y = lanes_space(l, op->y),
                                    .c = (uint32_t)layer->in.c,
                                    .pixels = (uint32_t)layer->in.h * (uint32_t)layer->in.w};
         return LAUNCH(l, transpose, &a, err);
@@ -307,9 +302,9 @@ static int queue_forward(struct lanes *l, const struct op *op, struct error *err
     }
     struct add_args a = {.count = count_of(l, &layer->out),
                          .live = live_of(l, &layer->out),
-                         .x = space(l, op->x),
-                         .x2 = space(l, op->x2),
-                         .y = space(l, op->y),
+                         .x = lanes_space(l, op->x),
+                         .x2 = lanes_space(l, op->x2),
+                         .y = lanes_space(l, op->y),
                          .relu = op->relu || layer->type == LAYER_RELU};
     return LAUNCH(l, add, &a, err);
 }
@@ -320,6 +315,8 @@ static int queue_backward(struct lanes *l, const struct op *op, struct error *er
     struct pool_args pool;
     int rc;
 
+    if (l->shared && op->rank)
+        return shared_backward(l, op, err);
     if (layer->type == LAYER_CONV2D || layer->type == LAYER_DENSE) {
         rc = queue_product(l, op, GEMM_DATA, err); /* first: the other steps the weights */
         return rc ? rc : queue_product(l, op, GEMM_WEIGHTS, err);
@@ -339,10 +336,10 @@ static int queue_backward(struct lanes *l, const struct op *op, struct error *er
     case LAYER_DROPOUT: {
         struct dropout_backward_args a = {.count = count_of(l, &layer->in),
                                           .live = live_of(l, &layer->in),
-                                          .dy = space(l, op->dy),
-                                          .mask = space(l, op->mask),
-                                          .kept = space(l, op->aux),
-                                          .dx = space(l, op->dx),
+                                          .dy = lanes_space(l, op->dy),
+                                          .mask = lanes_space(l, op->mask),
+                                          .kept = lanes_space(l, op->aux),
+                                          .dx = lanes_space(l, op->dx),
                                           .drops = l->drops + op->dropout,
                                           .drops_stride = l->plan->draws_n,
                                           .off = !l->drop,
@@ -354,9 +351,9 @@ static int queue_backward(struct lanes *l, const struct op *op, struct error *er
     case LAYER_FLATTEN: {
         struct transpose_args a = {.count = count_of(l, &layer->in),
                                    .live = live_of(l, &layer->in),
-                                   .x = space(l, op->dy),
-                                   .mask = space(l, op->mask),
-                                   .y = space(l, op->dx),
+                                   .x = lanes_space(l, op->dy),
+                                   .mask = lanes_space(l, op->mask),
+                                   .y = lanes_space(l, op->dx),
                                    .c = (uint32_t)layer->in.c,
                                    .pixels = (uint32_t)layer->in.h * (uint32_t)layer->in.w,
                                    .back = 1,
@@ -368,10 +365,10 @@ static int queue_backward(struct lanes *l, const struct op *op, struct error *er
     }
     struct pass_args a = {.count = count_of(l, &layer->in),
                           .live = live_of(l, &layer->in),
-                          .dy = space(l, op->dy),
-                          .y = space(l, op->y),
-                          .mask = space(l, op->mask),
-                          .dx = space(l, op->dx),
+                          .dy = lanes_space(l, op->dy),
+                          .y = lanes_space(l, op->y),
+                          .mask = lanes_space(l, op->mask),
+                          .dx = lanes_space(l, op->dx),
                           .add = op->add};
     return LAUNCH(l, pass, &a, err);
 }

@@ -12,19 +12,55 @@ static size_t values_of(const struct shape *s)
     return (size_t)s->c * (size_t)s->h * (size_t)s->w;
 }
 
-static size_t place_params(const struct model *m, struct place *places, size_t *ret_trainable)
+static size_t aligned(size_t floats)
 {
-    size_t offset = 0;
+    return (floats + PLACE_ALIGN - 1) / PLACE_ALIGN * PLACE_ALIGN;
+}
 
-    *ret_trainable = 0;
-    for (size_t k = 0; k < m->params_n; k++) {
-        if (places)
-            places[k] = (struct place){.offset = offset, .size = m->params[k].size};
-        offset += (m->params[k].size + PLACE_ALIGN - 1) / PLACE_ALIGN * PLACE_ALIGN;
-        if (m->params[k].trainable)
-            *ret_trainable = offset;
-    }
-    return offset;
+static bool may_share(const struct program *train, size_t param)
+{
+    for (size_t i = 0; i < train->ops_n; i++)
+        if (train->ops[i].rank && train->model->layers[train->ops[i].layer].weight == (int)param)
+            return true;
+    return false;
+}
+
+struct sizes { /* of the working layout, in floats */
+    size_t shared, trainable, weights;
+};
+
+/* First the weights of layers whose replicas may share the start, then the others, then buffers. places may be NULL. */
+static struct sizes place_params(const struct program *train, struct place *places)
+{
+    const struct model *m = train->model;
+    struct sizes sizes = {0};
+
+    for (int shares = 1; shares >= 0; shares--)
+        for (size_t k = 0; k < m->params_n; k++) {
+            if (may_share(train, k) != shares)
+                continue;
+            if (places)
+                places[k] = (struct place){.offset = sizes.weights, .size = m->params[k].size};
+            sizes.weights += aligned(m->params[k].size);
+            sizes.shared = shares ? sizes.weights : sizes.shared;
+            sizes.trainable = m->params[k].trainable ? sizes.weights : sizes.trainable;
+        }
+    return sizes;
+}
+
+size_t plan_place_end(const struct plan *p, size_t param)
+{
+    return p->places[param].offset + aligned(p->places[param].size);
+}
+
+static size_t least_rank(const struct program *train)
+{
+    size_t least = 0;
+
+    for (size_t i = 0; i < train->ops_n; i++)
+        if (train->ops[i].rank && (!least || train->ops[i].rank < least))
+            least = train->ops[i].rank;
+    return least;
 }
 
 /* (O, I, R, S) to (O, R, S, I); columns (c, h, w) to (h, w, c). */
@@ -57,13 +93,18 @@ static void map_layer(struct plan *p, size_t i)
 static int map_params(struct plan *p)
 {
     const struct model *m = p->model;
+    struct sizes sizes;
 
     p->where = calloc(m->weights_n + 1, sizeof *p->where);
     p->places = calloc(m->params_n + 1, sizeof *p->places);
     p->draws = calloc(m->layers_n + 1, sizeof *p->draws);
     if (!p->where || !p->places || !p->draws)
         return -ENOMEM;
-    p->weights_n = place_params(m, p->places, &p->trainable_n);
+    sizes = place_params(&p->train, p->places);
+    p->weights_n = sizes.weights;
+    p->trainable_n = sizes.trainable;
+    p->shared_n = sizes.shared;
+    p->rank = least_rank(&p->train);
     if (p->weights_n > UINT32_MAX)
         return -ENOMEM;
     for (size_t k = 0; k < m->params_n; k++)
@@ -75,11 +116,6 @@ static int map_params(struct plan *p)
             p->draws[p->draws_n++] = (uint32_t)values_of(&m->layers[i].in);
     }
     return 0;
-}
-
-static uint32_t gemm_precision(enum precision precision)
-{
-    return precision == PRECISION_TF32 ? GEMM_TF32 : precision == PRECISION_BF16 ? GEMM_BF16 : GEMM_FP32;
 }
 
 /* Of an evaluation: a rule over the model, so that scores depend on weights and samples alone. */
@@ -105,17 +141,20 @@ int cuda_plan_bytes(const struct model *m, size_t batch, enum precision precisio
                     size_t *ret_shared, size_t *ret_lane, struct error *err)
 {
     struct program train = {0}, evaluate = {0};
-    size_t trainable, weights = place_params(m, NULL, &trainable);
-    int rc = program_new(m, batch, true, gemm_precision(precision), &train, err);
+    struct sizes sizes;
+    int rc = program_new(m, batch, true, precision, &train, err);
 
     if (!rc)
-        rc = program_new(m, evaluate_rows(m), false, gemm_precision(precision), &evaluate, err);
+        rc = program_new(m, evaluate_rows(m), false, precision, &evaluate, err);
     if (!rc) {
+        sizes = place_params(&train, NULL);
         /* where, canonical weights; of one training the sums and the resident model; an evaluation; the libraries'
          * workspace is in CONTEXT_BYTES */
-        *ret_shared = CONTEXT_BYTES + weights * (4 + 4 + 8 + 4) + lanes_bytes(&evaluate, weights, trainable, 1) +
-                      data_bytes(dataset) + (dataset ? (dataset->train.n + dataset->test.n) * 32 : 0);
-        *ret_lane = lanes_bytes(&train, weights, trainable, 1) + (2 * trainable + weights) * sizeof(float);
+        *ret_shared = CONTEXT_BYTES + sizes.weights * (4 + 4 + 8 + 4) +
+                      lanes_bytes(&evaluate, sizes.weights, sizes.trainable, 1) + data_bytes(dataset) +
+                      (dataset ? (dataset->train.n + dataset->test.n) * 32 : 0);
+        *ret_lane = lanes_bytes(&train, sizes.weights, sizes.trainable, 1) +
+                    (2 * sizes.trainable + sizes.weights) * sizeof(float);
     }
     program_done(&train);
     program_done(&evaluate);
@@ -142,7 +181,7 @@ int cuda_plan_new(struct backend *backend, const struct model *model, const stru
                   struct plan **ret, struct error *err)
 {
     struct plan *p = calloc(1, sizeof *p);
-    uint32_t precision = gemm_precision(options->precision);
+    enum precision precision = options->precision;
     int rc;
 
     if (!p)

@@ -6,6 +6,11 @@
 
 #define ALIGN 256
 
+uint32_t gemm_precision(enum precision precision)
+{
+    return precision == PRECISION_TF32 ? GEMM_TF32 : precision == PRECISION_BF16 ? GEMM_BF16 : GEMM_FP32;
+}
+
 static void touch(struct program *p, int space, int op)
 {
     struct space *s;
@@ -41,7 +46,7 @@ int program_place(struct program *p)
         return -ENOMEM;
     for (size_t i = 0; i < p->ops_n; i++) {
         const struct op *op = &p->ops[i];
-        const int used[] = {op->x, op->x2, op->y, op->dy, op->dx, op->aux, op->aux2, op->parts, op->mask};
+        const int used[] = {op->x, op->x2, op->y, op->dy, op->dx, op->aux, op->aux2, op->parts, op->mask, op->gram};
         for (size_t k = 0; k < sizeof used / sizeof *used; k++)
             touch(p, used[k], (int)i);
     }
@@ -130,6 +135,8 @@ int gemm_of(const struct layer *l, uint32_t mode, uint32_t precision, size_t row
         .by_out_w = divisor_of(out_w),
         .by_out_pixels = divisor_of(out_h * out_w),
         .by_stride = divisor_of(stride),
+        .x_stride = (uint64_t)rows * in_h * in_w * in_c,
+        .dy_stride = (uint64_t)rows * out_h * out_w * out_c,
         .vector_in = in_cg % 4 == 0,
         .vector_out = out_cg % 4 == 0,
     };

@@ -59,6 +59,9 @@ static int measure(struct turn *t, struct error *err)
         .runs = RUNS,
         .weights_stride = p->weights_n,
         .start_stride = l->start_stride,
+        .first = t->shared ? p->shared_n : 0,
+        .more = l->shared_partial,
+        .more_n = t->shared ? shared_partials(l->program) : 0,
     };
     int rc = LAUNCH(l, distance, &a, err);
 
@@ -79,7 +82,8 @@ static int add_up(struct turn *t, struct error *err)
                                    .weights = l->weights + i * p->weights_n,
                                    .where = p->d_where,
                                    .sum = p->d_sums + t->members[i].k * p->model->weights_n,
-                                   .weights_stride = p->weights_n};
+                                   .weights_stride = p->weights_n,
+                                   .first = t->shared ? p->shared_n : 0};
         end = turn_same_training(t, i);
         a.lanes_n = (uint32_t)(end - i);
         if (t->members[i].training->reduction.type != REDUCE_EACH)
@@ -112,8 +116,9 @@ static int fetch(struct turn *t, size_t lane, struct error *err)
 int turn_reduce(struct turn *t, struct lane_total *totals, struct error *err)
 {
     struct plan *p = t->plan;
-    int rc = measure(t, err);
+    int rc = t->shared ? shared_sums(t, err) : 0;
 
+    rc = rc ? rc : measure(t, err);
     rc = rc ? rc : add_up(t, err);
     for (size_t i = 0; i < t->n && !rc; i++)
         rc = fetch(t, i, err);

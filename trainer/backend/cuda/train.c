@@ -204,7 +204,7 @@ static int put_drops(struct turn *t, struct error *err)
     return bytes ? DRIVER(p)->upload(DEVICE_OF(p), t->lanes->drops, drops, bytes, err) : 0;
 }
 
-static bool same_start(const struct member *a, const struct member *b)
+bool turn_same_start(const struct member *a, const struct member *b)
 {
     return a->replica->start == b->replica->start &&
            (a->replica->start || a->training->reduction.model == b->training->reduction.model);
@@ -216,18 +216,18 @@ static int put_starts(struct turn *t, struct error *err)
     struct plan *p = t->plan;
     struct lanes *l = t->lanes;
     size_t n = p->model->weights_n, end;
-    struct spread_args spread = {.count = l->n * p->weights_n, .to = l->weights, .n = p->weights_n};
+    struct spread_args spread = {.to = l->weights, .n = p->weights_n, .first = t->shared ? p->shared_n : 0};
     bool shared = true;
     int rc = 0;
 
     for (size_t i = 0; i < t->n; i++)
-        shared &= same_start(&t->members[i], &t->members[0]);
+        shared &= turn_same_start(&t->members[i], &t->members[0]);
     if (!shared && (rc = lanes_own_starts(l, err)))
         return rc;
     for (size_t i = 0; i < t->n && !rc; i = end) {
         const struct member *m = &t->members[i];
         const float *from = p->d_canonical;
-        for (end = i + 1; end < t->n && same_start(&t->members[end], m);)
+        for (end = i + 1; end < t->n && turn_same_start(&t->members[end], m);)
             end++;
         if (m->replica->start)
             rc = DRIVER(p)->upload(DEVICE_OF(p), p->d_canonical, m->replica->start, n * sizeof(float), err);
@@ -235,6 +235,7 @@ static int put_starts(struct turn *t, struct error *err)
             from = m->training->reduction.model->weights;
         rc = rc ? rc : lanes_gather(l, from, l->start + i * l->start_stride, n, l->start_stride ? end - i : 1, err);
     }
+    spread.count = l->n * (spread.n - spread.first);
     spread.from = l->start;
     spread.from_stride = l->start_stride;
     return rc ? rc : LAUNCH(l, spread, &spread, err);
@@ -261,8 +262,8 @@ static int put_state(struct turn *t, struct error *err)
     for (size_t i = 0; i < t->n && !rc; i++) {
         const struct replica *r = t->members[i].replica;
         for (size_t k = 0; r->optimizer_state && k < cuda_state_parts(r) && !rc; k++)
-            rc = lanes_put_weights(l, r->optimizer_state + k * n,
-                                   l->state + (i * l->state_parts + k) * p->trainable_n, n, err);
+            rc = lanes_put_weights(l, r->optimizer_state + k * n, l->state + (i * l->state_parts + k) * p->trainable_n,
+                                   n, err);
     }
     if (!rc && (corrected || l->correction))
         rc = lanes_corrections(l, err);
@@ -296,8 +297,10 @@ static int run_turn(struct turn *t, struct training *trainings, size_t n, struct
     if (!t->host || !totals)
         rc = fail(err, -ENOMEM, "out of memory for %zu replicas", t->n);
     l->update = l->drop = true;
+    l->shared = t->shared;
     if (rc || (rc = fill_lanes(t, err)) || (rc = grow_tables(t, err)) || (rc = put_tables(t, err)) ||
         (rc = put_drops(t, err)) || (rc = put_starts(t, err)) || (rc = put_state(t, err)) ||
+        (rc = t->shared ? shared_begin(t, err) : 0) ||
         (rc = cuda_plan_point(l, &t->plan->backend->dataset->train, 0, err)) ||
         (rc = lanes_run(l, t->steps_max, trainings, n, err)) || (rc = turn_reduce(t, totals, err)))
         goto out;
@@ -314,9 +317,7 @@ out:
 /* As many replicas as there are lanes, from *at on; those of canceled trainings are passed over. */
 static void next_turn(struct turn *t, struct plan *p, struct training *trainings, size_t n, struct member *at)
 {
-    struct member *members = t->members;
-
-    *t = (struct turn){.plan = p, .lanes = p->training, .members = members};
+    *t = (struct turn){.plan = p, .lanes = p->training, .members = t->members, .shared = t->shared};
     while (at->k < n && t->n < p->training->n) {
         struct training *training = &trainings[at->k];
         if (training->canceled || at->i == training->n) {
@@ -340,6 +341,7 @@ int cuda_train(struct plan *p, struct training *trainings, size_t n, struct erro
         trainings[k].canceled = false;
     if (rc || !replicas || (rc = sums_begin(p, n, err)) || (rc = cuda_plan_training(p, replicas, err)))
         return rc;
+    turn.shared = shared_pays(p, trainings, n);
     turn.members = calloc(replicas, sizeof *turn.members);
     if (!turn.members)
         return fail(err, -ENOMEM, "out of memory for %zu replicas", replicas);
@@ -371,7 +373,7 @@ int cuda_gradients(struct plan *p, const float *weights, const struct data_split
     list = l->samples;
     rc = lanes_grow(l, &list, &l->samples_room, n, sizeof *samples, err);
     l->samples = list;
-    l->update = l->drop = false;
+    l->update = l->drop = l->shared = false;
     if (rc || (rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, n * sizeof *samples, err)) ||
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, l->n * sizeof *l->steps, err)) ||
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->totals, l->n * sizeof *l->totals, err)) ||

@@ -4,6 +4,7 @@
 #ifndef FLEXP_TESTS_CUDA_FAKE_H
 #define FLEXP_TESTS_CUDA_FAKE_H
 
+#include "tests/trainer/backend/cuda/fake_sum.h"
 #include "trainer/backend/cuda/driver.h"
 
 #include <assert.h>
@@ -35,7 +36,7 @@ struct fake_work {
     size_t size;
     void *memory;
 };
-enum { FAKE_GEMM = KERNELS_N, FAKE_CLEAR, FAKE_FORK, FAKE_JOIN, FAKE_LINK };
+enum { FAKE_GEMM = KERNELS_N, FAKE_SHARED_SUM, FAKE_CLEAR, FAKE_FORK, FAKE_JOIN, FAKE_LINK };
 struct captured {
     struct fake_work *work;
     size_t n;
@@ -107,7 +108,7 @@ static void fake_product(const struct gemm_args *a)
         if (begin >= end)
             continue;
         for (uint32_t m = 0; m < gemm_m(a, b.lane); m++)
-            for (uint32_t n = 0; n < a->n; n++) {
+            for (uint32_t n = 0; n < gemm_n(a, b.lane); n++) {
                 float sum = 0;
                 for (uint32_t i = begin; i < end; i++)
                     sum = fmaf(round_for(a->precision, gemm_a(a, b, m, i)), round_for(a->precision, gemm_b(a, b, i, n)),
@@ -158,6 +159,8 @@ static int fake_do(struct device *device, const struct fake_work *w, struct erro
         return fake_link_do(device, w, err);
     if (w->kernel == FAKE_CLEAR)
         memset(w->memory, 0, w->size);
+    else if (w->kernel == FAKE_SHARED_SUM)
+        fake_shared_sum(w->args);
     else if (w->kernel < (int)KERNELS_N)
         FAKE_TABLE[w->kernel].run(w->args);
     else if (fake.tiles) {
@@ -347,6 +350,11 @@ static int fake_gemm(struct device *device, const struct gemm_args *args, struct
     return fake_queue(device, FAKE_GEMM, args, sizeof *args, NULL, err);
 }
 
+static int fake_sum(struct device *device, const struct shared_sum_args *args, struct error *err)
+{
+    return fake_queue(device, FAKE_SHARED_SUM, args, sizeof *args, NULL, err);
+}
+
 static int fake_wait(struct device *device, struct error *err)
 {
     (void)err;
@@ -431,6 +439,7 @@ static const struct driver FAKE_DRIVER = {
     .clear = fake_clear,
     .launch = fake_launch,
     .gemm = fake_gemm,
+    .shared_sum = fake_sum,
     .wait = fake_wait,
     .capture_begin = fake_capture_begin,
     .capture_end = fake_capture_end,

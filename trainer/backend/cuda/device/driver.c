@@ -236,6 +236,11 @@ static int device_gemm(struct device *d, const struct gemm_args *args, struct er
     return cuda_fail(err, cuda_gemm(d->stream, args), NAMES[args->mode]);
 }
 
+static int device_shared_sum(struct device *d, const struct shared_sum_args *args, struct error *err)
+{
+    return cuda_fail(err, cuda_shared_sum(d->stream, args), "sum over factors");
+}
+
 static int device_wait(struct device *d, struct error *err)
 {
     enter(d);
@@ -400,6 +405,7 @@ const struct driver flexp_cuda_driver = {
     .clear = device_clear,
     .launch = device_launch,
     .gemm = device_gemm,
+    .shared_sum = device_shared_sum,
     .wait = device_wait,
     .capture_begin = capture_begin,
     .capture_end = capture_end,

@@ -1,5 +1,5 @@
-/* kernels.cu - the kernels: a body of kernels_*.h for each index, and the tiled matrix product of gemm.h.
- * Compiled without contraction (-fmad=false; where a fused multiply-add is meant it is written), so that the host's
+/* kernels.cu - the kernels: a body of kernels_*.h for each index, and the tiled matrix products of gemm_tile.h
+ * and kernels_shared.h. Compiled without contraction (-fmad=false; where a fused multiply-add is meant it is written), so that the host's
  * compilation of the same bodies gives the same bits. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cuda/device/launch.h"
 
@@ -20,7 +20,7 @@ static const struct {
     size_t size;
 } TABLE[] = {KERNELS(ROW)};
 
-static_assert(sizeof(struct gemm_args) <= 4096 && sizeof(struct norm_args) <= 4096, "kernel arguments");
+static_assert(sizeof(struct shared_sum_args) <= 4096 && sizeof(struct norm_args) <= 4096, "kernel arguments");
 
 cudaError_t cuda_launch(cudaStream_t stream, enum kernel kernel, const void *args, size_t size)
 {
@@ -184,4 +184,55 @@ cudaError_t cuda_gemm(cudaStream_t stream, const struct gemm_args *a)
     if (a->mode == GEMM_DATA)
         return launch_precision<GEMM_DATA>(stream, a);
     return launch_precision<GEMM_WEIGHTS>(stream, a);
+}
+
+/* the weighted sum over factors: kernels_shared.h */
+
+template <uint32_t PRECISION>
+__global__ void __launch_bounds__(TILE_THREADS) kernel_shared_sum(const __grid_constant__ struct shared_sum_args a)
+{
+    __shared__ struct tile_shared shared;
+    struct tile_thread t;
+    struct sum_thread s;
+    const uint32_t tiles_n = (a.product.n + SUM_BN - 1) / SUM_BN;
+    uint32_t buffer = 0;
+
+    for (uint32_t lane = a.first; lane < a.end; lane++) {
+        sum_begin_lane(&a, PRECISION, threadIdx.x, lane, blockIdx.x / tiles_n, blockIdx.x % tiles_n, &t, &s);
+        fetch_a(&a.product, GEMM_WEIGHTS, SUM_BM, threadIdx.x, 0, &t);
+        fetch_b(&a.product, GEMM_WEIGHTS, SUM_BN, threadIdx.x, 0, &t);
+        for (uint32_t k = 0; k < t.k_end; k += TILE_K, buffer ^= 1) {
+            tile_share(GEMM_WEIGHTS, PRECISION, SUM_BM, SUM_BN, threadIdx.x, buffer, &t, &shared);
+            __syncthreads(); /* as in kernel_gemm; the buffers go on in turn over the lanes */
+            fetch_a(&a.product, GEMM_WEIGHTS, SUM_BM, threadIdx.x, k + TILE_K, &t);
+            fetch_b(&a.product, GEMM_WEIGHTS, SUM_BN, threadIdx.x, k + TILE_K, &t);
+            if (PRECISION == GEMM_FP32)
+                tile_multiply(SUM_BM, SUM_BN, threadIdx.x, buffer, &t, &shared);
+            else
+                warp_multiply<PRECISION, SUM_BM, SUM_BN>(threadIdx.x, buffer, &t, &shared);
+        }
+        sum_end_lane(&a, PRECISION, threadIdx.x, &t, &s);
+#pragma unroll
+        for (uint32_t half = 16; half; half /= 2)
+            s.distance += __shfl_down_sync(0xffffffffu, s.distance, half);
+        if (threadIdx.x % 32 == 0)
+            sum_put_distance(&a, threadIdx.x, blockIdx.x, lane, s.distance);
+    }
+    sum_store(&a, PRECISION, threadIdx.x, &t, &s);
+}
+
+cudaError_t cuda_shared_sum(cudaStream_t stream, const struct shared_sum_args *a)
+{
+    const uint32_t tiles =
+        ((a->product.m + SUM_BM - 1) / SUM_BM) * ((a->product.n + SUM_BN - 1) / SUM_BN);
+
+    if (a->end <= a->first)
+        return cudaSuccess;
+    if (a->product.precision == GEMM_TF32)
+        kernel_shared_sum<GEMM_TF32><<<tiles, TILE_THREADS, 0, stream>>>(*a);
+    else if (a->product.precision == GEMM_BF16)
+        kernel_shared_sum<GEMM_BF16><<<tiles, TILE_THREADS, 0, stream>>>(*a);
+    else
+        kernel_shared_sum<GEMM_FP32><<<tiles, TILE_THREADS, 0, stream>>>(*a);
+    return cudaGetLastError();
 }

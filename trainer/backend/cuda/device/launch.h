@@ -12,6 +12,7 @@ extern "C" {
 
 cudaError_t cuda_launch(cudaStream_t stream, enum kernel kernel, const void *args, size_t size);
 cudaError_t cuda_gemm(cudaStream_t stream, const struct gemm_args *args);
+cudaError_t cuda_shared_sum(cudaStream_t stream, const struct shared_sum_args *args);
 
 #ifdef __cplusplus
 }
