@@ -91,7 +91,7 @@ static size_t list_queued(const struct experiment *experiment, bool begun, struc
     for (size_t i = 0; i < experiment->trials_n && n < room; i++) {
         const struct trial *trial = experiment->trials[i];
         if (trial->state == TRIAL_QUEUED && (trial->attempts > 0) == begun)
-            ret[n++] = (struct wanted){trial->number, experiment->config->slots_per_trial};
+            ret[n++] = (struct wanted){trial->number, experiment->config->slots_per_trial, trial->alone};
     }
     return n;
 }
@@ -104,7 +104,7 @@ size_t experiment_wanted(const struct experiment *experiment, struct wanted *ret
     if (!ret)
         return evaluate + (experiment->state == EXPERIMENT_ACTIVE ? experiment->state_n[TRIAL_QUEUED] : 0);
     if (evaluate && room)
-        ret[n++] = (struct wanted){experiment->best_trial, experiment->config->slots_per_trial};
+        ret[n++] = (struct wanted){experiment->best_trial, experiment->config->slots_per_trial, false};
     if (experiment->state != EXPERIMENT_ACTIVE || !experiment->state_n[TRIAL_QUEUED])
         return n;
     n = list_queued(experiment, true, ret, n, room);

@@ -9,7 +9,7 @@
  *
  * Trials: QUEUED (wants slots) -> RUNNING -> WAITING (checkpointed at a rung, holds no slot) -> QUEUED ... -> COMPLETED |
  * STOPPED | CANCELED | ERROR; PAUSED by a user only. A run that dies costs a restart unless it was preempted, the
- * orchestrator was lost or the disk was full; past max_restarts the trial is in ERROR and the searcher is told.
+ * orchestrator was lost, the disk was full or other runs died with it; past max_restarts the trial is in ERROR and the searcher is told.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_EXPERIMENT_H
 #define FLEXP_ORCHESTRATOR_EXPERIMENT_H
@@ -83,6 +83,7 @@ bool experiment_has_ended(const struct experiment *experiment); /* state final, 
 struct wanted {
     int64_t trial;
     int64_t slots;
+    bool alone; /* its last run died with its worker: the next one shares none, so that only who is guilty dies again */
 };
 size_t experiment_wanted(const struct experiment *experiment, struct wanted *ret, size_t room);
 /* The trial, or its evaluation, may be wanted again. */
@@ -98,6 +99,9 @@ int64_t experiment_start_run(struct experiment *experiment, int64_t trial, const
  * the caller then kills the worker and calls experiment_run_ended. */
 int experiment_message(struct experiment *experiment, const struct message *message, struct turn *turn,
                        struct error *err);
+/* Whether others stand on this run's worker from now on. A death costs a restart only where the run was alone with its worker;
+ * so does running out of memory. */
+void experiment_note_company(struct experiment *experiment, int64_t run, bool shares);
 /* The worker of this run is gone (all of it, output read to its end). reason: exit, signal, out_of_memory, lost_protocol,
  * silent, ... ; text: for a person, with the last lines of output. A run that was done already is not touched. */
 void experiment_run_ended(struct experiment *experiment, int64_t run, const char *reason, const char *text,

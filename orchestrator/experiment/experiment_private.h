@@ -34,6 +34,7 @@ enum told { TOLD_NOTHING, TOLD_PREEMPT, TOLD_STOP };
 struct run {
     int64_t id, seq; /* seq: the last one stored */
     enum told told;
+    bool shares; /* its worker carries others, too */
     double train_until; /* what the worker was told last */
     double unit;        /* the furthest unit it resumed from, validated or checkpointed */
     double trained;     /* the unit of its last report of any kind, or of its progress */
@@ -63,6 +64,7 @@ struct trial {
     double told;  /* furthest unit whose value the searcher was told; -1: none */
     bool converged; /* by its own rule; the searcher hears of it when it asks for more training, and not before */
     bool excused; /* its last run ended in order without a checkpoint at `told`: none is asked for again */
+    bool alone;   /* its next run shares its worker with none */
     bool dirty;   /* in experiment->dirty */
     struct checkpoint *checkpoints; /* kept ones, oldest first */
     size_t checkpoints_n, checkpoints_room;

@@ -308,6 +308,7 @@ static void on_failed(struct experiment *experiment, struct trial *trial, bool e
     const char *text = json_string_or(message->body, "text", "");
     bool retry = strcmp(reason, "bad_configuration") && strcmp(reason, "non_finite"); /* these would fail the same way */
     /* Not the trial's fault, and there are only so many checkpoints to lose: that costs no restart. */
+    bool crowded = !evaluation && trial->run->shares && !strcmp(reason, "out_of_memory"); /* it may fit alone */
     bool damage = !strcmp(reason, "bad_checkpoint") &&
                   damage_note(experiment, trial, message->run, evaluation, json_string_or(message->body, "path", ""), text,
                               turn);
@@ -318,8 +319,9 @@ static void on_failed(struct experiment *experiment, struct trial *trial, bool e
         evaluation_over(experiment, reason, text, retry && !damage, true, turn);
         return;
     }
+    trial->alone = !strcmp(reason, "out_of_memory");
     trial_end_run(experiment, trial, reason, text, turn);
-    trial_fail(experiment, trial, reason, text, retry, !damage, turn);
+    trial_fail(experiment, trial, reason, text, retry, !damage && !crowded, turn);
 }
 
 static int handle(struct experiment *experiment, struct trial *trial, bool evaluation, const struct message *message,
@@ -387,21 +389,33 @@ int experiment_message(struct experiment *experiment, const struct message *mess
     return 0;
 }
 
+void experiment_note_company(struct experiment *experiment, int64_t run, bool shares)
+{
+    bool evaluation;
+    const struct trial *trial = run_find(experiment, run, &evaluation);
+
+    if (trial)
+        (evaluation ? experiment->evaluation : trial->run)->shares = shares;
+}
+
 void experiment_run_ended(struct experiment *experiment, int64_t run_id, const char *reason, const char *text,
                           struct turn *turn)
 {
     bool evaluation, counts;
+    const struct run *run;
     bool lost = !strcmp(reason, "orchestrator_lost") || !strcmp(reason, "preempted") || !strcmp(reason, "disk_full");
     struct trial *trial = run_find(experiment, run_id, &evaluation);
 
     if (!trial)
         return;
-    /* A run that dies while it makes room costs nothing; one that owes its last checkpoint does, or it might die for ever. */
-    counts = !lost && ((evaluation ? experiment->evaluation : trial->run)->told != TOLD_PREEMPT ||
-                       (!evaluation && trial->verdict != VERDICT_TRAIN));
+    run = evaluation ? experiment->evaluation : trial->run;
+    /* A run that dies while it makes room costs nothing; one that owes its last checkpoint does, or it might die for ever. Of
+     * several that die together any may be guilty: that shows when each goes on alone. */
+    counts = !lost && !run->shares && (run->told != TOLD_PREEMPT || (!evaluation && trial->verdict != VERDICT_TRAIN));
     if (evaluation) {
         evaluation_over(experiment, reason, text, true, counts, turn);
     } else {
+        trial->alone = !lost;
         trial_end_run(experiment, trial, reason, text, turn);
         trial_fail(experiment, trial, reason, text, true, counts, turn);
     }

@@ -117,7 +117,8 @@ static void add_start(struct decide *d, const struct sched_wanted *wanted)
 {
     size_t n = (size_t)wanted->slots;
 
-    d->decision->starts[d->decision->starts_n++] = (struct sched_start){wanted->experiment, wanted->trial, d->indexes_n, n};
+    d->decision->starts[d->decision->starts_n++] = (struct sched_start){wanted->experiment, wanted->trial, d->indexes_n, n,
+                                                                             wanted->alone};
     for (size_t i = 0; i < n; i++)
         d->decision->slot_indexes[d->indexes_n++] = NOT_PLACED;
 }

@@ -58,6 +58,7 @@ struct sched_start {
     int64_t experiment, trial;
     size_t first;  /* index into slot_indexes of the decision */
     size_t slots;
+    bool alone;
 };
 
 struct sched_decision {

@@ -312,6 +312,101 @@ static void a_user_kills_trials_in_any_state(void **state)
     bench_close(&b);
 }
 
+static void note_company(struct bench *b, bool shares, int64_t first, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        experiment_note_company(b->experiment, first + i, shares);
+}
+
+/* The trials that are to run alone: "1 3". */
+static const char *wanted_alone(const struct bench *b)
+{
+    static char text[400];
+    struct wanted list[64];
+    size_t n = experiment_wanted(b->experiment, list, 64);
+
+    text[0] = 0;
+    for (size_t i = 0; i < n; i++)
+        if (list[i].alone)
+            sprintf(text + strlen(text), "%s%lld", *text ? " " : "", (long long)list[i].trial);
+    return text;
+}
+
+static int64_t restarts(const struct bench *b, int64_t trial)
+{
+    return json_int_or(disk_trial(b->disk, trial), "restarts", -1);
+}
+
+/* Which of them killed the worker shows when each runs alone: only that one goes on to fail. */
+static void several_that_die_with_one_worker_pay_nothing_and_go_on_alone(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, "max_restarts: 1\nresources: {trials_per_slot: 4}\n" PLAIN);
+    for (int64_t run = 1; run <= 3; run++)
+        assert_int_equal(bench_start(&b, run), run);
+    note_company(&b, true, 1, 3);
+    for (int64_t run = 1; run <= 3; run++)
+        bench_dies(&b, run, "signal");
+    assert_string_equal(wanted_alone(&b), "1 2 3");
+    for (int64_t trial = 1; trial <= 3; trial++) {
+        assert_int_equal(restarts(&b, trial), 0);
+        assert_string_equal(trial_is(&b, trial), "queued signal");
+    }
+    assert_int_equal(bench_start(&b, 1), 4);
+    bench_dies(&b, 4, "signal");
+    assert_int_equal(restarts(&b, 1), 1);
+    assert_string_equal(wanted_alone(&b), "1 2 3"); /* it stays alone until a run of it ends otherwise */
+    assert_int_equal(bench_start(&b, 1), 5);
+    bench_dies(&b, 5, "signal");
+    assert_string_equal(trial_is(&b, 1), "error signal");
+    assert_int_equal(bench_start(&b, 2), 6);
+    bench_preempt(&b, 6);
+    say_end(&b, 6, 1, "preempted");
+    assert_string_equal(wanted(&b), "2 3");
+    assert_string_equal(wanted_alone(&b), "3"); /* trial 2 may share again */
+    bench_close(&b);
+}
+
+static void company_that_left_is_none(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, "max_restarts: 1\nresources: {trials_per_slot: 4}\n" PLAIN);
+    bench_start(&b, 1);
+    bench_start(&b, 2);
+    note_company(&b, true, 1, 2);
+    bench_preempt(&b, 2);
+    say_end(&b, 2, 1, "preempted");
+    note_company(&b, false, 1, 1);
+    bench_dies(&b, 1, "exit");
+    assert_int_equal(restarts(&b, 1), 1);
+    bench_close(&b);
+}
+
+static void out_of_memory_in_company_costs_no_restart_but_alone_it_does(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, "max_restarts: 1\nresources: {trials_per_slot: 4}\n" PLAIN);
+    bench_start(&b, 1);
+    note_company(&b, true, 1, 1);
+    say_failed(&b, 1, 1, "out_of_memory");
+    assert_int_equal(restarts(&b, 1), 0);
+    assert_string_equal(wanted_alone(&b), "1");
+    bench_start(&b, 1);
+    say_failed(&b, 2, 1, "out_of_memory");
+    assert_int_equal(restarts(&b, 1), 1);
+    bench_start(&b, 1);
+    note_company(&b, true, 3, 1);
+    say_failed(&b, 3, 1, "error"); /* that is its own */
+    assert_string_equal(trial_is(&b, 1), "error error");
+    bench_close(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -328,6 +423,9 @@ int main(void)
         cmocka_unit_test(converging_before_any_validation_is_a_failure),
         cmocka_unit_test(a_value_that_is_not_finite_is_told_as_it_is),
         cmocka_unit_test(a_user_kills_trials_in_any_state),
+        cmocka_unit_test(several_that_die_with_one_worker_pay_nothing_and_go_on_alone),
+        cmocka_unit_test(company_that_left_is_none),
+        cmocka_unit_test(out_of_memory_in_company_costs_no_restart_but_alone_it_does),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
