@@ -46,21 +46,22 @@ json_t *attempt_slot_names(const struct server *server, const struct attempt *at
     return names;
 }
 
-int attempt_add(struct server *server, int64_t experiment, int64_t trial, const size_t *slots, size_t n)
+int attempt_add(struct server *server, const struct sched_start *start, const size_t *slots)
 {
-    struct attempt *attempt = calloc(1, sizeof *attempt + n * sizeof *slots), **at = &server->attempts;
-    struct entry *entry = entry_find(server, experiment);
+    struct attempt *attempt = calloc(1, sizeof *attempt + start->slots * sizeof *slots), **at = &server->attempts;
+    struct entry *entry = entry_find(server, start->experiment);
 
     if (!attempt)
         return -ENOMEM;
     attempt->run = ++server->last_run; /* given out now, so that the worker can be started in the run's folder */
-    attempt->experiment = experiment;
-    attempt->trial = trial;
+    attempt->experiment = start->experiment;
+    attempt->trial = start->trial;
+    attempt->alone = start->alone;
     attempt->order = ++server->orders;
     if (entry)
         entry->last_start = attempt->order;
-    attempt->slots_n = n;
-    memcpy(attempt->slots, slots, n * sizeof *slots);
+    attempt->slots_n = start->slots;
+    memcpy(attempt->slots, slots, start->slots * sizeof *slots);
     while (*at)
         at = &(*at)->next;
     *at = attempt;
@@ -70,12 +71,13 @@ int attempt_add(struct server *server, int64_t experiment, int64_t trial, const 
 void attempt_free(struct server *server, struct attempt *attempt)
 {
     struct attempt **at = &server->attempts;
+    struct hand *hand = attempt->hand;
 
     while (*at != attempt)
         at = &(*at)->next;
     *at = attempt->next;
-    if (attempt->hand && attempt->hand->attempt == attempt)
-        attempt->hand->attempt = NULL;
+    if (hand && !attempt->freed)
+        hand_note_company(hand);
     free(attempt->why);
     free(attempt->why_text);
     free(attempt->waits);
@@ -95,12 +97,65 @@ static void postpone(struct server *server, struct attempt *attempt, const char 
     attempt_free(server, attempt);
 }
 
+/* What stands on its slots is right for it: a warm worker, or one that carries others of its experiment and may carry more. */
+static bool may_join(const struct hand *hand, const struct attempt *attempt, const char *program)
+{
+    const struct attempt *first = hand_first(hand);
+
+    if (hand->leaving || strcmp(hand->program, program))
+        return false;
+    return first ? first->experiment == attempt->experiment && (!hand->greeted || hand->packs) : hand->greeted;
+}
+
+/* It was to share the slot of a worker that turned out to carry one run at a time. */
+static bool shares_in_vain(const struct hand *hand, const struct attempt *attempt)
+{
+    const struct attempt *first = hand_first(hand);
+
+    return first && first->experiment == attempt->experiment && first->phase == ATTEMPT_RUNS && !first->ending &&
+           hand->greeted && !hand->packs && !hand->leaving;
+}
+
+static void join(struct server *server, struct attempt *attempt, struct hand *hand)
+{
+    attempt->hand = hand;
+    attempt->phase = ATTEMPT_STARTS;
+    hand_note_company(hand);
+    if (hand->greeted)
+        attempt_begin(server, attempt);
+}
+
+/* Looks at what stands on its slots: *ret_right may carry it. False where it is gone: it could not be had as was decided. */
+static bool look_around(struct server *server, struct attempt *attempt, const char *program, struct hand **ret_right,
+                        bool *ret_occupied)
+{
+    bool exactly;
+
+    for (struct hand *hand = server->hands; hand; hand = hand->next) {
+        if (!hand_covers(hand, attempt->slots, attempt->slots_n, &exactly))
+            continue;
+        if (exactly && may_join(hand, attempt, program)) {
+            *ret_right = hand;
+            continue;
+        }
+        if (shares_in_vain(hand, attempt)) {
+            hand_cannot_pack(hand, entry_find(server, attempt->experiment));
+            attempt_free(server, attempt);
+            return false;
+        }
+        *ret_occupied = true;
+        if (!hand_first(hand))
+            hand_dismiss(hand);
+    }
+    return true;
+}
+
 void attempt_advance(struct server *server, struct attempt *attempt)
 {
     char *program;
-    struct hand *warm = NULL;
+    struct hand *right = NULL;
     struct error err = {0};
-    bool occupied = false, exactly;
+    bool occupied = false, stays;
 
     if (attempt->phase != ATTEMPT_WAITS || server->state != SERVER_RUNS)
         return;
@@ -109,25 +164,12 @@ void attempt_advance(struct server *server, struct attempt *attempt)
         attempt_free(server, attempt);
         return;
     }
-    for (struct hand *hand = server->hands; hand; hand = hand->next) {
-        if (!hand_covers(hand, attempt->slots, attempt->slots_n, &exactly))
-            continue;
-        if (exactly && !hand->attempt && !hand->leaving && hand->greeted && !strcmp(hand->program, program)) {
-            warm = hand;
-        } else {
-            occupied = true;
-            if (!hand->attempt)
-                hand_dismiss(hand);
-        }
-    }
+    stays = look_around(server, attempt, program, &right, &occupied);
     free(program);
-    if (occupied)
+    if (!stays || occupied)
         return;
-    if (warm) {
-        attempt->hand = warm;
-        warm->attempt = attempt;
-        attempt->phase = ATTEMPT_STARTS;
-        attempt_begin(server, attempt);
+    if (right) {
+        join(server, attempt, right);
         return;
     }
     attempt->phase = ATTEMPT_STARTS;
@@ -177,6 +219,7 @@ void attempt_begin(struct server *server, struct attempt *attempt)
     attempt->began_ms = attempt->reported_ms = hand->heard_ms = clock_ms();
     snprintf(folder, sizeof folder, "%s/experiments/%lld/trials/%lld/runs/%lld", server->home,
              (long long)attempt->experiment, (long long)attempt->trial, (long long)attempt->run);
+    hand_note_company(hand);
     if (file_make_folder(folder, &err))
         log_warning("%s", err.text); /* the worker will say so too */
     else
@@ -189,14 +232,14 @@ void attempt_lost(struct server *server, struct attempt *attempt, const char *re
 {
     struct entry *entry = entry_find(server, attempt->experiment);
     int64_t experiment = attempt->experiment;
-    bool asked = attempt->why && !strcmp(attempt->why, "killed");
+    bool asked = attempt->why && (!strcmp(attempt->why, "killed") || !strcmp(attempt->why, "preempted"));
     char name[96];
     struct turn turn;
     int rc = 0;
 
     char *full = NULL;
 
-    if (attempt->over) { /* it has said how its run ended, and that is in a turn: its worker may go */
+    if (attempt->over || attempt->dropped) { /* how its run ended is in a turn: its worker may go */
         attempt_free(server, attempt);
         return;
     }
@@ -217,6 +260,7 @@ void attempt_lost(struct server *server, struct attempt *attempt, const char *re
     if (attempt->phase != ATTEMPT_RUNS)
         rc = make_run(server, attempt, &turn);
     if (!rc) {
+        experiment_note_company(entry->experiment, attempt->run, attempt->shares);
         log_warning("%s: %s: %s", attempt_name(attempt, name, sizeof name), reason, text);
         experiment_run_ended(entry->experiment, attempt->run, reason, text, &turn);
     }
@@ -227,19 +271,44 @@ void attempt_lost(struct server *server, struct attempt *attempt, const char *re
     free(full);
 }
 
-void attempt_kill(struct server *server, struct attempt *attempt, const char *why, const char *text)
+void attempt_cancel(struct server *server, struct attempt *attempt)
 {
+    attempt->ending = true;
+    if (attempt->hand && hand_load(attempt->hand) == 1)
+        hand_kill(attempt->hand, attempt, "killed", "preempted before it began");
+    else
+        attempt_free(server, attempt);
+}
+
+/* Some other run on its worker goes on. */
+static bool is_needed(const struct attempt *attempt)
+{
+    for (struct attempt *one = hand_first(attempt->hand); one; one = hand_next(attempt->hand, one->next))
+        if (!one->dropped && !one->over)
+            return true;
+    return false;
+}
+
+void attempt_drop(struct server *server, struct attempt *attempt)
+{
+    json_t *message;
+
     if (attempt->freed)
         return;
-    if (!attempt->why) {
-        attempt->why = strdup(why);
-        attempt->why_text = strdup(text);
-    }
-    attempt->ending = true;
+    attempt->dropped = attempt->ending = true;
     if (!attempt->hand) {
-        attempt_lost(server, attempt, why, text);
+        attempt_free(server, attempt);
         return;
     }
-    attempt->hand->leaving = true;
-    worker_kill(attempt->hand->worker);
+    if (attempt->hand->leaving)
+        return;
+    if (!is_needed(attempt)) {
+        hand_kill(attempt->hand, NULL, "killed", "killed on request");
+        return;
+    }
+    if (!attempt->told_ms)
+        attempt->told_ms = clock_ms();
+    message = json_pack("{s:s, s:I}", "op", "stop", "run", (json_int_t)attempt->run);
+    worker_send(attempt->hand->worker, message);
+    json_decref(message);
 }

@@ -163,27 +163,27 @@ static uint64_t grace_of(const struct server *server, const struct attempt *atte
     return rounds > server->limits.grace ? rounds : server->limits.grace;
 }
 
-static void kill_for(struct server *server, struct attempt *attempt, const char *why, const char *what, uint64_t limit)
+static void kill_for(struct hand *hand, struct attempt *guilty, const char *why, const char *what, uint64_t limit)
 {
     char *text = format_text("%s for %.3g s", what, (double)limit / 1000);
 
-    attempt_kill(server, attempt, why, text ? text : what);
+    hand_kill(hand, guilty, why, text ? text : what);
     free(text);
 }
 
 static void check_attempt(struct server *server, struct attempt *attempt, uint64_t now)
 {
     const struct limits *limits = &server->limits;
-    const struct hand *hand = attempt->hand;
+    struct hand *hand = attempt->hand;
 
     if (!hand || hand->leaving)
         return;
     if (attempt->phase == ATTEMPT_STARTS && passed(hand->started_ms, limits->hello, now))
-        kill_for(server, attempt, "silent", "the worker has not said hello", limits->hello);
+        kill_for(hand, NULL, "silent", "the worker has not said hello", limits->hello);
     else if (attempt->phase == ATTEMPT_RUNS && passed(hand->heard_ms, limits->silent, now))
-        kill_for(server, attempt, "silent", "the worker has said nothing, not even that it lives,", limits->silent);
+        kill_for(hand, NULL, "silent", "the worker has said nothing, not even that it lives,", limits->silent);
     else if (attempt->told_ms && passed(attempt->told_ms, grace_of(server, attempt), now))
-        kill_for(server, attempt, "unresponsive", "the worker was told to end its run and has gone on",
+        kill_for(hand, attempt, "unresponsive", "the worker was told to end its run and has gone on",
                  grace_of(server, attempt));
 }
 
@@ -194,7 +194,7 @@ static void check_hands(struct server *server, uint64_t now)
     if (!server->attempts && !server->slots_wanted && limit > IDLE_ALONE_MS)
         limit = IDLE_ALONE_MS;
     for (struct hand *hand = server->hands; hand; hand = hand->next)
-        if (!hand->attempt && !hand->leaving && passed(hand->idle_ms, limit, now))
+        if (!hand_first(hand) && !hand->leaving && passed(hand->idle_ms, limit, now))
             hand_dismiss(hand);
 }
 

@@ -71,7 +71,6 @@ struct hand *hand_start(struct server *server, struct attempt *attempt, struct e
         return NULL;
     }
     hand->server = server;
-    hand->attempt = attempt;
     hand->started_ms = hand->heard_ms = hand->output_ms = clock_ms();
     hand->output_credit = OUTPUT_BURST;
     hand->next = server->hands;
@@ -92,6 +91,40 @@ void hand_free(struct server *server, struct hand *hand)
     free(hand->program);
     free(hand->isa);
     free(hand);
+}
+
+struct attempt *hand_next(const struct hand *hand, struct attempt *from)
+{
+    while (from && (from->hand != hand || from->freed))
+        from = from->next;
+    return from;
+}
+
+struct attempt *hand_first(const struct hand *hand)
+{
+    return hand_next(hand, hand->server->attempts);
+}
+
+size_t hand_load(const struct hand *hand)
+{
+    size_t n = 0;
+
+    for (struct attempt *one = hand_first(hand); one; one = hand_next(hand, one->next))
+        n++;
+    return n;
+}
+
+/* Who was there when it died stays known: that is who died together. */
+void hand_note_company(struct hand *hand)
+{
+    size_t n = hand->leaving ? 0 : hand_load(hand);
+
+    for (struct attempt *one = n ? hand_first(hand) : NULL; one; one = hand_next(hand, one->next)) {
+        struct entry *entry = entry_find(hand->server, one->experiment);
+        one->shares = n > 1;
+        if (entry)
+            experiment_note_company(entry->experiment, one->run, one->shares);
+    }
 }
 
 bool hand_covers(const struct hand *hand, const size_t *slots, size_t n, bool *ret_exactly)
@@ -116,12 +149,47 @@ void hand_dismiss(struct hand *hand)
 
 void hand_release(struct server *server, struct hand *hand)
 {
-    if (hand->attempt)
-        return; /* it has gone on to another already */
+    if (hand_first(hand))
+        return; /* it has others, or has gone on to another already */
     hand->idle_ms = clock_ms();
     server->schedule_wanted = true;
     if (!hand->reuses || server->state != SERVER_RUNS)
         hand_dismiss(hand);
+}
+
+static void set_why(struct attempt *attempt, const char *why, const char *text)
+{
+    attempt->ending = true;
+    if (attempt->why)
+        return;
+    attempt->why = strdup(why);
+    attempt->why_text = strdup(text);
+}
+
+void hand_kill(struct hand *hand, struct attempt *guilty, const char *why, const char *text)
+{
+    char name[96], *others = guilty ? format_text("its worker was killed because of %s: %s",
+                                                  attempt_name(guilty, name, sizeof name), text)
+                                    : NULL;
+
+    for (struct attempt *one = hand_first(hand); one; one = hand_next(hand, one->next))
+        if (!guilty || one == guilty)
+            set_why(one, why, text);
+        else
+            set_why(one, "preempted", others ? others : text);
+    free(others);
+    hand->leaving = true;
+    worker_kill(hand->worker);
+}
+
+void hand_cannot_pack(const struct hand *hand, struct entry *entry)
+{
+    if (!entry->unpacked)
+        log_warning("experiment %lld: resources.trials_per_slot is %lld, but its program carries one run at a time (the hello of"
+                    " worker %lld lacks the capability \"pack\"): each trial gets its own slot", (long long)entry->id,
+                    (long long)experiment_get_config(entry->experiment)->trials_per_slot,
+                    (long long)worker_pid(hand->worker));
+    entry->unpacked = true;
 }
 
 /* --- what they say ---------------------------------------------------------------------------------------------- */
@@ -129,13 +197,37 @@ void hand_release(struct server *server, struct hand *hand)
 /* It cannot be trusted any more. */
 static void blame(struct hand *hand, const char *text)
 {
-    if (hand->attempt) {
-        attempt_kill(hand->server, hand->attempt, "lost_protocol", text);
-        return;
+    if (!hand_first(hand))
+        log_warning("worker %lld is killed: %s", (long long)worker_pid(hand->worker), text);
+    hand_kill(hand, NULL, "lost_protocol", text);
+}
+
+static struct attempt *first_to_begin(const struct hand *hand)
+{
+    struct attempt *one = hand_first(hand);
+
+    while (one && one->phase != ATTEMPT_STARTS)
+        one = hand_next(hand, one->next);
+    return one;
+}
+
+/* All that waited for its hello; only one of them where it carries no more, the others are decided on again. */
+static void begin_all(struct hand *hand)
+{
+    struct server *server = hand->server;
+    struct attempt *attempt;
+    bool begun = false;
+
+    while ((attempt = first_to_begin(hand)) != NULL) {
+        struct entry *entry = entry_find(server, attempt->experiment);
+        if (!begun || hand->packs || !entry) {
+            attempt_begin(server, attempt);
+        } else {
+            hand_cannot_pack(hand, entry);
+            attempt_free(server, attempt);
+        }
+        begun = hand_first(hand) && hand_first(hand)->phase == ATTEMPT_RUNS;
     }
-    log_warning("worker %lld is killed: %s", (long long)worker_pid(hand->worker), text);
-    hand->leaving = true;
-    worker_kill(hand->worker);
 }
 
 static void on_hello(struct hand *hand, const struct message *message)
@@ -156,8 +248,8 @@ static void on_hello(struct hand *hand, const struct message *message)
     hand->greeted = true;
     hand->isa = json_object_get(message->body, "isa") ? strdup(json_string_or(message->body, "isa", "")) : NULL;
     hand->reuses = hello_can(message->body, "reuse");
-    if (hand->attempt)
-        attempt_begin(hand->server, hand->attempt);
+    hand->packs = hello_can(message->body, "pack");
+    begin_all(hand);
 }
 
 static void release_stranger(struct hand *hand, int64_t run)
@@ -191,25 +283,50 @@ static void note_progress(struct server *server, struct attempt *attempt, const 
  * earlier. The attempt stays, without slots, for the acknowledgement. */
 static void free_early(struct server *server, struct hand *hand, struct attempt *attempt)
 {
-    if (!hand->reuses || server->state != SERVER_RUNS)
+    if ((!hand->reuses && hand_load(hand) == 1) || server->state != SERVER_RUNS)
         return;
     attempt->slots_n = 0;
     attempt->ending = attempt->freed = true;
-    hand->attempt = NULL;
+    hand_note_company(hand);
     hand_release(server, hand);
     schedule(server);
+}
+
+/* Nothing of a run that was given up is kept; its last word gives its share of the worker back. */
+static void on_dropped_message(struct hand *hand, struct attempt *attempt, const struct message *message)
+{
+    struct server *server = hand->server;
+
+    if (message->op != MSG_DONE && message->op != MSG_FAILED)
+        return;
+    attempt->ack = message->seq;
+    attempt_acknowledge(attempt);
+    attempt_free(server, attempt);
+    hand_release(server, hand);
+    schedule(server);
+}
+
+static struct attempt *attempt_on(const struct hand *hand, int64_t run)
+{
+    struct attempt *attempt = attempt_find(hand->server, run);
+
+    return attempt && attempt->hand == hand && attempt->phase == ATTEMPT_RUNS && !attempt->over ? attempt : NULL;
 }
 
 static void on_run_message(struct hand *hand, const struct message *message)
 {
     struct server *server = hand->server;
-    struct attempt *attempt = hand->attempt;
+    struct attempt *attempt = attempt_on(hand, message->run);
     struct entry *entry = attempt ? entry_find(server, attempt->experiment) : NULL;
     struct error err = {0};
     struct turn turn;
     char text[sizeof err.text + 64], name[96];
 
-    if (!entry || attempt->run != message->run || attempt->phase != ATTEMPT_RUNS || attempt->over) {
+    if (attempt && attempt->dropped) {
+        on_dropped_message(hand, attempt, message);
+        return;
+    }
+    if (!entry) {
         release_stranger(hand, message->run);
         return;
     }
@@ -253,11 +370,9 @@ static void on_message(void *arg, struct worker *worker, char *line, size_t leng
     char text[sizeof err.text + 64];
 
     (void)arg;
-    if (hand->leaving && !hand->attempt)
-        return;
+    if (hand->leaving)
+        return; /* it is being killed, or has nothing more to say */
     hand->heard_ms = clock_ms();
-    if (hand->attempt && hand->attempt->why)
-        return; /* it is being killed */
     if (message_parse(line, length, true, &message, &err)) {
         snprintf(text, sizeof text, "it sent what is no message: %s", err.text);
         blame(hand, text);
@@ -274,17 +389,20 @@ static void on_message(void *arg, struct worker *worker, char *line, size_t leng
 
 /* --- what they print -------------------------------------------------------------------------------------------- */
 
+/* Which of several runs a line is about nobody knows: it goes into the log of each. What comes while there is none is in
+ * output.log, and in the text of its end. */
 static void log_output(struct hand *hand, const char *level, const char *line)
 {
-    struct attempt *attempt = hand->attempt;
-    struct entry *entry = attempt ? entry_find(hand->server, attempt->experiment) : NULL;
-    struct turn turn;
-
-    if (!entry || attempt->phase != ATTEMPT_RUNS)
-        return; /* it is in output.log, and in the text of its end */
-    turn_init(&turn, clock_us());
-    experiment_log(entry->experiment, attempt->run, level, line, &turn);
-    server_submit(hand->server, attempt->experiment, &turn);
+    for (struct attempt *one = hand_first(hand); one; one = hand_next(hand, one->next)) {
+        struct entry *entry = entry_find(hand->server, one->experiment);
+        struct turn turn;
+        if (!entry || one->phase != ATTEMPT_RUNS || one->dropped)
+            continue;
+        turn_init(&turn, clock_us());
+        experiment_log(entry->experiment, one->run, level, line, &turn);
+        server_submit(hand->server, one->experiment, &turn);
+        hand->output_credit--;
+    }
 }
 
 /* A program that prints for ever must not fill the store: after a burst, so many lines a second. */
@@ -305,7 +423,6 @@ static void on_output(void *arg, struct worker *worker, const char *line)
         hand->output_dropped++;
         return;
     }
-    hand->output_credit--;
     if (hand->output_dropped) {
         snprintf(text, sizeof text, "(%lld lines left out here; output.log has them)", (long long)hand->output_dropped);
         hand->output_dropped = 0;
@@ -318,14 +435,17 @@ static void on_ended(void *arg, struct worker *worker, const char *reason, const
 {
     struct server *server = arg;
     struct hand *hand = worker_data(worker);
-    struct attempt *attempt = hand->attempt;
+    size_t n = hand_load(hand);
+    char *shared = n > 1 ? format_text("a worker of %zu runs: %s", n, text) : NULL;
+    struct attempt *attempt;
 
-    hand_free(server, hand);
     server->schedule_wanted = true;
-    if (attempt) {
+    while ((attempt = hand_first(hand)) != NULL) {
         attempt->hand = NULL;
-        attempt_lost(server, attempt, reason, text);
+        attempt_lost(server, attempt, reason, shared ? shared : text);
     }
+    hand_free(server, hand);
+    free(shared);
     if (server->schedule_wanted)
         schedule(server);
     server_check_stopped(server);

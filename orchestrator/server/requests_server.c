@@ -252,6 +252,28 @@ static void add_attempt(json_t *row, const struct attempt *attempt)
     json_object_set_new(row, "run", attempt ? json_integer(attempt->run) : json_null());
 }
 
+/* Of the latest sample; null before the first. */
+static void add_use(json_t *row, const struct attempt *attempt)
+{
+    const struct usage *use = attempt && attempt->use.memory_bytes ? &attempt->use : NULL;
+
+    json_object_set_new(row, "unit", attempt ? json_from_double(attempt->unit) : json_null());
+    json_object_set_new(row, "until", attempt ? json_from_double(attempt->until) : json_null());
+    json_object_set_new(row, "cpu_cores", use ? json_real(use->cpu_cores) : json_null());
+    json_object_set_new(row, "memory_bytes", use ? json_integer(use->memory_bytes) : json_null());
+    json_object_set_new(row, "gpu", use && use->gpu >= 0 ? json_real(use->gpu) : json_null());
+    json_object_set_new(row, "gpu_memory_bytes", use && use->gpu >= 0 ? json_integer(use->gpu_memory_bytes) : json_null());
+}
+
+static json_t *run_row(const struct attempt *attempt)
+{
+    json_t *row = json_object();
+
+    add_attempt(row, attempt);
+    add_use(row, attempt);
+    return row;
+}
+
 static json_t *list_workers(const struct server *server, json_t *pids)
 {
     const struct slot_info *slots;
@@ -262,10 +284,13 @@ static json_t *list_workers(const struct server *server, json_t *pids)
         const size_t *held;
         size_t n = worker_slots(hand->worker, &held);
         json_t *row = json_pack("{s:I, s:s, s:[]}", "pid", (json_int_t)worker_pid(hand->worker), "state",
-                                hand->leaving ? "leaving" : hand->attempt ? "busy" : "warm", "slots");
+                                hand->leaving ? "leaving" : hand_first(hand) ? "busy" : "warm", "slots");
         for (size_t i = 0; i < n; i++)
             json_array_append_new(json_object_get(row, "slots"), json_string(slots[held[i]].name));
-        add_attempt(row, hand->attempt);
+        add_attempt(row, hand_first(hand)); /* of several the first; all are in runs */
+        json_object_set_new(row, "runs", json_array());
+        for (struct attempt *one = hand_first(hand); one; one = hand_next(hand, one->next))
+            json_array_append_new(json_object_get(row, "runs"), run_row(one));
         json_array_append_new(rows, row);
         json_array_append_new(pids, json_integer(worker_pid(hand->worker)));
     }
@@ -317,26 +342,14 @@ int request_status(struct server *server, struct store *store, const json_t *arg
     return *ret ? 0 : fail(err, -ENOMEM, "out of memory");
 }
 
-static struct attempt *attempt_on(const struct server *server, size_t slot)
+/* The attempts that hold this slot, from one on. */
+static struct attempt *next_on(size_t slot, struct attempt *attempt)
 {
-    for (struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
+    for (; attempt; attempt = attempt->next)
         for (size_t i = 0; i < attempt->slots_n; i++)
             if (attempt->slots[i] == slot)
                 return attempt;
     return NULL;
-}
-
-/* Of the latest sample; null before the first. */
-static void add_use(json_t *row, const struct attempt *attempt)
-{
-    const struct usage *use = attempt && attempt->use.memory_bytes ? &attempt->use : NULL;
-
-    json_object_set_new(row, "unit", attempt ? json_from_double(attempt->unit) : json_null());
-    json_object_set_new(row, "until", attempt ? json_from_double(attempt->until) : json_null());
-    json_object_set_new(row, "cpu_cores", use ? json_real(use->cpu_cores) : json_null());
-    json_object_set_new(row, "memory_bytes", use ? json_integer(use->memory_bytes) : json_null());
-    json_object_set_new(row, "gpu", use && use->gpu >= 0 ? json_real(use->gpu) : json_null());
-    json_object_set_new(row, "gpu_memory_bytes", use && use->gpu >= 0 ? json_integer(use->gpu_memory_bytes) : json_null());
 }
 
 static json_t *gpus_json(void)
@@ -370,15 +383,18 @@ int request_slots(struct server *server, struct store *store, const json_t *argu
 
     (void)store, (void)arguments;
     for (size_t i = 0; i < n; i++) {
-        struct attempt *attempt = attempt_on(server, i);
+        struct attempt *attempt = next_on(i, server->attempts);
         json_t *row = json_pack("{s:s, s:s, s:i, s:s, s:b, s:s}", "name", slots[i].name, "kind", KINDS[slots[i].kind],
                                 "index", slots[i].index, "state",
                                 attempt              ? "busy"
                                 : *slots[i].holder   ? "taken"
                                                      : "free",
                                 "leased", slots[i].ours, "holder", slots[i].holder);
-        add_attempt(row, attempt);
+        add_attempt(row, attempt); /* of several the first; all are in runs */
         add_use(row, attempt);
+        json_object_set_new(row, "runs", json_array());
+        for (struct attempt *one = attempt; one; one = next_on(i, one->next))
+            json_array_append_new(json_object_get(row, "runs"), run_row(one));
         json_array_append_new(rows, row);
     }
     *ret = json_pack("{s:i, s:I, s:o, s:o}", "schema_version", SERVER_SCHEMA_VERSION, "capacity",

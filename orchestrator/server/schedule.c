@@ -54,7 +54,7 @@ static int show_runs(const struct server *server, struct table *table)
     for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
         table->runs[table->runs_n++] =
             (struct sched_run){.run = attempt->run, .experiment = attempt->experiment, .started = attempt->order,
-                               .ending = attempt->ending, .slots = attempt->slots, .slots_n = attempt->slots_n};
+                               .ending = attempt->ending, .alone = attempt->alone, .slots = attempt->slots, .slots_n = attempt->slots_n};
     return 0;
 }
 
@@ -68,15 +68,20 @@ static int add_wanted(struct table *table, int64_t experiment, const struct want
         table->wanted = grown;
         table->wanted_room = room;
     }
-    table->wanted[table->wanted_n++] = (struct sched_wanted){experiment, wanted->trial, wanted->slots, false};
+    table->wanted[table->wanted_n++] = (struct sched_wanted){experiment, wanted->trial, wanted->slots, wanted->alone};
     return 0;
+}
+
+static int64_t trials_per_slot(const struct entry *entry)
+{
+    return entry->unpacked ? 1 : experiment_get_config(entry->experiment)->trials_per_slot;
 }
 
 /* More trials than could start are not needed, but those held back must not hide those behind them. */
 static int show_wanted(const struct server *server, const struct entry *entry, size_t capacity, struct table *table)
 {
     uint64_t now = clock_ms();
-    size_t room = capacity + 16 + delays_hold(entry, now), n;
+    size_t room = capacity * (size_t)trials_per_slot(entry) + 16 + delays_hold(entry, now), n;
     struct wanted *list;
     int rc = 0;
 
@@ -114,7 +119,8 @@ static int show_experiments(const struct server *server, struct table *table)
     for (const struct entry *entry = server->entries; entry && !rc; entry = entry->next) {
         const struct experiment_config *config = experiment_get_config(entry->experiment);
         table->experiments[table->experiments_n++] = (struct sched_experiment){
-            entry->id, config->priority, config->weight, config->max_slots, 1, kind_of(server, config), entry->last_start};
+            entry->id, config->priority, config->weight, config->max_slots, trials_per_slot(entry), kind_of(server, config),
+            entry->last_start};
         rc = show_wanted(server, entry, capacity, table);
     }
     return rc;
@@ -128,11 +134,11 @@ static void preempt(struct server *server, int64_t run)
 
     if (!entry || attempt->ending)
         return;
-    attempt->ending = true;
     if (attempt->phase != ATTEMPT_RUNS) {
-        attempt_kill(server, attempt, "killed", "preempted before it began");
+        attempt_cancel(server, attempt);
         return;
     }
+    attempt->ending = true;
     turn_init(&turn, clock_us());
     experiment_preempt(entry->experiment, run, &turn);
     server_submit(server, attempt->experiment, &turn);
@@ -142,7 +148,7 @@ static void carry_out(struct server *server, const struct sched_decision *decisi
 {
     for (size_t i = 0; i < decision->starts_n; i++) {
         const struct sched_start *start = &decision->starts[i];
-        if (attempt_add(server, start->experiment, start->trial, decision->slot_indexes + start->first, start->slots)) {
+        if (attempt_add(server, start, decision->slot_indexes + start->first)) {
             server_fail(server, -ENOMEM, "out of memory");
             return;
         }

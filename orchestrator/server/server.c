@@ -75,7 +75,7 @@ void server_stop(struct server *server)
         struct turn turn;
         next = attempt->next;
         if (attempt->phase != ATTEMPT_RUNS || !entry) {
-            attempt_kill(server, attempt, "killed", "the orchestrator goes down");
+            attempt_cancel(server, attempt);
             continue;
         }
         turn_init(&turn, clock_us());
@@ -83,7 +83,7 @@ void server_stop(struct server *server)
         server_submit(server, attempt->experiment, &turn);
     }
     for (struct hand *hand = server->hands; hand; hand = hand->next)
-        if (!hand->attempt)
+        if (!hand_first(hand))
             hand_dismiss(hand);
 }
 

@@ -40,6 +40,9 @@ struct attempt {
     int64_t run, experiment, trial, order;
     enum attempt_phase phase;
     struct hand *hand; /* NULL while it waits */
+    bool alone;        /* shares its worker with none */
+    bool shares;       /* its worker carries others, or did when it died */
+    bool dropped;      /* its trial gave it up while others need its worker: nothing more of it is stored */
     bool ending;       /* told to preempt or stop, or killed */
     bool over;         /* it has said done or failed: nothing more is heard about it */
     bool freed;        /* its slots and its worker are another's already; it waits for the commit of its end */
@@ -57,15 +60,14 @@ struct attempt {
     size_t slots[];
 };
 
-/* A worker with its slots: busy with an attempt, warm, or leaving. */
+/* A worker with its slots: busy with attempts (those that name it and are not freed), warm, or leaving. */
 struct hand {
     struct hand *next;
     struct server *server;
     struct worker *worker;
-    struct attempt *attempt; /* NULL: warm or leaving */
-    char *program;           /* what it runs, as comparable text */
+    char *program; /* what it runs, as comparable text */
     char *isa;
-    bool greeted, reuses, leaving;
+    bool greeted, reuses, packs, leaving;
     uint64_t started_ms, heard_ms, idle_ms;
     int64_t output_credit, output_dropped; /* lines */
     uint64_t output_ms;
@@ -84,6 +86,7 @@ struct entry {
     int64_t last_start; /* order of its latest attempt */
     struct experiment *experiment;
     bool time_is_up;
+    bool unpacked; /* its program carries one run at a time, whatever the file says */
     struct delay *delays; /* of trial i + 1; those past the end have none */
     size_t delays_n;
 };
@@ -231,7 +234,7 @@ struct id_source server_ids(struct server *server);
 /* --- attempts.c --- */
 struct attempt *attempt_find(const struct server *server, int64_t run);
 struct attempt *attempt_of_trial(const struct server *server, int64_t experiment, int64_t trial);
-int attempt_add(struct server *server, int64_t experiment, int64_t trial, const size_t *slots, size_t n);
+int attempt_add(struct server *server, const struct sched_start *start, const size_t *slots);
 /* Finds or starts a worker for an attempt that waits; does nothing while its slots are occupied. */
 void attempt_advance(struct server *server, struct attempt *attempt);
 /* Its worker has said hello: the run begins. */
@@ -239,8 +242,10 @@ void attempt_begin(struct server *server, struct attempt *attempt);
 /* Its worker is gone, or could not be started. */
 void attempt_lost(struct server *server, struct attempt *attempt, const char *reason, const char *text);
 void attempt_free(struct server *server, struct attempt *attempt);
-/* why: a reason for the store; the worker dies now, the attempt ends when it is gone. */
-void attempt_kill(struct server *server, struct attempt *attempt, const char *why, const char *text);
+/* It has not begun, and shall not: its trial goes on waiting, or has ended. */
+void attempt_cancel(struct server *server, struct attempt *attempt);
+/* Its trial has given the run up. The worker dies, unless others need it: then the run is told to stop. */
+void attempt_drop(struct server *server, struct attempt *attempt);
 json_t *attempt_slot_names(const struct server *server, const struct attempt *attempt);
 /* "experiment 1, trial 3" for the log */
 const char *attempt_name(const struct attempt *attempt, char *ret, size_t room);
@@ -250,7 +255,18 @@ extern const struct launcher_events HAND_EVENTS;
 struct hand *hand_start(struct server *server, struct attempt *attempt, struct error *err);
 void hand_free(struct server *server, struct hand *hand);
 void hand_dismiss(struct hand *hand);
-void hand_release(struct server *server, struct hand *hand); /* its attempt is over: stays warm, or leaves */
+void hand_release(struct server *server, struct hand *hand); /* an attempt is over: without another it stays warm, or leaves */
+/* The attempts on it: the first, and the next of them from here on (NULL: none). */
+struct attempt *hand_first(const struct hand *hand);
+struct attempt *hand_next(const struct hand *hand, struct attempt *from);
+size_t hand_load(const struct hand *hand); /* how many they are */
+/* They have become more or fewer. */
+void hand_note_company(struct hand *hand);
+/* It dies now, and its attempts end when it is gone; why: a reason for the store. guilty: whose fault it is, the others are
+ * started again as if preempted; NULL: nobody knows. */
+void hand_kill(struct hand *hand, struct attempt *guilty, const char *why, const char *text);
+/* Said once: the program of this experiment carries one run at a time. */
+void hand_cannot_pack(const struct hand *hand, struct entry *entry);
 bool hand_covers(const struct hand *hand, const size_t *slots, size_t n, bool *ret_exactly);
 char *program_of(const struct server *server, int64_t experiment);
 

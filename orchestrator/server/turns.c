@@ -112,7 +112,7 @@ static void send_effect(struct server *server, const struct effect *effect)
     struct attempt *attempt = attempt_find(server, effect->run);
     const char *op = json_string_or(effect->message, "op", "");
 
-    if (!attempt || !attempt->hand || attempt->hand->leaving)
+    if (!attempt || !attempt->hand || attempt->hand->leaving || attempt->dropped)
         return; /* it is gone: its end says the rest */
     if (!strcmp(op, "assign") || !strcmp(op, "evaluate"))
         attempt->until = json_double_or(effect->message, "train_until", 0);
@@ -143,7 +143,7 @@ static void carry_out(struct server *server, int64_t experiment, const struct ef
         break;
     case EFFECT_KILL:
         if (attempt)
-            attempt_kill(server, attempt, "killed", "killed on request");
+            attempt_drop(server, attempt);
         break;
     case EFFECT_FREE_SLOTS:
         if (attempt) {

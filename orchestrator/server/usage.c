@@ -1,4 +1,5 @@
 /* usage.c - what runs use, sampled into the store: a first look when a run is a second old, a row each 10 s, and one at its end.
+ * Of a process that several runs share each gets an equal part of what it uses, by how many they are when the sample is taken.
  * So a short run costs nothing, and a long one two lines of /proc each 10 s, which takes well under a millisecond.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/server/server_private.h"
@@ -11,13 +12,19 @@
 static bool sample(struct attempt *attempt, uint64_t now, struct usage *ret)
 {
     struct process_use use;
-    double seconds = (double)(now - attempt->base_ms) / 1000, cpu;
+    double seconds = (double)(now - attempt->base_ms) / 1000, cpu, part = 1;
+    size_t n = hand_load(attempt->hand);
 
     if (!process_use((pid_t)worker_pid(attempt->hand->worker), &use) || use.started != attempt->base.started || seconds <= 0)
         return false;
     cpu = use.cpu_seconds - attempt->base.cpu_seconds;
-    *ret = (struct usage){.cpu_cores = cpu > 0 ? cpu / seconds : 0, .memory_bytes = use.memory_bytes, .gpu = NAN};
-    gpu_use(use.pids, use.pids_n, &ret->gpu, &ret->gpu_memory_bytes);
+    part /= n > 1 ? (double)n : 1;
+    *ret = (struct usage){.cpu_cores = cpu > 0 ? part * cpu / seconds : 0,
+                          .memory_bytes = (int64_t)(part * (double)use.memory_bytes), .gpu = NAN};
+    if (gpu_use(use.pids, use.pids_n, &ret->gpu, &ret->gpu_memory_bytes)) {
+        ret->gpu *= part;
+        ret->gpu_memory_bytes = (int64_t)(part * (double)ret->gpu_memory_bytes);
+    }
     attempt->base = use;
     attempt->base_ms = now;
     attempt->use = *ret;
