@@ -99,6 +99,42 @@ void each_leaf(const json_t *object, const char *prefix, leaf_fn *call, void *ar
     }
 }
 
+static int compare_trials(const void *a, const void *b)
+{
+    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+char *format_trials(const json_t *runs)
+{
+    size_t n = json_array_size(runs), length = 0;
+    int64_t *trials = calloc(n + 1, sizeof *trials);
+    char *text = NULL;
+    FILE *out = trials ? open_memstream(&text, &length) : NULL;
+
+    if (!out) {
+        free(trials);
+        return NULL;
+    }
+    for (size_t i = 0; i < n; i++)
+        trials[i] = json_int_or(json_array_get(runs, i), "trial", 0);
+    qsort(trials, n, sizeof *trials, compare_trials);
+    if (n)
+        fprintf(out, "%lld/", (long long)json_int_or(json_array_get(runs, 0), "experiment", 0));
+    else
+        fputc('-', out);
+    for (size_t i = 0, last; i < n; i = last + 1) {
+        for (last = i; last + 1 < n && trials[last + 1] == trials[last] + 1;)
+            last++;
+        fprintf(out, "%s%lld", i ? "," : "", (long long)trials[i]);
+        if (last > i)
+            fprintf(out, "%c%lld", last == i + 1 ? ',' : '-', (long long)trials[last]);
+    }
+    free(trials);
+    return fclose(out) ? NULL : text;
+}
+
 static void append_leaf(void *arg, const char *name, const json_t *value)
 {
     char **text = arg, *shown = format_value(value), *longer;

@@ -17,6 +17,8 @@ char *format_metric(const char *metric, const json_t *value);
 char *format_value(const json_t *value);
 /* The words of a list: "cpu:0 cpu:1". */
 char *format_words(const json_t *list);
+/* The trials of a list of {experiment, trial}, which are of one experiment: "1/3", "1/3-6,9"; none: "-". */
+char *format_trials(const json_t *runs);
 /* "lr=0.01, batch=32": nested groups by dotted names. */
 char *format_hyperparameters(const json_t *object);
 /* A length or count: 12, 12.5, 1.2e+06. */

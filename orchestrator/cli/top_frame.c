@@ -111,6 +111,18 @@ static const json_t *describe_of(const json_t *describes, int64_t experiment)
     return json_object_get(describes, key);
 }
 
+size_t top_slot_lines(const json_t *slots)
+{
+    json_t *row;
+    size_t i, n = 0;
+
+    json_array_foreach (json_object_get(slots, "slots"), i, row) {
+        size_t runs = json_array_size(json_object_get(row, "runs"));
+        n += runs ? runs : 1;
+    }
+    return n;
+}
+
 static void busy_row(struct table *table, const struct term *term, const json_t *row, const json_t *describes,
                      const json_t *curves)
 {
@@ -144,8 +156,8 @@ static void slots_table(FILE *out, const struct term *term, const json_t *slots,
                         int64_t only, size_t skip)
 {
     struct table *table = table_new();
-    json_t *row;
-    size_t i;
+    json_t *row, *run;
+    size_t i, k, line = 0;
 
     table_column(table, "SLOT", TABLE_LEFT);
     table_column(table, "TRIAL", TABLE_LEFT);
@@ -155,14 +167,17 @@ static void slots_table(FILE *out, const struct term *term, const json_t *slots,
     table_column(table, "MEMORY", TABLE_RIGHT | TABLE_OPTIONAL);
     table_column(table, "CURVE", TABLE_LEFT);
     json_array_foreach (json_object_get(slots, "slots"), i, row) {
-        bool busy = json_int_or(row, "trial", 0) > 0;
-        if ((only && json_int_or(row, "experiment", 0) != only) || i < skip)
+        const json_t *runs = json_object_get(row, "runs");
+        bool hidden = only && json_int_or(row, "experiment", 0) != only;
+        json_array_foreach ((json_t *)runs, k, run) {
+            if (line++ < skip || hidden)
+                continue;
+            table_cell(table, STYLE_BOLD, "%s", !k || line == skip + 1 ? json_string_or(row, "name", "?") : "");
+            busy_row(table, term, run, describes, curves);
+        }
+        if (json_array_size(runs) || line++ < skip || hidden)
             continue;
         table_cell(table, STYLE_BOLD, "%s", json_string_or(row, "name", "?"));
-        if (busy) {
-            busy_row(table, term, row, describes, curves);
-            continue;
-        }
         table_cell(table, STYLE_DIM, "%s", json_string_or(row, "state", "free"));
         for (int rest = 0; rest < 5; rest++)
             table_cell(table, STYLE_DIM, "%s", "");

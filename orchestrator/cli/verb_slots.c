@@ -6,6 +6,7 @@
 #include "orchestrator/cli/table.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void print_rows(struct cli *cli, const json_t *rows)
@@ -21,15 +22,13 @@ static void print_rows(struct cli *cli, const json_t *rows)
     json_array_foreach((json_t *)rows, i, row)
     {
         const char *holder = json_string_or(row, "holder", "");
-        int64_t experiment = json_int_or(row, "experiment", 0), trial = json_int_or(row, "trial", 0);
+        char *trials = format_trials(json_object_get(row, "runs"));
         const char *state = json_string_or(row, "state", "?");
         enum style style = !strcmp(state, "busy") ? STYLE_CYAN : !strcmp(state, "taken") ? STYLE_YELLOW : STYLE_DIM;
         table_cell(table, STYLE_BOLD, "%s", json_string_or(row, "name", "?"));
         table_cell(table, style, "%s", state);
-        if (trial)
-            table_cell(table, STYLE_NONE, "%lld/%lld", (long long)experiment, (long long)trial);
-        else
-            table_cell(table, STYLE_NONE, "-");
+        table_cell(table, STYLE_NONE, "%s", trials ? trials : "");
+        free(trials);
         table_cell(table, STYLE_NONE, "%s", *holder ? holder : "-");
     }
     table_write(table, stdout, &cli->out, 0);

@@ -86,6 +86,8 @@ int verb_status(struct cli *cli)
     json_array_foreach((json_t *)workers, i, row) {
         int64_t pid = json_is_integer(row) ? json_integer_value(row) : json_int_or(row, "pid", 0);
         printf("%s%lld", i ? ", " : "  pid ", (long long)pid);
+        if (json_array_size(json_object_get(row, "runs")) > 1)
+            printf(" (%zu runs)", json_array_size(json_object_get(row, "runs")));
     }
     putchar('\n');
     counts = json_object_get(answer, "experiments");

@@ -74,8 +74,8 @@ static int add_describe(struct cli *cli, struct top *top, int64_t experiment, st
 
 static int ask_all(struct cli *cli, struct top *top, struct error *err)
 {
-    json_t *row;
-    size_t i, asked = 0;
+    json_t *row, *run;
+    size_t i, k, asked = 0;
     int code = cli_ask(cli, false, "status", NULL, &top->status, err);
 
     top->describes = json_object();
@@ -91,15 +91,16 @@ static int ask_all(struct cli *cli, struct top *top, struct error *err)
         if (code == 0 && (top->only ? id == top->only : goes_on))
             code = add_describe(cli, top, id, err);
     }
-    json_array_foreach (json_object_get(top->slots, "slots"), i, row) {
-        int64_t experiment = json_int_or(row, "experiment", 0), trial = json_int_or(row, "trial", 0);
-        char key[32];
-        const char *metric;
-        snprintf(key, sizeof key, "%lld", (long long)experiment);
-        metric = json_string_or(json_object_get(top->describes, key), "metric", NULL);
-        if (code == 0 && trial && metric && asked++ < CURVES_MAX)
-            code = add_curve(cli, top, experiment, trial, metric, err);
-    }
+    json_array_foreach (json_object_get(top->slots, "slots"), i, row)
+        json_array_foreach (json_object_get(row, "runs"), k, run) {
+            int64_t experiment = json_int_or(run, "experiment", 0), trial = json_int_or(run, "trial", 0);
+            char key[32];
+            const char *metric;
+            snprintf(key, sizeof key, "%lld", (long long)experiment);
+            metric = json_string_or(json_object_get(top->describes, key), "metric", NULL);
+            if (code == 0 && metric && asked++ < CURVES_MAX)
+                code = add_curve(cli, top, experiment, trial, metric, err);
+        }
     return code;
 }
 
@@ -199,7 +200,7 @@ static void draw(const struct term *term, const char *frame, const char *below)
 /* False: the end is wanted. */
 static bool handle_keys(struct top *top)
 {
-    size_t n = json_array_size(json_object_get(top->slots, "slots"));
+    size_t n = top_slot_lines(top->slots);
     char keys[32];
     ssize_t got = read(STDIN_FILENO, keys, sizeof keys);
 

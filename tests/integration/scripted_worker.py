@@ -25,16 +25,20 @@ do so too. Rounds are imaginary; the validation_accuracy at round r is lr * r / 
   late           keep talking about a run after done
   leave          exit when the run is over, as a program without the capability "reuse" does
 
+With "pack" among its capabilities it carries several runs, each by a thread of its own.
+
 Standard library only.
 SPDX-License-Identifier: Apache-2.0
 """
 import json
 import os
+import queue
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 
@@ -50,6 +54,7 @@ class Worker:
         self.pending = b""
         self.beat = time.monotonic()
         self.run = None
+        self.lock = threading.Lock()  # of what is said; held for good by one that falls silent
 
     # --- talking
 
@@ -63,7 +68,8 @@ class Worker:
                 out.write(json.dumps({"pid": os.getpid(), "time": time.time(), **what}) + "\n")
 
     def say_line(self, line):
-        self.link.sendall(line.encode() + b"\n")
+        with self.lock:
+            self.link.sendall(line.encode() + b"\n")
 
     def say(self, **message):
         self.say_line(json.dumps(message))
@@ -156,6 +162,7 @@ class Worker:
         elif name == "signal":
             os.kill(os.getpid(), int(rest))
         elif name == "silent":
+            self.lock.acquire()
             while True:
                 signal.pause()
         elif name == "garbled":
@@ -269,6 +276,19 @@ class Worker:
             self.say(op="report", run=over["run"], seq=self.seq + 1, kind="training", units={"rounds": 999},
                      metrics={"train_loss": 0})
 
+    def carry(self):
+        """Run beside run."""
+        runs = {}
+        while True:
+            message = self.hear(1)
+            if message and message["op"] == "assign":
+                runs[message["run"]] = Carried(self)
+                threading.Thread(target=runs[message["run"]].train, args=(message,), daemon=True).start()
+            elif message and message.get("run") in runs:
+                runs[message["run"]].heard.put(message)
+            elif message:
+                self.handle(message)
+
     def work(self):
         time.sleep(self.get("hello_ms", 0) / 1000)
         hello = self.get("hello")
@@ -277,12 +297,30 @@ class Worker:
         else:
             self.say(op="hello", version=1, pid=os.getpid(), program="scripted_worker", rank=0, size=1, isa="none",
                      capabilities=self.get("capabilities", ["reuse", "plan"]))
+        if "pack" in self.get("capabilities", []):
+            self.carry()
         while True:
             message = self.hear(1)
             if message and message["op"] == "assign":
                 self.train(message)
             elif message:
                 self.handle(message)
+
+
+class Carried(Worker):
+    """One of several runs: it hears what the process passes on, and speaks through its socket."""
+
+    def __init__(self, process):  # pylint: disable=super-init-not-called
+        self.script = self.settings = process.script
+        self.link, self.lock = process.link, process.lock
+        self.run = None
+        self.heard = queue.Queue()
+
+    def hear(self, wait_s):
+        try:
+            return self.heard.get(timeout=wait_s) if wait_s > 0 else self.heard.get_nowait()
+        except queue.Empty:
+            return None
 
 
 def main():

@@ -286,6 +286,25 @@ def refused(code, contains, ask, *arguments, **keywords):
     raise AssertionError(f"not refused: {answer}")
 
 
+def check_acknowledged(home):
+    """Everything that a worker saw acknowledged is in the store, with its value."""
+    stored = set(home.sql("SELECT run, seq FROM v_reports"))
+    stored |= set(home.sql("SELECT run, seq FROM checkpoints"))
+    values = {(run, seq): value for run, seq, value in home.sql(
+        "SELECT run, seq, value FROM metrics m JOIN names n ON n.id = m.name WHERE n.name = 'validation_accuracy'")}
+    acked = {}
+    for line in home.events(heard="ack"):
+        run = line["message"]["run"]
+        acked[run] = max(acked.get(run, 0), line["message"]["seq"])
+    assert acked, "nothing was acknowledged"
+    for line in home.events():
+        if line.get("sent") in ("report", "checkpoint") and line["seq"] <= acked.get(line["run"], 0):
+            assert (line["run"], line["seq"]) in stored, f"acknowledged but not stored: {line}"
+            value = line["body"].get("metrics", {}).get("validation_accuracy")
+            if value is not None:
+                assert values[line["run"], line["seq"]] == value, f"stored otherwise: {line}"
+
+
 def enter_namespace(script):
     """Runs the script anew where it may mount: in a mount namespace of its own, whose mounts vanish with it. Where none can be
     had it goes on here, without FLEXP_TEST_NAMESPACE in the environment."""

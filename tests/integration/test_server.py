@@ -15,26 +15,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from server_home import DEADLINE_S, FLEXP, TOP, Home, alive, refused, run_tests, test, wait_for  # noqa: E402
-
-
-def check_acknowledged(home):
-    """Everything that a worker saw acknowledged is in the store, with its value."""
-    stored = set(home.sql("SELECT run, seq FROM v_reports"))
-    stored |= set(home.sql("SELECT run, seq FROM checkpoints"))
-    values = {(run, seq): value for run, seq, value in home.sql(
-        "SELECT run, seq, value FROM metrics m JOIN names n ON n.id = m.name WHERE n.name = 'validation_accuracy'")}
-    acked = {}
-    for line in home.events(heard="ack"):
-        run = line["message"]["run"]
-        acked[run] = max(acked.get(run, 0), line["message"]["seq"])
-    assert acked, "nothing was acknowledged"
-    for line in home.events():
-        if line.get("sent") in ("report", "checkpoint") and line["seq"] <= acked.get(line["run"], 0):
-            assert (line["run"], line["seq"]) in stored, f"acknowledged but not stored: {line}"
-            value = line["body"].get("metrics", {}).get("validation_accuracy")
-            if value is not None:
-                assert values[line["run"], line["seq"]] == value, f"stored otherwise: {line}"
+from server_home import DEADLINE_S, FLEXP, TOP, Home, alive, check_acknowledged, refused, run_tests, test, wait_for  # noqa: E402
 
 
 # --- trials, workers, ends

@@ -103,6 +103,27 @@ static void states_that_end(void **state)
     assert_false(state_has_ended("active") || state_has_ended("paused") || state_has_ended("stopping"));
 }
 
+static void trials_of_a_slot_read_as_ranges(void **state)
+{
+    static const struct {
+        int64_t trials[6];
+        const char *text;
+    } ROWS[] = {{{0}, "-"},           {{3}, "7/3"},           {{4, 3}, "7/3,4"},
+                {{3, 4, 5}, "7/3-5"}, {{9, 3, 5, 4}, "7/3-5,9"}, {{1, 3, 4, 8, 10, 9}, "7/1,3,4,8-10"}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++) {
+        json_t *runs = json_array();
+        char *text;
+        for (size_t k = 0; k < 6 && ROWS[i].trials[k]; k++)
+            json_array_append_new(runs, json_pack("{s:i, s:I}", "experiment", 7, "trial", (json_int_t)ROWS[i].trials[k]));
+        text = format_trials(runs);
+        assert_string_equal(text, ROWS[i].text);
+        free(text);
+        json_decref(runs);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -111,6 +132,7 @@ int main(void)
         cmocka_unit_test(lengths_and_times_read_well),
         cmocka_unit_test(a_rate_looks_at_its_window_alone),
         cmocka_unit_test(states_that_end),
+        cmocka_unit_test(trials_of_a_slot_read_as_ranges),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

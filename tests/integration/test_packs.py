@@ -1,0 +1,313 @@
+#!/usr/bin/env python3
+"""Several trials on one slot (resources.trials_per_slot): one worker carries them, each goes its own way, and what kills the
+worker is found out by running each alone.
+
+Drives the real program with the scripted worker. Prints TAP. Arguments: names of tests, for these alone.
+SPDX-License-Identifier: Apache-2.0
+"""
+import json
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from server_home import check_acknowledged, refused, run_tests, test, wait_for  # noqa: E402
+
+PACK = ["reuse", "plan", "pack"]
+
+
+def create(home, packed, script=None, cores=1, **settings):
+    home.env["FLEXP_CORES"] = str(cores)
+    return home.create(script={"capabilities": PACK, **(script or {})},
+                       resources={"trials_per_slot": packed, **settings.pop("resources", {})}, **settings)
+
+
+def stays(home):
+    """(pid, trial, attempt, begin, end) of every run that a worker was given; end None where it said none."""
+    ends = {line["run"]: line["time"] for line in home.events() if line.get("sent") in ("done", "failed")}
+    return [(line["pid"], line["trial"], line["attempt"], line["time"], ends.get(line["assigned"]))
+            for line in home.events() if "assigned" in line]
+
+
+def most_at_once(home):
+    """The most runs that one worker carried at a time."""
+    rows = stays(home)
+    return max(sum(one[0] == other[0] and one[3] <= other[3] and (one[4] is None or other[3] < one[4]) for one in rows)
+               for other in rows)
+
+
+def on_slots(home):
+    """{slot: trials on it}"""
+    return {row["name"]: sorted(run["trial"] for run in row["runs"]) for row in home.ask("slots")["slots"]}
+
+
+def curves(home, experiment):
+    return home.sql("SELECT trial, unit, value FROM v_metrics WHERE experiment = ? AND name = 'validation_accuracy'"
+                    " ORDER BY trial, unit", experiment)
+
+
+def reasons(home, trial=None, experiment=1):
+    return [row[1] for row in home.runs(experiment, trial)]
+
+
+@test
+def trials_share_a_slot_and_the_next_joins_when_one_ends(home):
+    gate = home.file("gate")
+    create(home, 3, {"gate": gate, "gate_round": 1, "trials": {"2": {"gate": None}}}, trials=5, rounds=4)
+    wait_for("the fourth to join where the second was", lambda: on_slots(home)["cpu:0"] == [1, 3, 4, 5] or
+             on_slots(home)["cpu:0"] == [1, 3, 4])
+    wait_for("three at their gate", lambda: home.sql(
+        "SELECT count(*) FROM v_metrics WHERE name = 'validation_accuracy' AND trial IN (1, 3, 4)") == [(3,)])
+    assert on_slots(home)["cpu:0"] == [1, 3, 4]
+    workers = home.ask("status")["workers"]
+    assert len(workers) == 1 and len(workers[0]["runs"]) == 3, workers
+    assert "1/1,3,4" in home.flexp("slots").stdout, home.flexp("slots").stdout
+    assert "(3 runs)" in home.flexp("status").stdout
+    top = home.flexp("top", LANG="C", LC_ALL="C").stdout
+    assert "1 of 1 slots busy" in top and all(f"1/{trial}" in top for trial in (1, 3, 4)), top
+    assert [row["slots"] for row in home.ask("subscribe", experiment=1)["running"]] == [["cpu:0"]] * 3
+    open(gate, "w", encoding="utf-8").close()
+    done = home.wait_end()
+    assert done["trials"]["completed"] == 5 and done["best_trial_id"] == 5, done
+    assert reasons(home) == ["stopped"] * 5 and most_at_once(home) == 3
+    assert len({row[0] for row in stays(home)}) == 1
+    check_acknowledged(home)
+
+
+@test
+def trials_are_spread_over_slots_that_would_be_idle(home):
+    gate = home.file("gate")
+    create(home, 4, {"gate": gate}, cores=2, trials=4)
+    wait_for("two on each slot", lambda: [len(trials) for trials in on_slots(home).values()] == [2, 2])
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end()
+    assert len({row[0] for row in stays(home)}) == 2 and most_at_once(home) == 2
+
+
+@test
+def a_pack_gives_the_best_trial_and_the_curves_that_trials_have_alone(home):
+    create(home, 4, trials=7, rounds=6, concurrent=7)
+    create(home, 1, trials=7, rounds=6, concurrent=7)
+    packed, alone = home.wait_end(1), home.wait_end(2)
+    assert packed["best_trial_id"] == alone["best_trial_id"] == 7
+    assert curves(home, 1) == curves(home, 2) and len(curves(home, 1)) == 42
+    assert most_at_once(home) == 4
+
+
+@test
+def an_experiment_of_another_program_gets_no_share(home):
+    gate = home.file("gate")
+    create(home, 4, {"gate": gate}, trials=2)
+    wait_for("both on the slot", lambda: on_slots(home)["cpu:0"] == [1, 2])
+    create(home, 4, trials=2)
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end(1)
+    home.wait_end(2)
+    ends = [row[4] for row in stays(home)[:2]]
+    assert all(row[3] >= max(ends) for row in stays(home)[2:]), stays(home)
+
+
+@test
+def a_pause_checkpoints_every_run_and_activate_goes_on(home):
+    gate = home.file("gate")
+    create(home, 3, {"gate": gate, "gate_round": 1}, trials=3)
+    wait_for("a round of each", lambda: len(curves(home, 1)) == 3)
+    home.flexp("pause", "1")
+    wait_for("all to be checkpointed", lambda: reasons(home) == ["preempted"] * 3)
+    home.flexp("activate", "1")
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end()
+    assert reasons(home) == ["preempted"] * 3 + ["stopped"] * 3 and set(home.restarts().values()) == {0}
+    assert [row[2] for row in stays(home)][3:] == [2, 2, 2]
+    assert [line["unit"] for line in home.events() if "assigned" in line][3:] == [1, 1, 1]
+    check_acknowledged(home)
+
+
+@test
+def a_better_priority_preempts_the_whole_pack(home):
+    gate = home.file("gate")
+    create(home, 3, {"gate": gate, "gate_round": 1}, trials=3)
+    wait_for("a round of each", lambda: len(curves(home, 1)) == 3)
+    create(home, 1, trials=1, rounds=2, resources={"priority": 10})
+    home.wait_end(2)
+    assert reasons(home)[:3] == ["preempted"] * 3
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end(1)
+    assert set(home.restarts().values()) == {0} and len(curves(home, 1)) == 12
+    assert home.sql("SELECT count(*) FROM v_runs WHERE experiment = 1") == [(6,)]
+
+
+@test
+def max_slots_counts_a_shared_slot_once(home):
+    gate = home.file("gate")
+    create(home, 2, {"gate": gate}, cores=3, trials=6, resources={"max_slots": 2})
+    wait_for("two packs of two", lambda: [len(trials) for trials in on_slots(home).values()] == [2, 2, 0])
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end()
+
+
+@test
+def killing_one_trial_leaves_the_others_alone(home):
+    gate = home.file("gate")
+    create(home, 3, {"gate": gate, "gate_round": 1}, trials=4)
+    wait_for("a round of each", lambda: len(curves(home, 1)) == 3)
+    home.flexp("trial", "kill", "1/2")
+    wait_for("the fourth in its place", lambda: on_slots(home)["cpu:0"] == [1, 3, 4])
+    open(gate, "w", encoding="utf-8").close()
+    done = home.wait_end()
+    assert done["trials"]["canceled"] == 1 and done["trials"]["completed"] == 3, done["trials"]
+    assert reasons(home, 2) == ["killed"] and [reasons(home, trial) for trial in (1, 3, 4)] == [["stopped"]] * 3
+    assert len({row[0] for row in stays(home)}) == 1
+    check_acknowledged(home)
+
+
+@test
+def a_killed_run_that_does_not_end_costs_the_others_a_run_and_no_restart(home):
+    home.env["FLEXP_GRACE_MS"] = "500"
+    gate = home.file("gate")
+    create(home, 3, {"gate": gate, "gate_round": 1, "trials": {"2": {"deaf": True, "gate": home.file("never")}}}, trials=3)
+    wait_for("a round of each", lambda: len(curves(home, 1)) == 3)
+    home.flexp("trial", "kill", "1/2")
+    wait_for("the worker's death", lambda: len(home.runs()) == 5)
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end()
+    assert reasons(home, 2) == ["killed"]
+    for trial in (1, 3):
+        runs = home.runs(trial=trial)
+        assert [run[1] for run in runs] == ["preempted", "stopped"] and "trial 1/2" in runs[0][2], runs
+    assert set(home.restarts().values()) == {0}
+    assert most_at_once(home) == 3 and on_slots(home)["cpu:0"] == []
+
+
+@test
+def killing_the_experiment_kills_the_worker_of_all(home):
+    create(home, 3, {"gate": home.file("never"), "deaf": True}, trials=3)
+    wait_for("all to run", lambda: len(on_slots(home)["cpu:0"]) == 3 and len(home.events(heard="assign")) == 3)
+    pid = home.ask("status")["worker_pids"][0]
+    home.flexp("kill", "1")
+    wait_for("the worker to be gone", lambda: pid not in home.ask("status")["worker_pids"], 20)
+    assert reasons(home) == ["killed"] * 3 and home.state() == "canceled"
+
+
+@test
+def a_worker_that_dies_takes_its_runs_along_and_each_goes_on_alone(home):
+    create(home, 4, {"round_ms": 100, "trials": {"2": {"at": {"3": "signal:11"}}}}, trials=4, rounds=4, max_restarts=1)
+    done = home.wait_end()
+    assert done["trials"]["error"] == 1 and done["trials"]["completed"] == 3, done["trials"]
+    assert home.restarts() == {1: 0, 2: 1, 3: 0, 4: 0}
+    for trial in (1, 3, 4):
+        runs = home.runs(trial=trial)
+        assert [run[1] for run in runs] == ["signal", "stopped"], runs
+        assert "a worker of 4 runs" in runs[0][2] and "signal 11" in runs[0][2], runs
+    assert reasons(home, 2) == ["signal"] * 3 and "runs:" not in home.runs(trial=2)[1][2]
+    again = sorted((row for row in stays(home) if row[2] > 1), key=lambda row: row[3])
+    died = {line["run"]: line["time"] for line in home.events(act="signal:11")}
+    runs = {(line["trial"], line["attempt"]): line["assigned"] for line in home.events() if "assigned" in line}
+    for one, next_one in zip(again, again[1:]):
+        end = one[4] or died[runs[one[1], one[2]]]
+        assert next_one[3] >= end, f"{next_one} began before {one} was over"
+    check_acknowledged(home)
+
+
+@test
+def nonsense_and_silence_end_every_run_of_the_worker(home):
+    home.env["FLEXP_SILENT_MS"] = "1500"
+    for experiment, (action, reason) in enumerate((("garbled:{rubbish", "lost_protocol"), ("silent", "silent")), 1):
+        create(home, 3, {"round_ms": 50, "trials": {"2": {"at": {"3": action}, "tries": 1}}}, trials=3, max_restarts=0)
+        home.wait_end(experiment)
+        for trial in (1, 2, 3):
+            assert reasons(home, trial, experiment) == [reason, "stopped"], home.runs(experiment)
+        assert set(home.restarts(experiment).values()) == {0}
+
+
+@test
+def a_worker_that_never_says_hello_fails_each_trial_alone(home):
+    create(home, 3, trials=3, max_restarts=0, resources={"slot_type": "cpu"}, check=True)
+    home.wait_end()  # so that the program was asked at create and is known to carry several
+    path = home.config(script={"capabilities": PACK}, trials=3, max_restarts=0, resources={"trials_per_slot": 3})
+    home.flexp("create", "--paused", path)
+    with open(home.file(f"script-{home.files}.json"), "w", encoding="utf-8") as script:
+        json.dump({"trace": home.trace, "hello": "rubbish"}, script)
+    home.flexp("activate", "2")
+    home.wait_end(2, "error")
+    for trial in (1, 2, 3):
+        assert reasons(home, trial, 2) == ["lost_protocol"] * 2, home.runs(2)
+
+
+@test
+def what_a_shared_worker_prints_and_uses_is_told_of_each_run(home):
+    home.env["FLEXP_USAGE_MS"] = "200"
+    gate = home.file("gate")
+    create(home, 3, {"gate": gate, "gate_round": 1, "trials": {"3": {"at": {"1": "flood:5"}}}}, trials=3)
+    wait_for("a round of each", lambda: len(curves(home, 1)) == 3)
+    rows = wait_for("a sample of each", lambda: [
+        run for run in home.ask("slots")["slots"][0]["runs"] if run["memory_bytes"]][2:] and home.ask("slots")["slots"][0]["runs"])
+    with open(f"/proc/{home.ask('status')['worker_pids'][0]}/statm", encoding="utf-8") as file:
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    used = sum(run["memory_bytes"] for run in rows)
+    assert 0.7 * resident < used < 1.3 * resident, (resident, rows)
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end()
+    for trial in (1, 2, 3):
+        assert "line 4 of a flood" in home.flexp("trial", "logs", f"1/{trial}").stdout
+
+
+@test
+def an_orchestrator_killed_with_packs_ends_as_one_that_was_not(home):
+    gate = home.file("gate")
+    create(home, 3, {"gate": gate, "gate_round": 3, "round_ms": 30}, cores=2, trials=8, rounds=6, concurrent=8)
+    wait_for("three rounds of six", lambda: len(curves(home, 1)) == 18)
+    assert [len(trials) for trials in on_slots(home).values()] == [3, 3]
+    home.kill9()
+    home.up()
+    wait_for("all to go on", lambda: [len(trials) for trials in on_slots(home).values()] == [3, 3])
+    home.kill9()
+    open(gate, "w", encoding="utf-8").close()
+    home.up()
+    done = home.wait_end()
+    assert set(home.restarts().values()) == {0}
+    check_acknowledged(home)
+    create(home, 1, trials=8, rounds=6, concurrent=8)
+    assert done["best_trial_id"] == home.wait_end(2)["best_trial_id"] == 8
+    assert curves(home, 1) == curves(home, 2)
+
+
+@test
+def auto_is_what_the_plan_says_and_one_where_it_says_nothing(home):
+    for experiment, (capabilities, plan, expected) in enumerate(((PACK, {"trials_per_slot": 3}, 3), (PACK, {}, 1),
+                                                                 (["reuse", "plan"], {"trials_per_slot": 3}, 1),
+                                                                 (["reuse", "pack"], {}, 1)), 1):
+        path = home.config(script={"capabilities": capabilities, "plan": {"ok": True, "mem_bytes": 1, "pack_key": "", **plan}},
+                           resources={"trials_per_slot": "auto"})
+        assert json.loads(home.flexp("validate", "--json", path).stdout)["trials_per_slot"] == expected
+        home.flexp("create", path)
+        done = home.wait_end(experiment)
+        assert done["config"]["resources"]["trials_per_slot"] == expected, done["config"]["resources"]
+    resolved = {**done["config"], "resources": {"trials_per_slot": "auto"}}
+    refused("bad_input", "wants a number", home.ask, "create", text="", resolved=resolved)
+
+
+@test
+def a_number_for_a_program_that_carries_one_run_is_refused(home):
+    path = home.config(script={"capabilities": ["reuse", "plan"]}, resources={"trials_per_slot": 2})
+    for verb in ("validate", "create"):
+        done = home.flexp(verb, path, check=False)
+        assert done.returncode == 2 and done.stderr.count("error:") == 1, done.stderr
+        assert "resources.trials_per_slot must be 1, got 2" in done.stderr and '"pack"' in done.stderr, done.stderr
+    done = home.flexp("validate", home.config(resources={"trials_per_slot": "auto", "slots_per_trial": 2}), check=False)
+    assert done.returncode == 2 and "slots_per_trial is 2" in done.stderr, done.stderr
+
+
+@test
+def a_program_that_turns_out_to_carry_one_run_gets_one_a_slot_and_is_named_once(home):
+    home.env["FLEXP_CORES"] = "2"
+    path = home.config(script={"capabilities": PACK}, trials=6, concurrent=6, resources={"trials_per_slot": 3})
+    home.flexp("create", "--paused", path)
+    with open(home.file(f"script-{home.files}.json"), "w", encoding="utf-8") as script:
+        json.dump({"trace": home.trace}, script)
+    home.flexp("activate", "1")
+    home.wait_end()
+    assert reasons(home) == ["stopped"] * 6 and most_at_once(home) == 1
+    assert home.log().count('lacks the capability "pack"') == 1, home.log()
+
+
+sys.exit(run_tests())
