@@ -24,13 +24,14 @@ static const struct {
 
 void selftest_init(struct selftest *t)
 {
-    *t = (struct selftest){.checks = json_array(), .timings = json_object()};
+    *t = (struct selftest){.checks = json_array(), .timings = json_object(), .profiles = json_object()};
 }
 
 void selftest_done(struct selftest *t)
 {
     json_decref(t->checks);
     json_decref(t->timings);
+    json_decref(t->profiles);
 }
 
 static void record(struct selftest *t, const char *name, bool ok, double value, double limit, const char *text)

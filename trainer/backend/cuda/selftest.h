@@ -13,6 +13,7 @@ struct selftest {
     bool quiet;
     json_t *checks; /* array of {name, ok, value, limit, text} */
     json_t *timings;
+    json_t *profiles; /* by setting: operation to microseconds */
 };
 
 /* A small data set, a model, and both backends on it. */
@@ -50,6 +51,16 @@ void selftest_training(struct selftest *t, enum precision precision);
 void selftest_bits(struct selftest *t, enum precision precision);
 /* Memory over rounds. */
 void selftest_memory(struct selftest *t, int rounds);
+/* selftest_shared.c: plain SGD clients that share the round's start, against weights of their own. */
+void selftest_shared(struct selftest *t, enum precision precision);
+/* selftest_profile.c: what each operation of a step takes. */
+struct profile_setting {
+    const char *net, *label;
+    enum precision precision;
+    size_t replicas, batch;
+    float momentum;
+};
+void selftest_profile(struct selftest *t, const struct profile_setting *setting);
 /* selftest_bench.c. wanted: by precision; NULL: all */
 void selftest_bench(struct selftest *t, bool quick, const bool *wanted);
 

@@ -95,7 +95,7 @@ static void bench_images(struct selftest *t, const char *preset, enum precision 
 }
 
 /* 1,000 clients of 50 images, cohorts of 50, one local epoch of batches of 10, SGD 0.1, plain mean, central evaluation
- * of 10,000 images every 10 rounds (ANCHORS: 375,000 client steps, 150 evaluations in 1,500 rounds). */
+ * of 10,000 images every 10 rounds: 375,000 client steps, 150 evaluations in 1,500 rounds. */
 static void bench_pfl(struct selftest *t, enum precision precision, int rounds)
 {
     struct bed b;
@@ -170,8 +170,25 @@ static void bench_all(struct selftest *t, enum precision precision, bool own, bo
     if (!quick)
         bench_images(t, "seed_cnn", precision, 16, quick);
     bench_pfl(t, precision, quick ? 30 : 1500);
+    if (precision != PRECISION_FP32_STRICT && !own) {
+        setenv("FLEXP_CUDA_SHARED", "0", 1);
+        label = " weights of their own";
+        bench_pfl(t, precision, quick ? 30 : 300);
+        unsetenv("FLEXP_CUDA_SHARED");
+    }
     label = "";
     unsetenv("FLEXP_CUDA_LIBRARIES");
+}
+
+static void profile_all(struct selftest *t, enum precision precision)
+{
+    selftest_profile(t, &(struct profile_setting){"pfl_cnn", "", precision, 50, 10, 0});
+    setenv("FLEXP_CUDA_SHARED", "0", 1);
+    selftest_profile(t, &(struct profile_setting){"pfl_cnn", ", weights of their own", precision, 50, 10, 0});
+    unsetenv("FLEXP_CUDA_SHARED");
+    selftest_profile(t, &(struct profile_setting){"bench_cnn", "", precision, 1, 64, 0.9f});
+    selftest_profile(t, &(struct profile_setting){"bench_cnn", "", precision, 16, 64, 0.9f});
+    selftest_profile(t, &(struct profile_setting){"seed_cnn", "", precision, 1, 64, 0.9f});
 }
 
 void selftest_bench(struct selftest *t, bool quick, const bool *wanted)
@@ -188,4 +205,7 @@ void selftest_bench(struct selftest *t, bool quick, const bool *wanted)
     for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++)
         if (!wanted || wanted[ROWS[i].precision])
             bench_all(t, ROWS[i].precision, ROWS[i].own, quick);
+    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++)
+        if ((!wanted || wanted[ROWS[i].precision]) && !ROWS[i].own)
+            profile_all(t, ROWS[i].precision);
 }

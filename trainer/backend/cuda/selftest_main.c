@@ -17,7 +17,7 @@ static const char HELP[] =
     "Holds every operation, gradient and 20 steps of training on the GPU against the CPU backend, checks that bits "
     "are\n"
     "equal from run to run and packed or not, and that memory is flat over N rounds (1000); then, with --bench, "
-    "times.\n"
+    "times networks, the federated benchmark and each operation of a step.\n"
     "Exits with 1 where something failed, 2 for a wrong call, 3 where there is no GPU.\n";
 
 struct options {
@@ -107,6 +107,8 @@ static void run_checks(struct selftest *t, const struct options *o)
             continue;
         selftest_operations(t, ORDER[i]);
         selftest_training(t, ORDER[i]);
+        if (ORDER[i] != PRECISION_FP32_STRICT)
+            selftest_shared(t, ORDER[i]);
         phase(t, PRECISION_NAMES[ORDER[i]], began);
     }
     if (wants(o, PRECISION_FP32_STRICT))
@@ -150,6 +152,7 @@ int cuda_selftest(int argc, char **argv)
         json_object_set_new(result, "passed", json_integer(t.passed));
         json_object_set_new(result, "failed", json_integer(t.failed));
         json_object_set(result, "timings", t.timings);
+        json_object_set(result, "profiles", t.profiles);
         json_object_set(result, "checks", t.checks);
         if (json_dump_file(result, o.json, JSON_INDENT(1))) {
             fprintf(stderr, "flexp-trainer selftest: cannot write %s\n", o.json);

@@ -78,6 +78,42 @@ static void bits_do_not_depend_on_packing(void **state)
     none_failed(&t, 6);
 }
 
+static void sharing_the_start_passes_its_checks(void **state)
+{
+    struct selftest t;
+
+    (void)state;
+    selftest_init(&t);
+    selftest_shared(&t, PRECISION_FP32);
+    selftest_shared(&t, PRECISION_TF32);
+    selftest_shared(&t, PRECISION_BF16);
+    none_failed(&t, 5);
+}
+
+static void each_operation_of_a_step_is_timed(void **state)
+{
+    struct selftest t;
+    const char *key;
+    json_t *rows;
+
+    (void)state;
+    selftest_init(&t);
+    t.quiet = true;
+    setenv("FLEXP_CUDA_SHARED", "1", 1);
+    selftest_profile(&t, &(struct profile_setting){"lenet", "", PRECISION_BF16, 2, 4, 0});
+    unsetenv("FLEXP_CUDA_SHARED");
+    assert_int_equal(json_object_size(t.profiles), 1);
+    json_object_foreach(t.profiles, key, rows)
+    {
+        assert_string_equal(key, "lenet bf16, 2 replicas x 4");
+        assert_true(json_object_size(rows) > 15);
+        assert_non_null(json_object_get(rows, "layer 0, conv2d + relu, forward"));
+        assert_non_null(json_object_get(rows, "layer 7, dense (shared start), backward"));
+        assert_true(json_real_value(json_object_get(rows, "batches")) > 0);
+    }
+    none_failed(&t, 0);
+}
+
 static void memory_is_flat_over_rounds(void **state)
 {
     struct selftest t;
@@ -103,6 +139,8 @@ int main(void)
         cmocka_unit_test(rounded_operands_stay_near),
         cmocka_unit_test(twenty_steps_of_different_replicas_match_the_cpu),
         cmocka_unit_test(bits_do_not_depend_on_packing),
+        cmocka_unit_test(sharing_the_start_passes_its_checks),
+        cmocka_unit_test(each_operation_of_a_step_is_timed),
         cmocka_unit_test(memory_is_flat_over_rounds),
     };
     return cmocka_run_group_tests(tests, use_fake, NULL);
