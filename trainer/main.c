@@ -27,7 +27,7 @@ static int serve(int fd)
 {
     const struct backend_options options = {.cores = (const int[]){-1}, .cores_n = 1};
     struct connection *connection;
-    struct session session;
+    struct session *session;
     struct backend *backend;
     struct message message;
     struct error err;
@@ -40,22 +40,19 @@ static int serve(int fd)
     }
     snprintf(isa, sizeof isa, "%s", BACKEND_CPU.info(backend).isa);
     BACKEND_CPU.close(backend);
-    if (connection_open(fd, isa, &connection, &err)) {
+    if (session_new(&session, &err) || connection_open(fd, isa, &connection, &err)) {
         log_error("%s", err.text);
         return 1;
     }
-    session_init(&session);
-    while (connection_next(connection, true, &message)) {
-        if (message.op == MSG_PLAN)
+    for (;;) { /* the connection ends the process */
+        connection_next(connection, &message);
+        if (message.op == MSG_PLAN) {
             plan_answer(connection, &message);
-        else if (message.op == MSG_ASSIGN)
-            run_train(connection, &session, &message);
-        else if (message.op == MSG_EVALUATE)
-            run_evaluate(connection, &session, &message);
-        message_done(&message);
+            message_done(&message);
+        } else {
+            run_start(connection, session, &message);
+        }
     }
-    session_done(&session);
-    return 0;
 }
 
 /* Experiment files are read by flexp, which asks this program through the protocol. */

@@ -110,6 +110,9 @@ struct backend_ops {
     int (*compile)(struct backend *backend, const struct model *model, const struct plan_options *options,
                    struct plan **ret, size_t *ret_mem_bytes, struct error *err);
     void (*release_plan)(struct plan *plan);
+    /* Optional: gives back the memory that plans other than this one hold between calls, but for resident models; their next
+     * calls make it anew. Whether there was any. */
+    bool (*trim)(struct backend *backend, const struct plan *but);
     /* All trainings at once. -ENOMEM: out of memory for these together; not finite is no error. -ECANCELED: all of them
      * were given up. On an error nothing was reduced. */
     int (*train)(struct plan *plan, struct training *trainings, size_t n, struct error *err);

@@ -12,11 +12,19 @@ struct pool {
     size_t cohort_room;
     struct replica *replicas;
     struct client_reply *replies;
-    double *sum;
-    float *state; /* the lone client's optimizer */
+    float *weights; /* the global model */
+    double *sum;    /* NULL where the backend keeps the model */
+    struct resident *resident; /* NULL until the first round has put it there */
+    bool stale;                /* weights are older than the resident model */
+    float *state, *next_state; /* the lone client's optimizer, before and after a round */
     size_t state_n;
     int64_t steps;
 };
+
+static bool keeps(const struct pool_settings *settings)
+{
+    return settings->strategy->resident && seat_keeps_models(settings->seat);
+}
 
 int pool_new(const struct pool_settings *settings, size_t cohort_n, struct pool **ret, struct error *err)
 {
@@ -28,12 +36,17 @@ int pool_new(const struct pool_settings *settings, size_t cohort_n, struct pool 
     pool->cohort_room = cohort_n;
     pool->replicas = calloc(cohort_n, sizeof *pool->replicas);
     pool->replies = calloc(cohort_n, sizeof *pool->replies);
-    pool->sum = calloc(settings->model->weights_n, sizeof *pool->sum);
+    pool->weights = calloc(settings->model->weights_n, sizeof *pool->weights);
+    if (!keeps(settings))
+        pool->sum = calloc(settings->model->weights_n, sizeof *pool->sum);
     if (!settings->federated)
         pool->state_n = optimizer_state_floats(&settings->optimizer, settings->model->trainable_n);
-    if (pool->state_n)
+    if (pool->state_n) {
         pool->state = calloc(pool->state_n, sizeof *pool->state);
-    if (!pool->replicas || !pool->replies || !pool->sum || (pool->state_n && !pool->state)) {
+        pool->next_state = calloc(pool->state_n, sizeof *pool->next_state);
+    }
+    if (!pool->replicas || !pool->replies || !pool->weights || (!keeps(settings) && !pool->sum) ||
+        (pool->state_n && (!pool->state || !pool->next_state))) {
         pool_free(pool);
         return fail(err, -ENOMEM, "out of memory for a cohort of %zu clients", cohort_n);
     }
@@ -45,10 +58,13 @@ void pool_free(struct pool *pool)
 {
     if (!pool)
         return;
+    seat_drop_model(pool->settings.seat, pool->resident);
+    free(pool->weights);
     free(pool->replicas);
     free(pool->replies);
     free(pool->sum);
     free(pool->state);
+    free(pool->next_state);
     free(pool);
 }
 
@@ -59,14 +75,14 @@ float *pool_state(struct pool *pool, size_t *ret_n, int64_t **ret_steps)
     return pool->state;
 }
 
-static void set_replica(struct pool *pool, const struct pool_round *round, size_t i, const float *weights)
+static void set_replica(struct pool *pool, const struct pool_round *round, size_t i)
 {
     const struct pool_settings *settings = &pool->settings;
     uint32_t client = round->cohort[i];
     const struct indices *samples = &settings->split->clients[client].train;
 
     pool->replicas[i] = (struct replica){
-        .start = weights,
+        .start = pool->resident ? NULL : pool->weights,
         .samples = samples->list,
         .samples_n = samples->n,
         .epochs = settings->local_epochs,
@@ -77,7 +93,8 @@ static void set_replica(struct pool *pool, const struct pool_round *round, size_
         .trial = settings->trial,
         .round = round->round,
         .client = client,
-        .optimizer_state = pool->state,
+        .model = settings->model,
+        .optimizer_state = pool->next_state,
         .optimizer_steps = pool->state ? pool->steps : 0,
     };
 }
@@ -110,25 +127,85 @@ static void collect(struct pool *pool, const struct pool_round *round, struct po
     ret->train_accuracy = (double)correct / (double)ret->samples;
 }
 
-int pool_train(struct pool *pool, const struct pool_round *round, float *weights, struct pool_result *ret,
-               struct error *err)
+float *pool_start(struct pool *pool)
 {
-    const struct model *model = pool->settings.model;
-    struct reduction reduction = {.type = round->strategy->reduction, .sum = pool->sum};
+    return pool->weights;
+}
+
+/* The model goes where it is to stay. */
+static int place_model(struct pool *pool, struct error *err)
+{
+    if (!keeps(&pool->settings) || pool->resident)
+        return 0;
+    return seat_put_model(pool->settings.seat, &pool->resident, pool->weights, err);
+}
+
+/* One call of the backend, again where it was one of several trials that failed together. */
+static int train_cohort(struct pool *pool, const struct pool_round *round, struct error *err)
+{
+    const struct pool_settings *settings = &pool->settings;
+    struct training training = {.replicas = pool->replicas,
+                                .n = round->cohort_n,
+                                .augment = &settings->augment,
+                                .reduction = {.type = pool->resident ? REDUCE_MODEL : settings->strategy->reduction,
+                                              .sum = pool->sum,
+                                              .model = pool->resident,
+                                              .rate = settings->strategy_settings.server_learning_rate},
+                                .cancel = round->cancel};
+    int rc;
+
+    do {
+        for (size_t i = 0; i < round->cohort_n; i++)
+            set_replica(pool, round, i);
+        if (pool->state)
+            memcpy(pool->next_state, pool->state, pool->state_n * sizeof *pool->state);
+        settings->strategy->weigh(&settings->strategy_settings, pool->replicas, round->cohort_n);
+        rc = seat_train(settings->seat, &training, err);
+    } while (rc == -EAGAIN);
+    return rc;
+}
+
+int pool_train(struct pool *pool, const struct pool_round *round, struct pool_result *ret, struct error *err)
+{
+    const struct pool_settings *settings = &pool->settings;
+    float *state = pool->state;
     int rc;
 
     if (round->cohort_n > pool->cohort_room)
         return fail(err, -EINVAL, "a cohort of %zu in a pool made for %zu", round->cohort_n, pool->cohort_room);
-    for (size_t i = 0; i < round->cohort_n; i++)
-        set_replica(pool, round, i, weights);
-    round->strategy->weigh(round->strategy_settings, pool->replicas, round->cohort_n);
-    rc = backend_train(pool->settings.ops, pool->settings.plan, pool->replicas, round->cohort_n,
-                       &pool->settings.augment, &reduction, round->cancel, err);
+    if ((rc = place_model(pool, err)) || (rc = train_cohort(pool, round, err)))
+        return rc;
+    if (pool->resident)
+        pool->stale = true;
+    else
+        settings->strategy->apply(&settings->strategy_settings, pool->sum, settings->model->trainable_n,
+                                  settings->model->weights_n, pool->weights);
+    if (state) {
+        pool->state = pool->next_state;
+        pool->next_state = state;
+        pool->steps = pool->replicas[0].optimizer_steps;
+    }
+    collect(pool, round, ret);
+    return 0;
+}
+
+int pool_evaluate(struct pool *pool, const struct data_split *split, const uint32_t *samples, size_t n,
+                  struct evaluation *ret, float *predictions, struct error *err)
+{
+    struct seat *seat = pool->settings.seat;
+
+    if (pool->resident)
+        return seat_evaluate_model(seat, pool->resident, split, samples, n, ret, predictions, err);
+    return seat_evaluate(seat, pool->weights, split, samples, n, ret, predictions, err);
+}
+
+int pool_weights(struct pool *pool, float **ret, struct error *err)
+{
+    int rc = pool->stale ? seat_get_model(pool->settings.seat, pool->resident, pool->weights, err) : 0;
+
     if (rc)
         return rc;
-    round->strategy->apply(round->strategy_settings, pool->sum, model->trainable_n, model->weights_n, weights);
-    if (pool->state)
-        pool->steps = pool->replicas[0].optimizer_steps;
-    collect(pool, round, ret);
+    pool->stale = false;
+    *ret = pool->weights;
     return 0;
 }

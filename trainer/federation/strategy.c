@@ -27,7 +27,7 @@ static void apply_mean(const struct strategy_settings *settings, const double *s
 }
 
 static const struct strategy STRATEGIES[] = {
-    {.name = "fedavg", .reduction = REDUCE_WEIGHTED_SUM, .weigh = weigh_mean, .apply = apply_mean},
+    {.name = "fedavg", .reduction = REDUCE_WEIGHTED_SUM, .resident = true, .weigh = weigh_mean, .apply = apply_mean},
 };
 
 int strategy_from(const json_t *section, const struct strategy **ret, struct strategy_settings *ret_settings,

@@ -17,6 +17,7 @@ struct strategy_settings {
 struct strategy {
     const char *name;
     enum reduction_type reduction;
+    bool resident; /* apply is what REDUCE_MODEL does with the server's learning rate: a backend may keep the model */
     /* Sets replica.weight of each; they add up to 1. */
     void (*weigh)(const struct strategy_settings *settings, struct replica *replicas, size_t n);
     /* weights (in and out) from the reduction's sum; trainable_n of weights_n are parameters. */

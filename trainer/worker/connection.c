@@ -23,14 +23,25 @@ struct queued {
     struct message message;
 };
 
+struct queue {
+    struct queued *first, **last;
+};
+
+struct inbox {
+    struct inbox *next;
+    struct connection *connection;
+    int64_t run;
+    struct queue queue;
+    volatile int released; /* read without the lock by the backend's threads */
+};
+
 struct connection {
     int fd, log_fd; /* log_fd: -1 or the protocol log */
     pthread_t reader;
     pthread_mutex_t lock; /* all below, and writing to fd */
     pthread_cond_t arrived;
-    struct queued *first, **last;
-    int64_t watched_run;
-    volatile int released; /* read without the lock by the backend's threads */
+    struct queue beginnings;
+    struct inbox *inboxes;
     int64_t last_sent_ms;
 };
 
@@ -108,9 +119,49 @@ void connection_note(struct connection *connection, int64_t run, const char *wha
     pthread_mutex_unlock(&connection->lock);
 }
 
+static struct inbox *find_inbox(const struct connection *connection, int64_t run)
+{
+    for (struct inbox *inbox = connection->inboxes; inbox; inbox = inbox->next)
+        if (inbox->run == run)
+            return inbox;
+    return NULL;
+}
+
+/* By the reader, so that nothing that is said to the run right after is lost. */
+static void open_inbox(struct connection *connection, int64_t run)
+{
+    struct inbox *inbox = calloc(1, sizeof *inbox);
+
+    if (!inbox)
+        leave(1);
+    if (find_inbox(connection, run)) {
+        log_error("the orchestrator gave run %lld twice", (long long)run);
+        leave(1);
+    }
+    *inbox = (struct inbox){.next = connection->inboxes, .connection = connection, .run = run};
+    inbox->queue.last = &inbox->queue.first;
+    connection->inboxes = inbox;
+}
+
+/* Where the message goes; NULL: to nobody, for its run is over. */
+static struct queue *queue_of(struct connection *connection, const struct message *message)
+{
+    struct inbox *inbox;
+
+    if (message->op == MSG_ASSIGN || message->op == MSG_EVALUATE)
+        open_inbox(connection, message->run);
+    if (message->op == MSG_ASSIGN || message->op == MSG_EVALUATE || message->op == MSG_PLAN)
+        return &connection->beginnings;
+    inbox = find_inbox(connection, message->run);
+    if (inbox && message->op == MSG_RELEASE)
+        __atomic_store_n(&inbox->released, 1, __ATOMIC_RELEASE);
+    return inbox ? &inbox->queue : NULL;
+}
+
 static void take_line(struct connection *connection, char *line, size_t length)
 {
     struct queued *queued = calloc(1, sizeof *queued);
+    struct queue *queue;
     struct error err;
 
     if (!queued)
@@ -122,11 +173,15 @@ static void take_line(struct connection *connection, char *line, size_t length)
     pthread_mutex_lock(&connection->lock);
     line[length] = '\n'; /* the parser is done with it */
     log_text(connection, "<", line, length + 1);
-    if (queued->message.op == MSG_RELEASE && queued->message.run == connection->watched_run)
-        __atomic_store_n(&connection->released, 1, __ATOMIC_RELEASE);
-    *connection->last = queued;
-    connection->last = &queued->next;
-    pthread_cond_signal(&connection->arrived);
+    queue = queue_of(connection, &queued->message);
+    if (queue) {
+        *queue->last = queued;
+        queue->last = &queued->next;
+    } else {
+        message_done(&queued->message);
+        free(queued);
+    }
+    pthread_cond_broadcast(&connection->arrived);
     pthread_mutex_unlock(&connection->lock);
 }
 
@@ -176,13 +231,13 @@ int connection_open(int fd, const char *isa, struct connection **ret, struct err
         return fail(err, -ENOMEM, "out of memory");
     connection->fd = fd;
     connection->log_fd = open_log();
-    connection->last = &connection->first;
+    connection->beginnings.last = &connection->beginnings.first;
     pthread_mutex_init(&connection->lock, NULL);
     pthread_cond_init(&connection->arrived, NULL);
-    connection_send(connection, json_pack("{s:s, s:i, s:i, s:s, s:i, s:i, s:s, s:[s,s,s]}", "op", "hello", "version",
+    connection_send(connection, json_pack("{s:s, s:i, s:i, s:s, s:i, s:i, s:s, s:[s,s,s,s]}", "op", "hello", "version",
                                           FLEXP_PROTOCOL_VERSION, "pid", (int)getpid(), "program",
                                           "flexp-trainer " FLEXP_VERSION, "rank", 0, "size", 1, "isa", isa,
-                                          "capabilities", "reuse", "plan", "evaluate"));
+                                          "capabilities", "reuse", "plan", "evaluate", "pack"));
     if (pthread_create(&connection->reader, NULL, read_all, connection)) {
         free(connection);
         return fail(err, -EAGAIN, "cannot start a thread");
@@ -191,36 +246,68 @@ int connection_open(int fd, const char *isa, struct connection **ret, struct err
     return 0;
 }
 
-bool connection_next(struct connection *connection, bool wait, struct message *ret)
+/* Under the lock. */
+static bool take(struct connection *connection, struct queue *queue, bool wait, struct message *ret)
 {
     struct queued *queued;
 
-    pthread_mutex_lock(&connection->lock);
-    while (wait && !connection->first)
+    while (wait && !queue->first)
         pthread_cond_wait(&connection->arrived, &connection->lock);
-    queued = connection->first;
-    if (queued) {
-        connection->first = queued->next;
-        if (!connection->first)
-            connection->last = &connection->first;
-    }
-    pthread_mutex_unlock(&connection->lock);
+    queued = queue->first;
     if (!queued)
         return false;
+    queue->first = queued->next;
+    if (!queue->first)
+        queue->last = &queue->first;
     *ret = queued->message;
     free(queued);
     return true;
 }
 
-const volatile int *connection_watch(struct connection *connection, int64_t run)
+void connection_next(struct connection *connection, struct message *ret)
 {
-    int released = 0;
+    pthread_mutex_lock(&connection->lock);
+    take(connection, &connection->beginnings, true, ret);
+    pthread_mutex_unlock(&connection->lock);
+}
+
+struct inbox *connection_inbox(struct connection *connection, int64_t run)
+{
+    struct inbox *inbox;
 
     pthread_mutex_lock(&connection->lock);
-    connection->watched_run = run;
-    for (const struct queued *queued = connection->first; queued; queued = queued->next)
-        released |= queued->message.op == MSG_RELEASE && queued->message.run == run;
-    __atomic_store_n(&connection->released, released, __ATOMIC_RELEASE);
+    inbox = find_inbox(connection, run);
     pthread_mutex_unlock(&connection->lock);
-    return &connection->released;
+    return inbox;
+}
+
+bool inbox_next(struct inbox *inbox, bool wait, struct message *ret)
+{
+    bool any;
+
+    pthread_mutex_lock(&inbox->connection->lock);
+    any = take(inbox->connection, &inbox->queue, wait, ret);
+    pthread_mutex_unlock(&inbox->connection->lock);
+    return any;
+}
+
+const volatile int *inbox_released(const struct inbox *inbox)
+{
+    return &inbox->released;
+}
+
+void inbox_close(struct inbox *inbox)
+{
+    struct connection *connection = inbox->connection;
+    struct message message;
+    struct inbox **at;
+
+    pthread_mutex_lock(&connection->lock);
+    for (at = &connection->inboxes; *at != inbox;)
+        at = &(*at)->next;
+    *at = inbox->next;
+    while (take(connection, &inbox->queue, false, &message))
+        message_done(&message);
+    pthread_mutex_unlock(&connection->lock);
+    free(inbox);
 }

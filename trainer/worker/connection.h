@@ -4,7 +4,7 @@
  * process exits: nobody is left to train for.
  * FLEXP_PROTOCOL_LOG=FOLDER: every line is also appended to FOLDER/PID.log after the monotonic clock's seconds and a mark: >
  * is said, < is heard, = is done (connection_note).
- * Threads: one caller beside the reader.
+ * Threads: connection_next has one caller, an inbox has one; connection_send and the note are anybody's.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CONNECTION_H
 #define FLEXP_TRAINER_CONNECTION_H
@@ -22,10 +22,19 @@ void connection_send(struct connection *connection, json_t *message);
 /* A line for the protocol log alone. */
 void connection_note(struct connection *connection, int64_t run, const char *what);
 
-/* The next message, waiting for it where wait is set; false where there is none yet. The caller calls message_done. */
-bool connection_next(struct connection *connection, bool wait, struct message *ret);
+/* Waits for the next message that begins something: assign, evaluate, plan. The caller calls message_done. */
+void connection_next(struct connection *connection, struct message *ret);
 
-/* A flag that becomes non-zero at once when `release` for this run arrives. It stays until it is watched anew. */
-const volatile int *connection_watch(struct connection *connection, int64_t run);
+/* What else is said to a run, from the moment on that its assign or evaluate arrived. */
+struct inbox;
+
+/* Of a run whose assign or evaluate connection_next gave. */
+struct inbox *connection_inbox(struct connection *connection, int64_t run);
+/* The next message, waiting for it where wait is set; false where there is none yet. The caller calls message_done. */
+bool inbox_next(struct inbox *inbox, bool wait, struct message *ret);
+/* A flag that becomes non-zero at once when `release` arrives. */
+const volatile int *inbox_released(const struct inbox *inbox);
+/* What is still said to this run is dropped. */
+void inbox_close(struct inbox *inbox);
 
 #endif

@@ -61,14 +61,18 @@ bool run_try_again(struct run *run, int *rc, struct error *err)
 int run_checkpoint(struct run *run, struct error *err)
 {
     char name[256], path[4096];
-    int64_t *steps;
-    struct checkpoint checkpoint = checkpoint_of(run, run->weights, &steps);
+    struct checkpoint checkpoint;
     struct timespec now;
     struct stat st;
+    int64_t *steps;
+    float *weights;
     int rc;
 
     if (run->checkpoint_unit == run_unit(run))
         return 0;
+    if ((rc = pool_weights(run->pool, &weights, err)))
+        return rc;
+    checkpoint = checkpoint_of(run, weights, &steps);
     snprintf(name, sizeof name, "runs/%lld/checkpoint-%llu.safetensors", (long long)run->id,
              (unsigned long long)run->round);
     snprintf(path, sizeof path, "%s/%s", run->trial_dir, name);
@@ -116,7 +120,7 @@ static int resume_best(struct run *run, const char *path, const json_t *best, st
     snprintf(run->best.path, sizeof run->best.path, "%s", json_string_or(best, "path", ""));
     checkpoint.optimizer_n = 0; /* the weights alone */
     if (!strcmp(path, run->best.path)) {
-        memcpy(run->best.weights, run->weights, run->loan.model->weights_n * sizeof *run->weights);
+        memcpy(run->best.weights, pool_start(run->pool), run->loan.model->weights_n * sizeof *run->best.weights);
     } else {
         rc = read_checkpoint(run, run->best.path, &checkpoint, err);
         if (rc)
@@ -131,7 +135,7 @@ int run_resume(struct run *run, const json_t *resume, struct error *err)
 {
     const char *path = json_string_or(resume, "path", "");
     int64_t *steps;
-    struct checkpoint checkpoint = checkpoint_of(run, run->weights, &steps);
+    struct checkpoint checkpoint = checkpoint_of(run, pool_start(run->pool), &steps);
     int rc = read_checkpoint(run, path, &checkpoint, err);
 
     if (rc)
@@ -156,8 +160,8 @@ static int recall_best(struct run *run, struct error *err)
     int rc;
 
     evaluation_clear(&run->best.evaluation);
-    rc = run->session->ops->evaluate(run->loan.plan, run->best.weights, run->validation_split, samples->list, samples->n,
-                                     &run->best.evaluation, run->best.scores, err);
+    rc = seat_evaluate(run->loan.seat, run->best.weights, run->validation_split, samples->list, samples->n,
+                       &run->best.evaluation, run->best.scores, err);
     run->best.in_memory = rc == 0;
     return rc;
 }

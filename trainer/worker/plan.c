@@ -157,6 +157,7 @@ void plan_answer(struct connection *connection, const struct message *message)
     struct model *model = NULL;
     struct plan_options options = {0};
     size_t mem_bytes = 0;
+    char *pack_key;
     struct error err = {0};
 
     sections_resolve(json_object_get(message->body, "sections"), &sections, &problems);
@@ -186,7 +187,9 @@ void plan_answer(struct connection *connection, const struct message *message)
         json_object_set(answer, "errors", problems);
     } else {
         json_object_set_new(answer, "mem_bytes", json_integer((json_int_t)mem_bytes));
-        json_object_set_new(answer, "pack_key", json_string(model->key));
+        pack_key = session_pack_key(sections, data_seed, model);
+        json_object_set_new(answer, "pack_key", json_string(pack_key ? pack_key : ""));
+        free(pack_key);
     }
     connection_send(connection, answer);
     model_free(model);

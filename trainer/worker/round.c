@@ -77,10 +77,8 @@ int run_round(struct run *run, struct error *err)
                                          .cohort = run->cohort,
                                          .cohort_n = run->cohort_n,
                                          .learning_rate = (float)rate,
-                                         .strategy = run->strategy,
-                                         .strategy_settings = &run->strategy_settings,
                                          .cancel = run->released},
-                    run->weights, &result, err);
+                    &result, err);
     connection_note(run->connection, run->id, "has trained it");
     if (rc)
         return rc;
@@ -121,8 +119,7 @@ static int validate_clients(struct run *run, json_t *metrics, json_t **ret_rows,
         if (!held_out->n)
             continue;
         evaluation_clear(&run->client);
-        rc = run->session->ops->evaluate(run->loan.plan, run->weights, &run->loan.dataset->train, held_out->list,
-                                         held_out->n, &run->client, NULL, err);
+        rc = pool_evaluate(run->pool, &run->loan.dataset->train, held_out->list, held_out->n, &run->client, NULL, err);
         if (rc) {
             json_decref(rows);
             return rc;
@@ -165,18 +162,23 @@ static bool improves(const struct run *run, double value)
     return !run->best.has || (run->smaller_is_better ? value < run->best.value : value > run->best.value);
 }
 
-static void keep_as_best(struct run *run, double value)
+static int keep_as_best(struct run *run, double value, struct error *err)
 {
     struct best *best = &run->best;
+    float *weights;
+    int rc = pool_weights(run->pool, &weights, err);
 
+    if (rc)
+        return rc;
     best->has = best->in_memory = true;
     best->value = value;
     best->unit = run_unit(run);
-    memcpy(best->weights, run->weights, run->loan.model->weights_n * sizeof *run->weights);
+    memcpy(best->weights, weights, run->loan.model->weights_n * sizeof *weights);
     memcpy(best->scores, run->scores,
            run->loan.split->validation.n * (size_t)run->loan.dataset->classes * sizeof *run->scores);
     evaluation_clear(&best->evaluation);
     evaluation_merge(&best->evaluation, &run->validation);
+    return 0;
 }
 
 int run_validate(struct run *run, bool *ret_improved, struct error *err)
@@ -193,20 +195,21 @@ int run_validate(struct run *run, bool *ret_improved, struct error *err)
     evaluation_clear(&run->validation);
     if (samples->n) {
         struct scores scores;
-        rc = run->session->ops->evaluate(run->loan.plan, run->weights, run->validation_split, samples->list, samples->n,
-                                         &run->validation, run->scores, err);
+        rc = pool_evaluate(run->pool, run->validation_split, samples->list, samples->n, &run->validation, run->scores,
+                           err);
         scores = evaluation_scores(&run->validation);
         scores_put(metrics, "validation", &scores);
     }
     if (!rc && run->evaluates_clients)
         rc = validate_clients(run, metrics, &rows, err);
+    if (!rc && json_to_double(json_object_get(metrics, run->metric), &value) && improves(run, value)) {
+        rc = keep_as_best(run, value, err);
+        *ret_improved = !rc;
+    }
     if (rc) {
         json_decref(metrics);
+        json_decref(rows);
         return rc;
-    }
-    if (json_to_double(json_object_get(metrics, run->metric), &value) && improves(run, value)) {
-        keep_as_best(run, value);
-        *ret_improved = true;
     }
     run->validation_unit = run_unit(run);
     report(run, "validation", json_incref(metrics), rows);

@@ -26,7 +26,7 @@ void run_send(struct run *run, const char *op, json_t *fields)
     connection_send(run->connection, fields);
 }
 
-static void send_failed(struct run *run, int code, const struct error *err)
+void run_failed(struct run *run, int code, const struct error *err)
 {
     const char *reason = run->bad_checkpoint ? "bad_checkpoint"
                          : code == -ENOMEM ? "out_of_memory"
@@ -44,7 +44,7 @@ static void send_done(struct run *run, const char *reason)
 
 /* --- set-up ------------------------------------------------------------------------------------------------------ */
 
-static int read_assign(struct run *run, struct error *err)
+int run_read_assign(struct run *run, struct error *err)
 {
     const json_t *assign = run->assign;
     json_t *problems;
@@ -79,8 +79,7 @@ static int prepare_pool(struct run *run, struct error *err)
     const json_t *federation = json_object_get(run->sections, "federation");
     bool federated = federation && json_bool_or(federation, "enabled", true);
     struct pool_settings settings = {
-        .ops = run->session->ops,
-        .plan = run->loan.plan,
+        .seat = run->loan.seat,
         .model = run->loan.model,
         .split = run->loan.split,
         .federated = federated,
@@ -102,8 +101,8 @@ static int prepare_pool(struct run *run, struct error *err)
     convergence_init(&run->convergence, federated ? json_object_get(federation, "convergence") : NULL);
     if ((rc = optimizer_from(training, &settings.optimizer, err)) ||
         (rc = schedule_from(training, run->max_units, &run->schedule, err)) ||
-        (rc = strategy_from(federated ? json_object_get(federation, "strategy") : NULL, &run->strategy,
-                            &run->strategy_settings, err)))
+        (rc = strategy_from(federated ? json_object_get(federation, "strategy") : NULL, &settings.strategy,
+                            &settings.strategy_settings, err)))
         return rc;
     return pool_new(&settings, run->cohort_n, &run->pool, err);
 }
@@ -119,20 +118,20 @@ static int prepare_arrays(struct run *run, struct error *err)
                                     "official_test")
                                 ? &run->loan.dataset->test
                                 : &run->loan.dataset->train;
-    run->weights = malloc(weights_n * sizeof *run->weights);
-    run->best.weights = malloc(weights_n * sizeof *run->weights);
+    run->best.weights = malloc(weights_n * sizeof *run->best.weights);
     run->scores = malloc(scores_n * sizeof *run->scores);
     run->best.scores = malloc(scores_n * sizeof *run->scores);
     run->cohort = malloc(run->cohort_n * sizeof *run->cohort);
-    if (!run->weights || !run->best.weights || !run->scores || !run->best.scores || !run->cohort ||
+    if (!run->best.weights || !run->scores || !run->best.scores || !run->cohort ||
         evaluation_init(&run->validation, classes) || evaluation_init(&run->client, classes) ||
         evaluation_init(&run->clients, classes) || evaluation_init(&run->best.evaluation, classes))
         return fail(err, -ENOMEM, "out of memory for a model of %zu values", weights_n);
     return 0;
 }
 
-static int prepare_session(struct run *run, const char *cache_dir, struct error *err)
+int run_prepare(struct run *run, struct error *err)
 {
+    const char *cache_dir = json_string_or(run->assign, "cache_dir", run->run_dir);
     int rc;
 
     do
@@ -145,7 +144,6 @@ static int prepare_session(struct run *run, const char *cache_dir, struct error 
 static int set_up(struct run *run, struct error *err)
 {
     const json_t *resume = json_object_get(run->assign, "resume");
-    const char *cache_dir = json_string_or(run->assign, "cache_dir", run->run_dir);
     char runs_dir[4096];
     int rc;
 
@@ -153,7 +151,7 @@ static int set_up(struct run *run, struct error *err)
     do
         rc = file_make_folder(runs_dir, err);
     while (run_try_again(run, &rc, err));
-    if (rc || (rc = prepare_session(run, cache_dir, err)) || (rc = prepare_pool(run, err)) ||
+    if (rc || (rc = run_prepare(run, err)) || (rc = prepare_pool(run, err)) ||
         (rc = prepare_arrays(run, err)))
         return rc;
     if (json_is_object(resume)) {
@@ -162,16 +160,15 @@ static int set_up(struct run *run, struct error *err)
             cohort_draw(run->seed, run->trial, run->round, run->loan.split->clients_n, run->cohort_n, run->cohort);
         return rc;
     }
-    model_init_weights(run->loan.model, run->seed, run->trial, run->weights);
+    model_init_weights(run->loan.model, run->seed, run->trial, pool_start(run->pool));
     return 0;
 }
 
-static void tear_down(struct run *run)
+void run_tear_down(struct run *run)
 {
     if (run->leaving[0].begun)
         run_leave_result(run, NULL);
     pool_free(run->pool);
-    free(run->weights);
     free(run->best.weights);
     free(run->scores);
     free(run->best.scores);
@@ -180,7 +177,8 @@ static void tear_down(struct run *run)
     evaluation_done(&run->client);
     evaluation_done(&run->clients);
     evaluation_done(&run->best.evaluation);
-    json_decref(run->sections);
+    session_return(&run->loan);
+    inbox_close(run->inbox);
 }
 
 /* --- the life ---------------------------------------------------------------------------------------------------- */
@@ -199,21 +197,18 @@ static enum verdict listen(struct run *run, bool wait, bool *ret_checkpoint)
     struct message message;
     enum verdict verdict = GO_ON;
 
-    while (connection_next(run->connection, wait, &message)) {
-        bool ours = message.run == run->id;
-        if (message.op == MSG_PLAN)
-            plan_answer(run->connection, &message);
-        else if (ours && message.op == MSG_RELEASE)
+    while (inbox_next(run->inbox, wait, &message)) {
+        if (message.op == MSG_RELEASE)
             verdict = RELEASED;
-        else if (ours && message.op == MSG_STOP && verdict != RELEASED)
+        else if (message.op == MSG_STOP && verdict != RELEASED)
             verdict = STOPPED;
-        else if (ours && message.op == MSG_PREEMPT && verdict == GO_ON)
+        else if (message.op == MSG_PREEMPT && verdict == GO_ON)
             verdict = PREEMPTED;
-        else if (ours && message.op == MSG_TRAIN_UNTIL)
+        else if (message.op == MSG_TRAIN_UNTIL)
             run->until = json_double_or(message.body, "unit", run->until);
-        else if (ours && message.op == MSG_CHECKPOINT_NOW)
+        else if (message.op == MSG_CHECKPOINT_NOW)
             *ret_checkpoint = true;
-        wait = wait && (!ours || message.op == MSG_ACK);
+        wait = wait && message.op == MSG_ACK;
         message_done(&message);
     }
     return verdict;
@@ -284,118 +279,72 @@ static int live(struct run *run, enum verdict *ret, struct error *err)
     return rc;
 }
 
-void run_train(struct connection *connection, struct session *session, const struct message *message)
+/* All that the run holds is given back before its last word: the next may be assigned upon it. */
+static void train(struct run *run)
 {
     static const char *const REASONS[] = {[CONVERGED] = "converged", [STOPPED] = "stopped", [PREEMPTED] = "preempted"};
-    struct run run = {.connection = connection, .session = session, .assign = message->body};
     enum verdict verdict = GO_ON;
     struct error err = {0};
-    int rc;
+    int rc = run_read_assign(run, &err);
 
-    run.released = connection_watch(connection, message->run);
-    rc = read_assign(&run, &err);
     if (!rc)
-        rc = set_up(&run, &err);
+        rc = set_up(run, &err);
     if (!rc)
-        rc = live(&run, &verdict, &err);
+        rc = live(run, &verdict, &err);
     if (!rc && verdict != RELEASED)
-        rc = run_leave_result(&run, &err);
+        rc = run_leave_result(run, &err);
+    run_tear_down(run);
     if (rc == -ECANCELED || verdict == RELEASED)
-        log_info("run %lld was released", (long long)run.id);
+        log_info("run %lld was released", (long long)run->id);
     else if (rc)
-        send_failed(&run, rc, &err);
+        run_failed(run, rc, &err);
     else
-        send_done(&run, verdict == STOPPED && run_unit(&run) >= run.max_units ? "length" : REASONS[verdict]);
-    tear_down(&run);
+        send_done(run, verdict == STOPPED && run_unit(run) >= run->max_units ? "length" : REASONS[verdict]);
 }
 
-/* --- evaluation on request ------------------------------------------------------------------------------------------ */
+struct starting {
+    struct connection *connection;
+    struct session *session;
+    struct message message;
+};
 
-static int evaluate_test(struct run *run, struct error *err)
+static void *carry(void *arg)
 {
-    const struct dataset *dataset = run->loan.dataset;
-    size_t n = dataset->test.n;
-    struct checkpoint checkpoint = {.model = run->loan.model, .seed = run->seed, .trial = run->trial,
-                                    .weights = run->weights};
-    uint32_t *samples = NULL;
-    float *scores = NULL;
-    struct scores values;
-    struct result result;
-    json_t *metrics, *units;
-    char path[4096];
-    const char *file = json_string_or(run->assign, "checkpoint", "");
-    int rc = checkpoint_read(file, &checkpoint, err);
+    struct starting *starting = arg;
+    struct run run = {.connection = starting->connection,
+                      .session = starting->session,
+                      .assign = starting->message.body,
+                      .id = starting->message.run,
+                      .inbox = connection_inbox(starting->connection, starting->message.run)};
 
-    if (rc == -EUCLEAN)
-        run->bad_checkpoint = file;
-    if (rc)
-        return rc;
-    units = json_incref(json_object_get(checkpoint.state, "units"));
-    json_decref(checkpoint.state);
-    if (!n) {
-        rc = fail(err, -EINVAL, "data.source %s has no test split here", dataset->source);
-        goto out;
-    }
-    samples = malloc(n * sizeof *samples);
-    scores = malloc(n * (size_t)dataset->classes * sizeof *scores);
-    if (!samples || !scores) {
-        rc = fail(err, -ENOMEM, "out of memory for %zu test samples", n);
-        goto out;
-    }
-    for (size_t i = 0; i < n; i++)
-        samples[i] = (uint32_t)i;
-    rc = run->session->ops->evaluate(run->loan.plan, run->weights, &dataset->test, samples, n, &run->validation, scores,
-                                     err);
-    if (rc)
-        goto out;
-    snprintf(path, sizeof path, "%s/result_test.json", run->trial_dir);
-    result = (struct result){.split = "test",
-                             .model_file = "model.safetensors",
-                             .dataset = dataset,
-                             .evaluation = &run->validation,
-                             .scores = scores,
-                             .samples = samples,
-                             .data = &dataset->test,
-                             .n = n,
-                             .hyperparameters = json_object_get(run->assign, "hyperparameters"),
-                             .units = units};
-    do
-        rc = result_write(path, &result, err);
-    while (run_try_again(run, &rc, err));
-    if (rc)
-        goto out;
-    values = evaluation_scores(&run->validation);
-    metrics = json_object();
-    scores_put(metrics, "test", &values);
-    run_send(run, "report", json_pack("{s:s, s:O, s:o}", "kind", "test", "units", units, "metrics", metrics));
-    run_send(run, "done", json_pack("{s:s, s:O}", "reason", "evaluated", "units", units));
-out:
-    free(samples);
-    free(scores);
-    json_decref(units);
-    return rc;
+    run.released = inbox_released(run.inbox);
+    if (starting->message.op == MSG_EVALUATE)
+        run_evaluate(&run);
+    else
+        train(&run);
+    json_decref(run.sections);
+    message_done(&starting->message);
+    free(starting);
+    return NULL;
 }
 
-void run_evaluate(struct connection *connection, struct session *session, const struct message *message)
+void run_start(struct connection *connection, struct session *session, struct message *message)
 {
-    struct run run = {.connection = connection, .session = session, .assign = message->body};
-    struct error err = {0};
-    int rc;
+    struct starting *starting = malloc(sizeof *starting);
+    pthread_attr_t detached;
+    pthread_t thread;
 
-    run.released = connection_watch(connection, message->run);
-    rc = read_assign(&run, &err);
-    if (!rc && strcmp(json_string_or(message->body, "split", ""), "test"))
-        rc = fail(&err, -EINVAL, "split must be \"test\"");
-    if (!rc)
-        rc = prepare_session(&run, json_string_or(run.assign, "cache_dir", run.run_dir), &err);
-    if (!rc) {
-        run.weights = malloc(run.loan.model->weights_n * sizeof *run.weights);
-        if (!run.weights || evaluation_init(&run.validation, run.loan.dataset->classes))
-            rc = fail(&err, -ENOMEM, "out of memory");
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    if (starting)
+        *starting = (struct starting){connection, session, *message};
+    if (!starting || pthread_create(&thread, &detached, carry, starting)) {
+        struct run run = {.connection = connection, .id = message->run};
+        struct error err;
+        inbox_close(connection_inbox(connection, message->run));
+        run_failed(&run, fail(&err, -EAGAIN, "cannot start a thread"), &err);
+        message_done(message);
+        free(starting);
     }
-    if (!rc)
-        rc = evaluate_test(&run, &err);
-    if (rc && rc != -ECANCELED)
-        send_failed(&run, rc, &err);
-    tear_down(&run);
+    pthread_attr_destroy(&detached);
 }

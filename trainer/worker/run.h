@@ -6,10 +6,9 @@
 #include "trainer/worker/connection.h"
 #include "trainer/worker/session.h"
 
-/* Returns when the run is over. message is an assign; borrowed. */
-void run_train(struct connection *connection, struct session *session, const struct message *message);
-/* message is an evaluate; borrowed. */
-void run_evaluate(struct connection *connection, struct session *session, const struct message *message);
+/* Begins a run on a thread of its own, which lives until the run is over; a worker may hold several (trials that are trained
+ * packed: federation/pack.h). message: an assign or evaluate; takes ownership. */
+void run_start(struct connection *connection, struct session *session, struct message *message);
 
 /* Answers one plan message. */
 void plan_answer(struct connection *connection, const struct message *message);

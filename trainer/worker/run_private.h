@@ -1,4 +1,5 @@
 /* run_private.h - a run's state, shared by run.c (the life), round.c (training and validation) and finish.c (what is left).
+ * evaluate.c is the life of another kind of run.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_RUN_PRIVATE_H
 #define FLEXP_TRAINER_RUN_PRIVATE_H
@@ -34,6 +35,7 @@ struct leaving {
 struct run {
     struct connection *connection;
     struct session *session;
+    struct inbox *inbox;
     const json_t *assign;
     json_t *sections; /* checked and resolved */
     struct session_loan loan;
@@ -47,8 +49,6 @@ struct run {
     atomic_bool no_space;              /* waits for space, and has said so */
     const char *bad_checkpoint; /* the file that could not be used, where that is why the run fails */
 
-    const struct strategy *strategy;
-    struct strategy_settings strategy_settings;
     struct schedule schedule;
     struct pool *pool;
     uint32_t *cohort;
@@ -56,7 +56,6 @@ struct run {
     int64_t validation_period;
     bool evaluates_clients;
 
-    float *weights;
     uint64_t round;
     double units[UNIT_KINDS];
     struct convergence convergence;
@@ -76,6 +75,17 @@ struct run {
 };
 
 #define run_unit(run) ((run)->units[(run)->kind])
+
+/* run.c */
+int run_read_assign(struct run *run, struct error *err);
+/* Borrows what the run trains with. */
+int run_prepare(struct run *run, struct error *err);
+/* Gives back everything but the sections; nothing is heard any more. */
+void run_tear_down(struct run *run);
+void run_failed(struct run *run, int code, const struct error *err);
+
+/* evaluate.c */
+void run_evaluate(struct run *run);
 
 /* round.c. -ECANCELED: released. */
 int run_round(struct run *run, struct error *err);

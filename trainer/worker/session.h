@@ -1,48 +1,40 @@
-/* session.h - what a worker keeps from trial to trial: the backend, the data set and its split, compiled plans.
- * A trial of a shape seen before decodes nothing and compiles nothing. Memory is bounded: one data set with one split, the
- * PLANS_KEPT plans used last.
+/* session.h - what a worker keeps from trial to trial and shares among the runs it holds: the backend, data sets and their
+ * splits, compiled plans. A trial of a shape seen before decodes nothing and compiles nothing. Memory is bounded: what runs
+ * use, and beside it at most one data set with one split and PLANS_KEPT plans, those used last.
+ * Threads: all functions are safe beside each other; one run is prepared at a time.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_SESSION_H
 #define FLEXP_TRAINER_SESSION_H
 
 #include "trainer/backend/backend.h"
 #include "trainer/data/split.h"
+#include "trainer/federation/pack.h"
 
 #define PLANS_KEPT 4
 
-struct kept_plan {
-    char *key;           /* model key and batch */
-    struct model *model;
-    struct plan *plan;
-    uint64_t used;       /* rising: the smallest is dropped first */
-};
+struct session;
+struct kept;
 
-struct session {
-    const struct backend_ops *ops;
-    struct backend *backend;
-    int cores[1024];
-    size_t cores_n;
-    char *data_key, *split_key;
-    struct dataset *dataset;
-    struct federation_data *split;
-    struct kept_plan plans[PLANS_KEPT];
-    uint64_t uses;
-};
+int session_new(struct session **ret, struct error *err);
 
-void session_init(struct session *session);
-void session_done(struct session *session);
-
-/* What a trial trains with; all borrowed until the next call. */
+/* What a run trains with. */
 struct session_loan {
+    struct session *session;
     const struct dataset *dataset;
     const struct federation_data *split;
-    const struct model *model;
-    struct plan *plan;
+    struct model *model; /* with this run's own starting weights and dropout rates */
+    struct seat *seat;
+    struct kept *data, *kept_split, *plan;
 };
 
 /* sections: checked and resolved. slots: list such as ["cpu:0"]. -ENOMEM: out of memory; -EINVAL: the file is wrong, err
- * says where. */
+ * says where; -EBUSY: runs are here that hold other slots. */
 int session_prepare(struct session *session, const json_t *sections, uint64_t data_seed, const char *cache_dir,
                     const json_t *slots, struct session_loan *ret, struct error *err);
+/* Also of a loan that is all zeros. */
+void session_return(struct session_loan *loan);
+
+/* Runs of equal keys train in one call. New string. */
+char *session_pack_key(const json_t *sections, uint64_t data_seed, const struct model *model);
 
 #endif

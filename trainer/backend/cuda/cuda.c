@@ -120,6 +120,7 @@ const struct backend_ops BACKEND_CUDA = {
     .load_dataset = cuda_load_dataset,
     .compile = cuda_compile,
     .release_plan = cuda_plan_free,
+    .trim = cuda_trim,
     .train = cuda_train,
     .put_model = cuda_put_model,
     .get_model = cuda_get_model,

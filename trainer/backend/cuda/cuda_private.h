@@ -87,6 +87,7 @@ struct backend {
     const struct dataset *dataset;
     uint64_t uploaded;           /* counts data sets: what was captured with another is thrown away */
     void *images[2], *labels[2]; /* train, test */
+    struct plan *plans;
     size_t data_bytes;
 };
 
@@ -97,6 +98,7 @@ struct place { /* of a parameter in the working layout, in floats */
 struct lanes;
 
 struct plan {
+    struct plan *next; /* of the backend's */
     struct backend *backend;
     const struct model *model;
     size_t batch;
@@ -127,6 +129,7 @@ struct plan {
 int cuda_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options,
                   struct plan **ret, struct error *err);
 void cuda_plan_free(struct plan *plan);
+bool cuda_trim(struct backend *backend, const struct plan *but);
 /* Bytes on the device: of what all lanes share, and of a lane (with its optimizer's state and its own start). */
 int cuda_plan_bytes(const struct model *model, size_t batch, enum precision precision, const struct dataset *dataset,
                     size_t *ret_shared, size_t *ret_lane, struct error *err);

@@ -187,6 +187,8 @@ int cuda_plan_new(struct backend *backend, const struct model *model, const stru
     if (!p)
         return fail(err, -ENOMEM, "out of memory");
     p->backend = backend;
+    p->next = backend->plans;
+    backend->plans = p;
     p->model = model;
     p->batch = options->batch;
     p->precision = options->precision;
@@ -206,10 +208,14 @@ int cuda_plan_new(struct backend *backend, const struct model *model, const stru
 void cuda_plan_free(struct plan *p)
 {
     const struct driver *d;
+    struct plan **at;
 
     if (!p)
         return;
     d = p->backend->driver;
+    for (at = &p->backend->plans; *at != p;)
+        at = &(*at)->next;
+    *at = p->next;
     lanes_free(p->training);
     lanes_free(p->evaluation);
     d->release(p->backend->device, p->d_where);
@@ -225,6 +231,21 @@ void cuda_plan_free(struct plan *p)
     free(p->draws);
     free(p->host);
     free(p);
+}
+
+bool cuda_trim(struct backend *b, const struct plan *but)
+{
+    bool any = false;
+
+    for (struct plan *p = b->plans; p; p = p->next) {
+        if (p == but || (!p->training && !p->evaluation))
+            continue;
+        lanes_free(p->training);
+        lanes_free(p->evaluation);
+        p->training = p->evaluation = NULL;
+        any = true;
+    }
+    return any;
 }
 
 void *cuda_plan_host(struct plan *p, size_t bytes)
