@@ -1,4 +1,4 @@
-/* preempt.c - whose slots a trial that waits will get: what is ending, and what can be made to end.
+/* preempt.c - whose slots a trial that waits will get: what is ending, what can be made to end, and what drains.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/scheduler/scheduler_private.h"
 
@@ -59,6 +59,46 @@ static void preempt(struct decide *d, struct holding *holding)
     for (size_t i = 0; i < d->runs_n; i++)
         if (d->runs[i].slots_n && d->runs[i].slots[0] == slot && !d->runs[i].ending)
             d->decision->preempt[d->decision->preempt_n++] = d->runs[i].run;
+}
+
+/* Were the slot given anew, it would not be the holder's. */
+static bool is_entitled(const struct contender *waiting, const struct contender *holder)
+{
+    double weight = waiting->experiment->weight > 0 ? waiting->experiment->weight : 1;
+    double other = holder->experiment->weight > 0 ? holder->experiment->weight : 1;
+    double share = (double)waiting->held / weight, others = (double)(holder->held - 1) / other;
+
+    if (waiting->experiment->priority != holder->experiment->priority)
+        return waiting->experiment->priority < holder->experiment->priority;
+    if (share != others)
+        return share < others;
+    if (waiting->experiment->last_start != holder->experiment->last_start)
+        return waiting->experiment->last_start < holder->experiment->last_start;
+    return waiting->experiment->id < holder->experiment->id;
+}
+
+void drain_for(struct decide *d, enum slot_kind kind, struct outlook *outlook, const struct contender *contender, bool alone,
+               int64_t slots, int64_t free_n)
+{
+    outlook->owed += slots;
+    while (free_n + outlook->coming < outlook->owed) {
+        struct holding *best = NULL;
+        for (size_t i = 0; i < d->slots_n; i++) {
+            struct holding *one = &d->holdings[i];
+            struct contender *holder = one->contender;
+            if (!one->staying || one->closed || d->slots[i].kind != kind || !holder || holder->joined ||
+                holder->experiment->trials_per_slot < 2)
+                continue;
+            if ((holder == contender ? alone : is_entitled(contender, holder)) && (!best || one->staying < best->staying))
+                best = one;
+        }
+        if (!best)
+            return;
+        best->contender->room -= holding_room(best);
+        best->contender->held--;
+        best->closed = true;
+        outlook->coming++;
+    }
 }
 
 bool preempt_for(struct decide *d, struct outlook *outlook, const struct contender *contender, int64_t slots, int64_t free_n)

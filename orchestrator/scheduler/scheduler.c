@@ -4,14 +4,15 @@
  * last start, id), share being slots held (with those given in this round) per weight; the first trial of the top one is served, and
  * the experiment goes back into the heap with its new share. So n trials cost O(n log n); a start scans the slots once.
  *
- * After the first trial that does not fit nothing starts: every slot that is free or comes free is a step towards it, and
+ * After the first trial that does not fit nothing starts but in packs that have room: every slot that is free or comes free is a step towards it, and
  * whoever took one, even with equal priority, could take the next one too and starve it. One exception: a trial that would
  * have fitted when the decision began, had others of its priority not been ahead of it, lets its equals go on; it blocks
  * from the next decision on, and when they have drained it is the one served longest ago. So an experiment of large trials
  * and one of small trials take turns, each with all slots. (Blocking at once left most slots empty; never blocking, or
  * breaking ties by age alone, starved the large one.) Those that wait, this one and
  * those behind it, are counted as if they would start one after the other, and runs of worse priority are preempted as
- * long as that gets the next of them its slots; runs that are ending already count first.
+ * long as that gets the next of them its slots; runs that are ending already count first. Where that does not help, packs
+ * of those whose turn is later are no longer filled up, the emptiest first and as many as slots are lacking.
  *
  * Trials that may share are placed last, when it is known which slots their experiment has.
  *
@@ -206,7 +207,8 @@ enum fit { FIT_STARTED, FIT_COMING, FIT_PASSED, FIT_BLOCKS };
 struct kind_state {
     enum slot_kind kind;
     int64_t all, free_first, free_n; /* slots; free_first: when the decision began */
-    bool waiting;                    /* trials wait for slots that will come free: nothing starts any more */
+    bool waiting;                    /* trials wait for slots that will come free: nothing starts on others any more */
+    bool blocked;                    /* and one that must wait until slots come free by themselves: nobody is preempted any more */
     const struct contender *passed;  /* one that lets its equals go on, but nobody of worse priority */
     struct outlook outlook;
 };
@@ -229,6 +231,7 @@ static int serve(struct decide *d, struct kind_state *k, struct contender *top, 
 {
     int rc;
 
+    *ret = FIT_BLOCKS;
     if (!k->waiting && wanted->slots <= k->free_n) {
         k->free_n -= wanted->slots;
         *ret = FIT_STARTED;
@@ -242,17 +245,19 @@ static int serve(struct decide *d, struct kind_state *k, struct contender *top, 
     }
     if (!k->outlook.victims && (rc = outlook_init(d, k->kind, &k->outlook)))
         return rc;
-    if (preempt_for(d, &k->outlook, top, wanted->slots, k->free_n)) {
-        k->waiting = true;
-        if (shares(top, wanted))
-            top->promised += top->experiment->trials_per_slot - 1;
+    if (!k->blocked && preempt_for(d, &k->outlook, top, wanted->slots, k->free_n)) {
         *ret = FIT_COMING;
     } else if (!k->waiting && wanted->slots <= k->free_first) {
         k->passed = top;
         *ret = FIT_PASSED;
+        return 0;
     } else {
-        *ret = FIT_BLOCKS;
+        drain_for(d, k->kind, &k->outlook, top, wanted->alone, wanted->slots, k->free_n);
+        k->blocked = true;
     }
+    k->waiting = true;
+    if (shares(top, wanted))
+        top->promised += top->experiment->trials_per_slot - 1;
     return 0;
 }
 
@@ -277,8 +282,7 @@ static int take_turn(struct decide *d, struct kind_state *k, bool *ret_over)
         rc = serve(d, k, top, wanted, &fit);
         top->held += wanted->slots;
     }
-    *ret_over = fit == FIT_BLOCKS;
-    if (fit < FIT_PASSED && ++top->next < top->wanted_n)
+    if (fit != FIT_PASSED && ++top->next < top->wanted_n)
         heap_push(d, top);
     return rc;
 }

@@ -11,8 +11,8 @@
  * would else stand idle, because nobody wants them, are the trials that start spread over them: on a GPU two packs of two
  * are never slower than one of four and an empty slot. Whoever starts goes to the emptiest slot of its experiment.
  * To go on filling a slot an experiment must be entitled to it as if it were given anew: it stands in the order with one
- * slot less than it holds. So a pack is filled again and again, and drains when it is another's turn for the slot. A trial
- * that is to run alone shares with none. Nobody joins a slot all of whose runs are ending. A pack is preempted as a whole.
+ * slot less than it holds. So packs are filled again and again, and when it is another's turn for a slot the emptiest one
+ * drains. A trial that is to run alone shares with none; for it, too, a pack of its experiment drains. Nobody joins a slot all of whose runs are ending. A pack is preempted as a whole.
  * Units: slots. Source of the fair share rule: Determined AI's fair-share scheduler, max-min over weights.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_SCHEDULER_H
