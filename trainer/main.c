@@ -27,6 +27,7 @@ static int serve(int fd)
 {
     const struct backend_options options = {.cores = (const int[]){-1}, .cores_n = 1};
     struct connection *connection;
+    struct planner planner = {0};
     struct session *session;
     struct backend *backend;
     struct message message;
@@ -47,9 +48,10 @@ static int serve(int fd)
     for (;;) { /* the connection ends the process */
         connection_next(connection, &message);
         if (message.op == MSG_PLAN) {
-            plan_answer(connection, &message);
+            plan_answer(&planner, connection, &message);
             message_done(&message);
         } else {
+            planner_done(&planner);
             run_start(connection, session, &message);
         }
     }

@@ -109,6 +109,10 @@ struct backend_ops {
     /* mem_bytes of the plan is asked first with ret NULL. model is borrowed. */
     int (*compile)(struct backend *backend, const struct model *model, const struct plan_options *options,
                    struct plan **ret, size_t *ret_mem_bytes, struct error *err);
+    /* Optional: how many trials of this plan, each of so many replicas at once, this backend's memory holds beside the data
+     * (shapes and counts are looked at alone) and pay to be trained in one call; without it: 1. At least 1. */
+    int (*fit)(struct backend *backend, const struct model *model, const struct plan_options *options,
+               const struct dataset *dataset, size_t replicas, size_t *ret_trials, struct error *err);
     void (*release_plan)(struct plan *plan);
     /* Optional: gives back the memory that plans other than this one hold between calls, but for resident models; their next
      * calls make it anew. Whether there was any. */

@@ -96,21 +96,59 @@ static void describe_data(const json_t *sections, uint64_t data_seed, const char
     dataset_close(dataset);
 }
 
-/* tf32 and bf16 are a GPU's; it is opened to see that there is one. What would compile it. */
-static const struct backend_ops *backend_for(const struct plan_options *options, json_t *problems)
+void planner_done(struct planner *planner)
 {
-    struct backend *gpu = NULL;
-    struct error err = {0}, why = {0};
+    if (planner->gpu)
+        BACKEND_CUDA.close(planner->gpu);
+    *planner = (struct planner){0};
+}
+
+static struct backend *gpu_of(struct planner *planner)
+{
+    if (!planner->asked &&
+        BACKEND_CUDA.open(&(struct backend_options){.cores_n = 0}, &planner->gpu, &planner->why))
+        planner->gpu = NULL;
+    planner->asked = true;
+    return planner->gpu;
+}
+
+/* tf32 and bf16 are a GPU's; it is opened to see that there is one. What would compile it. */
+static const struct backend_ops *backend_for(struct planner *planner, const struct plan_options *options,
+                                             json_t *problems)
+{
+    struct error err = {0};
 
     if (options->precision < PRECISION_TF32)
         return &BACKEND_CPU;
-    if (BACKEND_CUDA.open(&(struct backend_options){.cores_n = 0}, &gpu, &why)) {
-        fail(&err, -EINVAL, "training.precision: %s needs a GPU: %s", PRECISION_NAMES[options->precision], why.text);
+    if (!gpu_of(planner)) {
+        fail(&err, -EINVAL, "training.precision: %s needs a GPU: %s", PRECISION_NAMES[options->precision],
+             planner->why.text);
         add_error(problems, "training", &err);
-    } else {
-        BACKEND_CUDA.close(gpu);
     }
     return &BACKEND_CUDA;
+}
+
+/* Of trials like this one on a slot of the type that is asked about. A CPU core gains nothing by several. */
+static size_t trials_per_slot(struct planner *planner, const char *slot_type, const json_t *sections,
+                              const struct data_shape *shape, const struct model *model,
+                              const struct plan_options *options)
+{
+    const json_t *federation = json_object_get(sections, "federation");
+    bool federated = federation && json_bool_or(federation, "enabled", true);
+    int64_t clients = federated ? json_int_or(federation, "clients", 1) : 1;
+    int64_t cohort = federated ? json_int_or(federation, "clients_per_round", 0) : 0;
+    struct dataset data = {.channels = shape->channels,
+                           .height = shape->height,
+                           .width = shape->width,
+                           .classes = shape->classes,
+                           .train = {.n = shape->train_n},
+                           .test = {.n = shape->test_n}};
+    size_t trials = 1;
+
+    if ((strcmp(slot_type, "cuda") && strcmp(slot_type, "auto")) || !gpu_of(planner) ||
+        BACKEND_CUDA.fit(planner->gpu, model, options, &data, (size_t)(cohort > 0 ? cohort : clients), &trials, NULL))
+        return 1;
+    return trials < PACK_MOST ? trials : PACK_MOST;
 }
 
 #define STEP_FLOPS 2e11
@@ -147,8 +185,9 @@ static void describe_kernels(const struct model *model, const struct plan_option
     free(weights);
 }
 
-void plan_answer(struct connection *connection, const struct message *message)
+void plan_answer(struct planner *planner, struct connection *connection, const struct message *message)
 {
+    const char *slot_type = json_string_or(message->body, "slot_type", "");
     const char *cache_dir = json_string_or(message->body, "cache_dir", "/tmp");
     uint64_t data_seed = (uint64_t)json_int_or(message->body, "data_seed", 0);
     const json_t *describe = json_object_get(message->body, "describe");
@@ -157,7 +196,6 @@ void plan_answer(struct connection *connection, const struct message *message)
     struct model *model = NULL;
     struct plan_options options = {0};
     size_t mem_bytes = 0;
-    char *pack_key;
     struct error err = {0};
 
     sections_resolve(json_object_get(message->body, "sections"), &sections, &problems);
@@ -170,7 +208,7 @@ void plan_answer(struct connection *connection, const struct message *message)
             check_federation(sections, &shape, problems);
             if (model_new(json_object_get(sections, "model"), &shape, &model, &err))
                 add_error(problems, "model", &err);
-            else if (backend_for(&options, problems)->compile(NULL, model, &options, NULL, &mem_bytes, &err))
+            else if (backend_for(planner, &options, problems)->compile(NULL, model, &options, NULL, &mem_bytes, &err))
                 add_error(problems, "model", &err);
         }
     }
@@ -186,9 +224,11 @@ void plan_answer(struct connection *connection, const struct message *message)
     if (json_array_size(problems)) {
         json_object_set(answer, "errors", problems);
     } else {
+        char *pack_key = session_pack_key(sections, data_seed, model);
+        size_t trials = trials_per_slot(planner, slot_type, sections, &shape, model, &options);
         json_object_set_new(answer, "mem_bytes", json_integer((json_int_t)mem_bytes));
-        pack_key = session_pack_key(sections, data_seed, model);
         json_object_set_new(answer, "pack_key", json_string(pack_key ? pack_key : ""));
+        json_object_set_new(answer, "trials_per_slot", json_integer((json_int_t)trials));
         free(pack_key);
     }
     connection_send(connection, answer);

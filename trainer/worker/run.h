@@ -10,8 +10,17 @@
  * packed: federation/pack.h). message: an assign or evaluate; takes ownership. */
 void run_start(struct connection *connection, struct session *session, struct message *message);
 
+/* What answers to plan share: the GPU, once one was asked about. All zeros to begin with. */
+struct planner {
+    bool asked;
+    struct backend *gpu; /* NULL: there is none, or nobody has asked yet */
+    struct error why;    /* there is none */
+};
+
 /* Answers one plan message. */
-void plan_answer(struct connection *connection, const struct message *message);
+void plan_answer(struct planner *planner, struct connection *connection, const struct message *message);
+/* Gives the GPU back. */
+void planner_done(struct planner *planner);
 
 /* sections (references replaced) checked against the tables and resolved; problems as [{path, text}] into *ret_problems
  * (empty when all is well, and only then *ret_sections). New references. */

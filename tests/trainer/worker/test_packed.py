@@ -211,7 +211,9 @@ def pack_keys_are_equal_where_trials_train_in_one_call(worker):
     for trial in range(1, 7):
         worker.say(op="plan", id=trial, hyperparameters={}, sections=varied(trial), slots=1, cache_dir=worker.folder,
                    data_seed=7)
-        keys.append(worker.hear()["pack_key"])
+        answer = worker.hear()
+        check(answer["trials_per_slot"] == 1, answer)
+        keys.append(answer["pack_key"])
     check(keys[0] and keys[:4] == 4 * keys[:1], keys)
     check(len(set(keys)) == 3, keys)
 

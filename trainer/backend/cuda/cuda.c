@@ -119,6 +119,7 @@ const struct backend_ops BACKEND_CUDA = {
     .info = cuda_info,
     .load_dataset = cuda_load_dataset,
     .compile = cuda_compile,
+    .fit = cuda_fit,
     .release_plan = cuda_plan_free,
     .trim = cuda_trim,
     .train = cuda_train,

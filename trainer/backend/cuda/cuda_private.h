@@ -129,6 +129,8 @@ struct plan {
 int cuda_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options,
                   struct plan **ret, struct error *err);
 void cuda_plan_free(struct plan *plan);
+int cuda_fit(struct backend *backend, const struct model *model, const struct plan_options *options,
+             const struct dataset *dataset, size_t replicas, size_t *ret_trials, struct error *err);
 bool cuda_trim(struct backend *backend, const struct plan *but);
 /* Bytes on the device: of what all lanes share, and of a lane (with its optimizer's state and its own start). */
 int cuda_plan_bytes(const struct model *model, size_t batch, enum precision precision, const struct dataset *dataset,

@@ -113,6 +113,65 @@ static void what_is_planned_is_what_is_taken(void **state)
     must_close(&b);
 }
 
+/* As many trials as are said to fit train at once. */
+static void as_many_trials_fit_as_is_said(void **state)
+{
+    enum { COHORT = 3 };
+    struct bed b;
+    struct error err = {0};
+    struct plan_options options = {8, PRECISION_FP32_STRICT};
+    size_t whole = fake.capacity, shared, lane, trials, one;
+    struct training t[64] = {0};
+    struct replica r[64][8];
+    uint32_t samples[SAMPLES];
+
+    (void)state;
+    fake.capacity = CONTEXT_BYTES / 9 * 10 + ((size_t)12 << 20);
+    must_open(&b, RESIDUAL);
+    cuda_plan_bytes(b.model, 8, PRECISION_FP32_STRICT, &b.data, &shared, &lane, &err);
+    one = COHORT * lane + 12 * b.model->weights_n;
+    assert_int_equal(BACKEND_CUDA.fit(b.gpu, b.model, &options, &b.data, COHORT, &trials, &err), 0);
+    assert_int_equal(trials, (fake.capacity / 10 * 9 - shared) / one);
+    assert_true(trials > 4 && trials < 64);
+    assert_int_equal(BACKEND_CUDA.fit(b.gpu, b.model, &options, &b.data, 100000, &one, &err), 0);
+    assert_int_equal(one, 1);
+    fake.capacity -= CONTEXT_BYTES / 9 * 10; /* which a driver takes, with its tenth, and this one does not */
+    for (uint32_t i = 0; i < SAMPLES; i++)
+        samples[i] = i;
+    for (size_t k = 0; k < trials; k++) {
+        make(r[k], COHORT, NULL, samples);
+        t[k] = (struct training){.replicas = r[k], .n = COHORT, .reduction = {.type = REDUCE_MODEL, .rate = 1}};
+        assert_int_equal(BACKEND_CUDA.put_model(b.gpu_plan, &t[k].reduction.model, b.weights, &err), 0);
+    }
+    assert_int_equal(BACKEND_CUDA.train(b.gpu_plan, t, trials, &err), 0);
+    assert_true(b.gpu_plan->training->n >= trials * COHORT);
+    fake.capacity = whole;
+    must_close(&b);
+}
+
+static void what_is_trimmed_is_made_again(void **state)
+{
+    struct bed b;
+    struct error err = {0};
+    double *sum, *expected;
+    size_t used;
+
+    (void)state;
+    must_open(&b, RESIDUAL);
+    sum = calloc(b.model->weights_n, sizeof *sum);
+    expected = calloc(b.model->weights_n, sizeof *expected);
+    used = fake.used;
+    assert_int_equal(round_of(&b, 3, expected, NULL, &err), 0);
+    assert_false(BACKEND_CUDA.trim(b.gpu, b.gpu_plan));
+    assert_true(fake.used > used && BACKEND_CUDA.trim(b.gpu, NULL));
+    assert_int_equal(fake.used, used);
+    assert_int_equal(round_of(&b, 3, sum, NULL, &err), 0);
+    assert_memory_equal(sum, expected, b.model->weights_n * sizeof *sum);
+    free(sum);
+    free(expected);
+    must_close(&b);
+}
+
 static void a_set_up_trial_allocates_nothing(void **state)
 {
     struct bed b;
@@ -365,6 +424,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(buffers_that_live_at_once_stand_apart),
         cmocka_unit_test(what_is_planned_is_what_is_taken),
+        cmocka_unit_test(as_many_trials_fit_as_is_said),
+        cmocka_unit_test(what_is_trimmed_is_made_again),
         cmocka_unit_test(a_set_up_trial_allocates_nothing),
         cmocka_unit_test(turns_leave_the_bits_as_they_are),
         cmocka_unit_test(what_does_not_fit_is_refused_in_one_line),
