@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Nothing is lost: orchestrator and workers are killed with -9, at named failpoints and at random moments, in three settings.
+"""Nothing is lost: orchestrator and workers are killed with -9, at named failpoints and at random moments, in four settings.
 
 After each disturbed experiment: every report and checkpoint that a worker saw acknowledged is in the store; every value that any run
-reported equals, bit for bit, that of an undisturbed experiment at the same trial and unit; the best trial is the same where
+reported equals, bit for bit, that of an undisturbed experiment (for packed trials: of one with a slot for each) at the same trial and unit; the best trial is the same where
 that is promised (grid, order: logical); every restart replayed the journal (or the orchestrator would have said so); no file of
 a kept checkpoint is missing; no process is left. At least half of the random kills fall inside a round.
 
@@ -35,7 +35,7 @@ model: {layers: [{conv2d: {filters: 8, kernel: 3, padding: same, activation: rel
 training: {learning_rate: $lr, momentum: 0.9, batch_size: 10}
 federation: {clients: 6, clients_per_round: 3, local_epochs: 48, partition: {scheme: dirichlet, alpha: 1.0}}
 """
-SETTINGS = {
+SETTINGS = {  # (rest of the file, whether the best trial is promised)
     "grid": ("""
 hyperparameters: {lr: {type: log, base: 10, minval: -3, maxval: -1, count: 6}}
 searcher: {name: grid, metric: validation_accuracy, max_concurrent_trials: 4, time_metric: rounds, max_time: 12}
@@ -50,7 +50,13 @@ hyperparameters: {lr: {type: log, base: 10, minval: -4, maxval: 0}}
 searcher: {name: adaptive_asha, metric: validation_accuracy, max_trials: 12, max_concurrent_trials: 4,
            time_metric: rounds, max_time: 16, divisor: 4, max_rungs: 3}
 """, False),
+    "grid_packed": ("""
+resources: {trials_per_slot: 3, max_slots: 2}
+hyperparameters: {lr: {type: log, base: 10, minval: -3, maxval: -1, count: 6}}
+searcher: {name: grid, metric: validation_accuracy, max_concurrent_trials: 6, time_metric: rounds, max_time: 12}
+""", True),
 }
+REFERENCE = {"grid_packed": "grid"}  # whose undisturbed experiment has the values, where not the setting's own
 FAILPOINTS = ["before_commit:20", "after_commit_before_effects:15", "after_assign:3", "during_create", "before_delete:2",
               "after_delete:2", "in_journal:4", "worker_mid_round:3000", "worker_before_checkpoint:3",
               "worker_after_checkpoint:3"]
@@ -151,20 +157,20 @@ def acknowledged_but_missing(home):
 
 
 def is_inside_a_round(path):
-    """By the end of a worker's protocol log: it has a run, and was not waiting for a verdict."""
-    until, unit, active = 0, 0, False
+    """By the end of a worker's protocol log: it has a run that was not waiting for a verdict."""
+    until, unit = {}, {}
     for message in messages(path):
-        op = message["op"]
+        op, run = message["op"], message.get("run")
         if op == "assign":
-            active, until = True, message["train_until"]
-            unit = (message.get("resume") or {"units": {"rounds": 0}})["units"]["rounds"]
+            until[run] = message["train_until"]
+            unit[run] = (message.get("resume") or {"units": {"rounds": 0}})["units"]["rounds"]
         elif op == "train_until":
-            until = message["unit"]
+            until[run] = message["unit"]
         elif op == "report":
-            unit = message["units"]["rounds"]
+            unit[run] = message["units"]["rounds"]
         elif op in ("done", "failed", "release"):
-            active = False
-    return active and unit < until
+            until.pop(run, None)
+    return any(unit[run] < until[run] for run in until)
 
 
 def kill(pid):
@@ -313,7 +319,7 @@ def main():
     for setting in SETTINGS:
         tests.append((f"{setting}_survives_random_kills", setting, random_kills, ()))
     for number, failpoint in enumerate(FAILPOINTS):
-        setting = list(SETTINGS)[number % 3]
+        setting = list(SETTINGS)[number % len(SETTINGS)]
         tests.append((f"{setting}_survives_a_kill_at_{failpoint.split(':')[0]}", setting, failpoint_kills, (failpoint,)))
     wanted = sys.argv[1:]
     tests = [test for test in tests if not wanted or any(word in test[0] for word in wanted)]
@@ -323,10 +329,11 @@ def main():
         references = {}
         for number, (name, setting, test, arguments) in enumerate(tests, 1):
             try:
-                if setting not in references:
-                    os.makedirs(os.path.join(folder, setting))
-                    references[setting] = undisturbed(os.path.join(folder, setting), setting)
-                problems = test(os.path.join(folder, setting), setting, references[setting], *arguments)
+                os.makedirs(os.path.join(folder, setting), exist_ok=True)
+                model = REFERENCE.get(setting, setting)
+                if model not in references:
+                    references[model] = undisturbed(os.path.join(folder, model), model)
+                problems = test(os.path.join(folder, setting), setting, references[model], *arguments)
             except (AssertionError, OSError, ValueError, KeyError, sqlite3.Error, subprocess.SubprocessError) as why:
                 problems = str(why).splitlines() or [repr(why)]
             for problem in problems:

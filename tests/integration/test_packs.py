@@ -310,4 +310,48 @@ def a_program_that_turns_out_to_carry_one_run_gets_one_a_slot_and_is_named_once(
     assert home.log().count('lacks the capability "pack"') == 1, home.log()
 
 
+# --- the built-in trainer
+
+BUILT_IN = """
+name: packed
+reproducibility: {experiment_seed: 5}
+hyperparameters: {lr: {type: log, base: 10, minval: -4, maxval: 0}, drop: {type: categorical, vals: [0, 0.2]}}
+searcher: {name: adaptive_asha, metric: validation_accuracy, max_trials: 9, max_concurrent_trials: 6, order: logical,
+           time_metric: rounds, max_time: 8, divisor: 2, max_rungs: 3}
+data: {source: synthetic, synthetic: {samples: 600, test_samples: 100, classes: 4, channels: 1, size: 16}}
+model: {layers: [{conv2d: {filters: 4, kernel: 3, padding: same, activation: relu}}, {max_pool2d: 2}, flatten,
+                 {dropout: $drop}, {dense: {units: classes}}]}
+training: {learning_rate: $lr, momentum: 0.9, batch_size: 10}
+federation: {clients: 4, clients_per_round: 3, local_epochs: 8, partition: {scheme: dirichlet, alpha: 1.0}}
+"""
+
+
+@test
+def a_real_search_gives_the_same_packed_or_not(home):
+    home.env["FLEXP_CORES"] = "1"
+    path = home.file("packed.yaml")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(BUILT_IN)
+    ended = []
+    for experiment, packed in ((1, 4), (2, 1)):
+        home.flexp("create", path, "--config", f"resources.trials_per_slot={packed}")
+        ended.append(home.wait_end(experiment))
+    together = home.sql("SELECT max(n) FROM (SELECT count(*) AS n FROM runs a JOIN runs b ON a.experiment = b.experiment"
+                        " AND b.started_us <= a.started_us AND a.started_us < b.ended_us WHERE a.experiment = 1 GROUP BY a.id)")
+    assert together == [(4,)], together
+    for key in ("best_trial_id", "best_validation_metrics", "test_metrics", "trials"):
+        assert ended[0][key] == ended[1][key], (key, ended[0][key], ended[1][key])
+    for view, columns in (("v_metrics", "trial, unit, name, value, status"),
+                          ("v_client_metrics", "trial, unit, client, name, value, status")):
+        rows = [home.sql(f"SELECT {columns} FROM {view} WHERE experiment = ? AND name NOT LIKE '%seconds%' ORDER BY {columns}",
+                         experiment) for experiment in (1, 2)]
+        assert rows[0] == rows[1] and len(rows[0]) > 500, (view, sorted(set(map(repr, rows[0])) ^ set(map(repr, rows[1])))[:4])
+    for trial, in home.sql("SELECT DISTINCT trial FROM v_runs WHERE experiment = 1"):
+        models = []
+        for experiment in (1, 2):
+            with open(os.path.join(home.path, f"experiments/{experiment}/trials/{trial}/model.safetensors"), "rb") as file:
+                models.append(file.read())
+        assert models[0] == models[1], trial
+
+
 sys.exit(run_tests())
