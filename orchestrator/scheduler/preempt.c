@@ -77,7 +77,7 @@ static bool is_entitled(const struct contender *waiting, const struct contender 
     return waiting->experiment->id < holder->experiment->id;
 }
 
-void drain_for(struct decide *d, enum slot_kind kind, struct outlook *outlook, const struct contender *contender, bool alone,
+bool drain_for(struct decide *d, enum slot_kind kind, struct outlook *outlook, const struct contender *contender, bool alone,
                int64_t slots, int64_t free_n)
 {
     outlook->owed += slots;
@@ -93,12 +93,13 @@ void drain_for(struct decide *d, enum slot_kind kind, struct outlook *outlook, c
                 best = one;
         }
         if (!best)
-            return;
+            return false;
         best->contender->room -= holding_room(best);
         best->contender->held--;
         best->closed = true;
         outlook->coming++;
     }
+    return true;
 }
 
 bool preempt_for(struct decide *d, struct outlook *outlook, const struct contender *contender, int64_t slots, int64_t free_n)

@@ -252,7 +252,8 @@ static int serve(struct decide *d, struct kind_state *k, struct contender *top, 
         *ret = FIT_PASSED;
         return 0;
     } else {
-        drain_for(d, k->kind, &k->outlook, top, wanted->alone, wanted->slots, k->free_n);
+        if (drain_for(d, k->kind, &k->outlook, top, wanted->alone, wanted->slots, k->free_n))
+            *ret = FIT_COMING;
         k->blocked = true;
     }
     k->waiting = true;
@@ -282,7 +283,7 @@ static int take_turn(struct decide *d, struct kind_state *k, bool *ret_over)
         rc = serve(d, k, top, wanted, &fit);
         top->held += wanted->slots;
     }
-    if (fit != FIT_PASSED && ++top->next < top->wanted_n)
+    if (fit != FIT_PASSED && (fit != FIT_BLOCKS || top->room) && ++top->next < top->wanted_n)
         heap_push(d, top);
     return rc;
 }

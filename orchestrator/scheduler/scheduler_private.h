@@ -59,8 +59,8 @@ int outlook_init(struct decide *d, enum slot_kind kind, struct outlook *ret);
 bool preempt_for(struct decide *d, struct outlook *outlook, const struct contender *contender, int64_t slots, int64_t free_n);
 
 /* One more trial waits and nobody can be made to go: the emptiest packs of those that it goes before are not filled up any
- * more, as many as it lacks slots. alone: of its own experiment, too. */
-void drain_for(struct decide *d, enum slot_kind kind, struct outlook *outlook, const struct contender *contender, bool alone,
+ * more, as many as it lacks slots; false where there are not as many. alone: of its own experiment, too. */
+bool drain_for(struct decide *d, enum slot_kind kind, struct outlook *outlook, const struct contender *contender, bool alone,
                int64_t slots, int64_t free_n);
 
 #endif

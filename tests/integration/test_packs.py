@@ -327,6 +327,16 @@ federation: {clients: 4, clients_per_round: 3, local_epochs: 8, partition: {sche
 
 
 @test
+def the_built_in_trainer_packs_by_number_and_auto_is_one_on_cores(home):
+    path = home.file("packed.yaml")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(BUILT_IN)
+    for given, expected in (("auto", 1), (3, 3)):
+        done = home.flexp("validate", "--json", path, "--config", f"resources.trials_per_slot={given}")
+        assert json.loads(done.stdout)["trials_per_slot"] == expected, done.stdout
+
+
+@test
 def a_real_search_gives_the_same_packed_or_not(home):
     home.env["FLEXP_CORES"] = "1"
     path = home.file("packed.yaml")
