@@ -19,11 +19,11 @@ VARIANT_FLAGS := $(FLAGS_$(VARIANT))
 # Floating point: no fast-math and no contraction, so that one build gives one curve and a diverged run is seen to diverge.
 CFLAGS_ALL := -std=c17 -D_GNU_SOURCE -I. -Wall -Wextra -Wshadow -Wstrict-prototypes -Wconversion -Wno-format-truncation \
   -ffp-contract=off -fno-math-errno $(if $(WERROR),-Werror) -MMD -MP -pthread $(VARIANT_FLAGS) $(CFLAGS)
-LIBS_common := -ljansson -lxxhash -lm
-LIBS_orchestrator := -lyaml -lsqlite3 -luv -lhwloc -lmd -ldl
+LIBS_common := -ljansson -lxxhash -lhwloc -lm
+LIBS_orchestrator := -lyaml -lsqlite3 -luv -lmd -ldl
 # The trainer's loops are written to be vectorised.
 EXTRA_trainer := -O3
-LIBS_trainer := -ldnnl -lgomp -larchive -ljpeg -lpng -lz -lhwloc -ldl
+LIBS_trainer := -ldnnl -lgomp -larchive -ljpeg -lpng -lz -ldl
 
 rwildcard = $(foreach d,$(wildcard $1*),$(call rwildcard,$d/,$2) $(filter $(subst *,%,$2),$d))
 src = $(sort $(call rwildcard,$1/,*.c))

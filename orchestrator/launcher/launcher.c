@@ -82,7 +82,7 @@ static void show(struct launcher *launcher, size_t i)
     launcher->infos[i] = launcher->slots[i].info;
 }
 
-static int make_slots(struct launcher *launcher, const int *cores, size_t cores_n, const struct gpu_info *gpus, size_t gpus_n)
+static int make_slots(struct launcher *launcher, const struct core *cores, size_t cores_n, const struct gpu_info *gpus, size_t gpus_n)
 {
     size_t n = pretended_cores() ? pretended_cores() : cores_n;
 
@@ -94,7 +94,7 @@ static int make_slots(struct launcher *launcher, const int *cores, size_t cores_
     launcher->gpus_n = gpus_n;
     for (size_t i = 0; i < gpus_n; i++) {
         struct slot *slot = &launcher->slots[n + i];
-        slot->cpu = cores[i * cores_n / gpus_n];
+        slot->cpu = cores[i * cores_n / gpus_n].cpu;
         slot->lease = -1;
         slot->info.kind = SLOT_KIND_CUDA;
         slot->info.index = gpus[i].index;
@@ -104,7 +104,9 @@ static int make_slots(struct launcher *launcher, const int *cores, size_t cores_
     }
     for (size_t i = 0; i < n; i++) {
         struct slot *slot = &launcher->slots[i];
-        slot->cpu = cores[i % cores_n];
+        slot->cpu = cores[i % cores_n].cpu;
+        slot->info.cache = cores[i % cores_n].place.cache;
+        slot->info.node = cores[i % cores_n].place.node;
         slot->lease = -1;
         slot->info.kind = SLOT_KIND_CPU;
         slot->info.index = pretended_cores() ? (int)i : slot->cpu;
@@ -133,7 +135,7 @@ int launcher_new(uv_loop_t *loop, const char *home, const char *slots, const str
     struct launcher *launcher = calloc(1, sizeof *launcher);
     struct gpu_info *gpus = NULL;
     char reason[256];
-    int *cores = NULL;
+    struct core *cores = NULL;
     size_t cores_n = 0, gpus_n = 0;
     int rc;
 

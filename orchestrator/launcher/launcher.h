@@ -32,6 +32,7 @@ struct slot_info {
     char uuid[80];    /* of a GPU; "" of a core */
     char holder[96];  /* when it could not be leased: who holds it (pid and home); "" when it is ours */
     bool ours;        /* leased by this launcher */
+    unsigned cache, node; /* of a core: which third-level cache and NUMA node it has (topology.h) */
 };
 
 struct launcher_events {

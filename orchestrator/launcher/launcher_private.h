@@ -6,6 +6,7 @@
 #define FLEXP_ORCHESTRATOR_LAUNCHER_PRIVATE_H
 
 #include "common/lines.h"
+#include "common/topology.h"
 #include "orchestrator/launcher/launcher.h"
 
 #include <sys/types.h>
@@ -51,8 +52,12 @@ struct launcher {
 void launcher_worker_gone(struct launcher *launcher);
 
 /* --- slots.c --- */
+struct core {
+    int cpu;
+    struct cpu_place place;
+};
 /* The cores this process may use: one thread of every core first, neighbours together. The caller frees. */
-int cores_find(int **ret, size_t *ret_n, struct error *err);
+int cores_find(struct core **ret, size_t *ret_n, struct error *err);
 /* The control group's cpu quota in whole cores, at least 1; 0 when there is none. */
 size_t cores_quota(void);
 

@@ -4,25 +4,18 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/launcher/launcher_private.h"
 
-#include <hwloc.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct core {
-    int cpu;
-    unsigned thread;  /* which thread of its core */
-    unsigned logical; /* hwloc's order */
-};
-
 static int compare_cores(const void *left, const void *right)
 {
     const struct core *a = left, *b = right;
 
-    if (a->thread != b->thread)
-        return a->thread < b->thread ? -1 : 1;
-    return a->logical < b->logical ? -1 : a->logical > b->logical;
+    if (a->place.thread != b->place.thread)
+        return a->place.thread < b->place.thread ? -1 : 1;
+    return a->place.order < b->place.order ? -1 : a->place.order > b->place.order;
 }
 
 /* Cores by affinity alone, in the order of their numbers. */
@@ -40,10 +33,8 @@ static int find_allowed(struct core **ret, size_t *ret_n)
         }
         list = calloc((size_t)CPU_COUNT_S(size, set) + 1, sizeof *list);
         for (int cpu = 0; list && cpu < room; cpu++)
-            if (CPU_ISSET_S((size_t)cpu, size, set)) {
-                list[n] = (struct core){.cpu = cpu, .thread = 0, .logical = (unsigned)n};
-                n++;
-            }
+            if (CPU_ISSET_S((size_t)cpu, size, set))
+                list[n++] = (struct core){.cpu = cpu};
         CPU_FREE(set);
         if (!list)
             return -ENOMEM;
@@ -54,54 +45,18 @@ static int find_allowed(struct core **ret, size_t *ret_n)
     return -EINVAL;
 }
 
-/* What hwloc knows of each; without it the order stays that of the numbers. */
-static void add_topology(struct core *list, size_t n)
+int cores_find(struct core **ret, size_t *ret_n, struct error *err)
 {
-    hwloc_topology_t topology;
-    bool *core_seen;
-    int core_n;
-
-    if (hwloc_topology_init(&topology))
-        return;
-    if (hwloc_topology_load(topology))
-        goto out;
-    core_n = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
-    core_seen = calloc((size_t)(core_n > 0 ? core_n : 1), sizeof *core_seen);
-    for (hwloc_obj_t unit = NULL;
-         core_seen && (unit = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_PU, unit)) != NULL;) {
-        hwloc_obj_t core = hwloc_get_ancestor_obj_by_type(topology, HWLOC_OBJ_CORE, unit);
-        for (size_t i = 0; i < n; i++)
-            if ((unsigned)list[i].cpu == unit->os_index) {
-                list[i].logical = unit->logical_index;
-                if (core && core_seen[core->logical_index])
-                    list[i].thread = 1;
-                else if (core)
-                    core_seen[core->logical_index] = true;
-            }
-    }
-    free(core_seen);
-out:
-    hwloc_topology_destroy(topology);
-}
-
-int cores_find(int **ret, size_t *ret_n, struct error *err)
-{
-    struct core *list;
-    size_t n;
-    int *cores, rc = find_allowed(&list, &n);
+    struct topology *topology;
+    int rc = find_allowed(ret, ret_n);
 
     if (rc)
         return fail(err, rc, "the cores of this machine cannot be listed: %s", strerror(-rc));
-    add_topology(list, n);
-    qsort(list, n, sizeof *list, compare_cores);
-    cores = calloc(n + 1, sizeof *cores);
-    for (size_t i = 0; cores && i < n; i++)
-        cores[i] = list[i].cpu;
-    free(list);
-    if (!cores)
-        return fail(err, -ENOMEM, "out of memory");
-    *ret = cores;
-    *ret_n = n;
+    topology = topology_new();
+    for (size_t i = 0; i < *ret_n; i++)
+        topology_place(topology, (*ret)[i].cpu, &(*ret)[i].place);
+    topology_free(topology);
+    qsort(*ret, *ret_n, sizeof **ret, compare_cores);
     return 0;
 }
 

@@ -2,7 +2,8 @@
  *
  * Kinds of slots are decided apart. Within a kind the experiments that want something stand in a heap by (priority, share,
  * last start, id), share being slots held (with those given in this round) per weight; the first trial of the top one is served, and
- * the experiment goes back into the heap with its new share. So n trials cost O(n log n); a start scans the slots once.
+ * the experiment goes back into the heap with its new share. So n trials cost O(n log n); a start scans the slots,
+ * of several slots once for each group of neighbours.
  *
  * After the first trial that does not fit nothing starts but in packs that have room: every slot that is free or comes free is a step towards it, and
  * whoever took one, even with equal priority, could take the next one too and starve it. One exception: a trial that would
@@ -124,20 +125,53 @@ static void add_start(struct decide *d, const struct sched_wanted *wanted)
         d->decision->slot_indexes[d->indexes_n++] = NOT_PLACED;
 }
 
-/* The first row of n free slots next to each other, or where there is none the n lowest. n are free. */
+/* How near slots are that a trial shares. */
+enum nearness { NEAR_CACHE, NEAR_NODE, NEAR_ANY };
+
+static bool is_near(const struct decide *d, enum nearness nearness, size_t a, size_t b)
+{
+    const struct sched_slot *x = &d->slots[a], *y = &d->slots[b];
+
+    return nearness == NEAR_ANY || (nearness == NEAR_CACHE ? x->cache == y->cache && x->node == y->node : x->node == y->node);
+}
+
+/* A slot of the group that has the fewest free slots, n at least; slots_n: there is no such group. */
+static size_t find_group(const struct decide *d, enum slot_kind kind, enum nearness nearness, size_t n)
+{
+    size_t best = d->slots_n, fewest = SIZE_MAX;
+
+    for (size_t i = 0; i < d->slots_n; i++) {
+        size_t members = 0;
+        bool seen = !is_free(d, kind, i);
+        for (size_t k = 0; k < i && !seen; k++)
+            seen = is_free(d, kind, k) && is_near(d, nearness, k, i);
+        for (size_t k = i; k < d->slots_n && !seen; k++)
+            members += is_free(d, kind, k) && is_near(d, nearness, k, i);
+        if (members >= n && members < fewest) {
+            best = i;
+            fewest = members;
+        }
+    }
+    return best;
+}
+
+/* Of the nearest group that has n free slots (there is one): the first row of n next to each other, or the n lowest. */
 static void give(struct decide *d, enum slot_kind kind, const struct sched_wanted *wanted)
 {
-    size_t n = (size_t)wanted->slots, first = 0, row = 0, given = d->indexes_n;
+    size_t n = (size_t)wanted->slots, first = 0, row = 0, given = d->indexes_n, in = d->slots_n;
+    enum nearness nearness = n > 1 ? NEAR_CACHE : NEAR_ANY;
     bool whole = false;
 
+    while (nearness < NEAR_ANY && (in = find_group(d, kind, nearness, n)) == d->slots_n)
+        nearness++;
     for (size_t i = 0; i < d->slots_n && !whole; i++) {
-        row = is_free(d, kind, i) ? row + 1 : 0;
+        row = is_free(d, kind, i) && is_near(d, nearness, i, in) ? row + 1 : 0;
         whole = row == n;
         first = whole ? i + 1 - n : 0;
     }
     add_start(d, wanted);
     for (size_t i = first; given < d->indexes_n; i++)
-        if (is_free(d, kind, i)) {
+        if (is_free(d, kind, i) && is_near(d, nearness, i, in)) {
             d->taken[i] = true;
             d->decision->slot_indexes[given++] = i;
         }

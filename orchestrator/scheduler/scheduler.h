@@ -12,7 +12,10 @@
  * are never slower than one of four and an empty slot. Whoever starts goes to the emptiest slot of its experiment.
  * To go on filling a slot an experiment must be entitled to it as if it were given anew: it stands in the order with one
  * slot less than it holds. So packs are filled again and again, and when it is another's turn for a slot the emptiest one
- * drains. A trial that is to run alone shares with none; for it, too, a pack of its experiment drains. Nobody joins a slot all of whose runs are ending. A pack is preempted as a whole.
+ * drains. A trial that is to run alone shares with none; for it, too, a pack of its experiment drains. Nobody joins a slot
+ * all of whose runs are ending. A pack is preempted as a whole.
+ * A trial of several slots gets ones that share a cache where there are, else ones of one node: where the fewest that will
+ * do are free. Next to each other among these, if can be.
  * Units: slots. Source of the fair share rule: Determined AI's fair-share scheduler, max-min over weights.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_SCHEDULER_H
@@ -27,6 +30,7 @@ enum slot_kind { SLOT_KIND_CPU, SLOT_KIND_CUDA };
 struct sched_slot {
     enum slot_kind kind;
     bool leased; /* one that is not is neither given nor counted */
+    unsigned cache, node; /* slots of equal numbers share a cache, and the memory of a NUMA node */
 };
 
 struct sched_experiment {

@@ -38,7 +38,7 @@ static int show_slots(const struct server *server, struct table *table)
     if (!table->slots)
         return -ENOMEM;
     for (size_t i = 0; i < n; i++)
-        table->slots[table->slots_n++] = (struct sched_slot){slots[i].kind, slots[i].ours};
+        table->slots[table->slots_n++] = (struct sched_slot){slots[i].kind, slots[i].ours, slots[i].cache, slots[i].node};
     return 0;
 }
 

@@ -1,5 +1,6 @@
 /* scheduler_test.h - tables for the scheduler's tests, as text.
- * A row is text: slots "cccg" (c: free cpu, g: free cuda, digit n: held by run n on cpu, A.. : held by run 1.. on cuda);
+ * A row is text: slots "cccg" (c: free cpu, g: free cuda, digit n: held by run n on cpu, A.. : held by run 1.. on cuda; |:
+ * another cache from here on, /: another node);
  * experiments "id:priority:weight:max_slots[:g[:last_start[:trials_per_slot]]]", wanted "experiment/trial:slots[a]" (a: alone), runs
  * "run:experiment:started[:ea][@slot]" (e: ending, a: alone; slot: one that it shares with the run of that slot's digit, or
  * with others written so, the slot being x or X); the decision as text "experiment/trial@slot,slot ... -run -run".
@@ -33,10 +34,18 @@ struct table {
 
 static inline void read_slots(const char *text, struct table *t)
 {
+    unsigned cache = 0, node = 0;
+
     for (; *text; text++) {
-        struct sched_slot *slot = &t->slots[t->slots_n++];
+        struct sched_slot *slot;
+        if (*text == '|' || *text == '/') {
+            cache++;
+            node += *text == '/';
+            continue;
+        }
+        slot = &t->slots[t->slots_n++];
         bool cuda = *text == 'g' || (*text >= 'A' && *text <= 'Z');
-        *slot = (struct sched_slot){cuda ? SLOT_KIND_CUDA : SLOT_KIND_CPU, *text != '-'};
+        *slot = (struct sched_slot){cuda ? SLOT_KIND_CUDA : SLOT_KIND_CPU, *text != '-', cache, node};
         t->on[t->slots_n - 1] = *text >= '0' && *text <= '9' ? *text - '0' : *text >= 'A' && *text < 'X' ? *text - 'A' + 1 : 0;
     }
 }

@@ -148,7 +148,8 @@ static void draw_table(struct table *t)
                                                       .last_start = (int64_t)draw(3)};
     t->slots_n = draw(20);
     for (size_t i = 0; i < t->slots_n; i++)
-        t->slots[i] = (struct sched_slot){draw(2) ? SLOT_KIND_CPU : SLOT_KIND_CUDA, draw(8) > 0};
+        t->slots[i] = (struct sched_slot){.kind = draw(2) ? SLOT_KIND_CPU : SLOT_KIND_CUDA, .leased = draw(8) > 0,
+                                            .cache = (unsigned)i / 3, .node = (unsigned)i / 6};
     draw_runs(t, draw(6));
     t->wanted_n = draw(30);
     for (size_t i = 0; i < t->wanted_n; i++) {

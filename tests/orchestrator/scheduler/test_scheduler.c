@@ -27,6 +27,22 @@ static void a_trial_gets_slots_next_to_each_other_where_there_are(void **state)
     CHECK(ROWS);
 }
 
+static void a_trial_gets_slots_that_share_a_cache_or_a_node(void **state)
+{
+    static const struct row ROWS[] = {
+        {"ccc|ccc", "1:42:1:0", "1/1:2 1/2:2 1/3:2", "", "1/1@0,1 1/2@3,4 1/3@2,5"}, /* at last, neither will do */
+        {"1cc|cccc", "1:42:1:0", "1/2:2 1/3:4", "1:1:1", "1/2@1,2 1/3@3,4,5,6"},
+        {"cccc|11cc", "1:42:1:0", "1/1:2", "1:1:1", "1/1@6,7"}, /* where the fewest that will do are free */
+        {"c1|c1/cc|cc", "1:42:1:0", "1/1:2 1/2:2 1/3:2", "1:1:1", "1/1@4,5 1/2@6,7 1/3@0,2"},
+        {"c1|cc|1c/cc|cc", "1:42:1:0", "1/1:3", "1:1:1", "1/1@0,2,3"}, /* one node has four, the other four: the first */
+        {"cc|cc", "1:42:1:0", "1/1:3", "", "1/1@0,1,2"},
+        {"cc/cc", "1:42:1:0", "1/1:3 ", "", "1/1@0,1,2"},
+        {"c1c|cc", "1:42:1:0", "1/1:1 1/2:2", "1:1:1", "1/1@0 1/2@3,4"}, /* one slot: the lowest */
+    };
+    (void)state;
+    CHECK(ROWS);
+}
+
 static void better_priority_goes_first_whatever_the_share(void **state)
 {
     static const struct row ROWS[] = {
@@ -236,6 +252,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gives_the_lowest_free_slots_in_the_order_wanted),
         cmocka_unit_test(a_trial_gets_slots_next_to_each_other_where_there_are),
+        cmocka_unit_test(a_trial_gets_slots_that_share_a_cache_or_a_node),
         cmocka_unit_test(better_priority_goes_first_whatever_the_share),
         cmocka_unit_test(within_a_priority_the_fewest_slots_per_weight_goes_first),
         cmocka_unit_test(a_trial_gets_all_its_slots_or_none),
