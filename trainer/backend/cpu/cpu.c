@@ -56,11 +56,14 @@ static int cpu_open(const struct backend_options *options, struct backend **ret,
     for (size_t i = 0; i < sizeof ISAS / sizeof ISAS[0]; i++)
         if (ISAS[i].isa == isa)
             snprintf(b->isa, sizeof b->isa, "%s", ISAS[i].name);
-    rc = crew_new(options->cores, options->cores_n, &b->crew, err);
+    b->topology = topology_new();
+    b->l2_bytes = topology_l2_bytes(b->topology, options->cores, options->cores_n);
+    rc = crew_new(options->cores, options->cores_n, b->topology, &b->crew, err);
     if (!rc && (status = dnnl_engine_create(&b->engine, dnnl_cpu, 0)) != dnnl_success)
         rc = dnnl_fail(err, status, "opening the CPU");
     if (rc) {
         crew_free(b->crew);
+        topology_free(b->topology);
         free(b);
         return rc;
     }
@@ -74,6 +77,7 @@ static void cpu_close(struct backend *b)
         return;
     crew_free(b->crew);
     dnnl_engine_destroy(b->engine);
+    topology_free(b->topology);
     free(b);
 }
 

@@ -23,6 +23,7 @@
 #define FLEXP_TRAINER_CPU_PRIVATE_H
 
 #include "common/rng.h"
+#include "common/topology.h"
 #include "trainer/backend/backend.h"
 #include "trainer/backend/cpu/native/native.h"
 
@@ -34,7 +35,10 @@
 
 struct crew;
 
-int crew_new(const int *cores, size_t n, struct crew **ret, struct error *err);
+/* Threads stand on these cores in the order of the topology, so that those of a team are neighbours. Where the cores are of
+ * several NUMA nodes, what a thread of the crew touches first is memory of its own node; what the caller does, from now until
+ * crew_free, is spread over all: weights and data that all read. topology: NULL, or outlives the crew. */
+int crew_new(const int *cores, size_t n, const struct topology *topology, struct crew **ret, struct error *err);
 void crew_free(struct crew *crew);
 size_t crew_size(const struct crew *crew);
 double clock_seconds(void); /* monotonic */
@@ -62,6 +66,7 @@ void team_dismiss(struct team *team);
 struct choose_rules {
     const struct native *native; /* NULL: oneDNN everywhere */
     size_t batch;
+    size_t l2_bytes;  /* of a core, for blocks on which no bits depend; 0: not known */
     bool strict;      /* no F(4x4) */
     const char *only; /* a convolution kernel's name: this one or oneDNN, for comparisons; NULL: by rule */
 };
@@ -161,6 +166,8 @@ int linear_backward(struct worker *w, const struct linear *linear, const struct 
 /* plan.c */
 
 struct backend {
+    struct topology *topology; /* NULL: not known */
+    size_t l2_bytes;
     struct crew *crew;
     dnnl_engine_t engine;
     const struct dataset *dataset;

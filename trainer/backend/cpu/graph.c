@@ -87,7 +87,7 @@ static void plan_conv(struct graph *g, size_t i)
     n->conv = (struct conv){.h = l->in.h, .w = l->in.w, .c = l->in.c, .k = l->out.c, .r = l->kernel_h, .s = l->kernel_w,
                             .stride = l->stride, .pad_top = l->pad_top, .pad_left = l->pad_left, .p = l->out.h,
                             .q = l->out.w, .groups = l->groups, .bias = l->bias, .relu = relu >= 0, .pool = pool >= 0,
-                            .need_dx = l->input >= 0, .batch = g->rows_max};
+                            .need_dx = l->input >= 0, .batch = g->rows_max, .l2_bytes = g->rules.l2_bytes};
     n->kernel = choose_conv(&g->rules, &n->conv);
     if (!n->kernel)
         return;

@@ -142,6 +142,7 @@ int plan_compile(struct backend *backend, const struct model *model, const struc
     p->dense_of = calloc(model->params_n + 1, sizeof *p->dense_of);
     if ((rc = choose_rules(backend->native, p->batch, options->precision, &rules, err)))
         goto out;
+    rules.l2_bytes = backend->l2_bytes;
     if (!p->working || !p->places || !p->workers || !p->scratch || !p->where || !p->dense_of ||
         graph_init(&p->graph, model, &rules, p->rows_max) || size_own(p)) {
         rc = fail(err, -ENOMEM, "out of memory for the model");

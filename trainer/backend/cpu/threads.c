@@ -25,12 +25,15 @@ double clock_seconds(void)
 struct member {
     struct crew *crew;
     size_t index;
+    int core; /* < 0: none */
     pthread_t thread;
 };
 
 struct crew {
     size_t n, started;
     struct member *members;
+    const struct topology *topology;
+    size_t nodes; /* of the cores */
     pthread_mutex_t lock;
     pthread_cond_t work, done;
     uint64_t turn; /* grows with each job */
@@ -47,6 +50,8 @@ static void *member_main(void *arg)
     uint64_t seen = 0;
 
     omp_set_num_threads(1);
+    if (crew->nodes > 1)
+        topology_local(crew->topology);
 #ifdef __SSE2__
     _mm_setcsr(_mm_getcsr() | 0x8040); /* flush to zero, denormals are zero */
 #endif
@@ -69,38 +74,75 @@ static void *member_main(void *arg)
     return NULL;
 }
 
-int crew_new(const int *cores, size_t n, struct crew **ret, struct error *err)
+struct seat {
+    int core;
+    struct cpu_place place;
+};
+
+/* As slots are numbered: one thread of every core first. */
+static int compare_seats(const void *left, const void *right)
+{
+    const struct cpu_place *a = &((const struct seat *)left)->place, *b = &((const struct seat *)right)->place;
+
+    if (a->thread != b->thread)
+        return a->thread < b->thread ? -1 : 1;
+    return a->order < b->order ? -1 : a->order > b->order;
+}
+
+static int take_seats(struct crew *crew, const int *cores)
+{
+    struct seat *seats = calloc(crew->n, sizeof *seats);
+
+    if (!seats)
+        return -ENOMEM;
+    for (size_t i = 0; i < crew->n; i++) {
+        seats[i].core = cores[i];
+        topology_place(crew->topology, cores[i], &seats[i].place);
+    }
+    qsort(seats, crew->n, sizeof *seats, compare_seats);
+    for (size_t i = 0; i < crew->n; i++)
+        crew->members[i] = (struct member){.crew = crew, .index = i, .core = seats[i].core};
+    free(seats);
+    return 0;
+}
+
+static int start_member(struct member *m, struct error *err)
+{
+    pthread_attr_t attr;
+    cpu_set_t set;
+    int rc;
+
+    pthread_attr_init(&attr);
+    if (m->core >= 0 && m->core < CPU_SETSIZE) {
+        CPU_ZERO(&set);
+        CPU_SET((size_t)m->core, &set);
+        pthread_attr_setaffinity_np(&attr, sizeof set, &set);
+    }
+    rc = -pthread_create(&m->thread, &attr, member_main, m);
+    pthread_attr_destroy(&attr);
+    return rc ? fail(err, rc, "cannot start a thread on core %d: %s", m->core, strerror(-rc)) : 0;
+}
+
+int crew_new(const int *cores, size_t n, const struct topology *topology, struct crew **ret, struct error *err)
 {
     struct crew *crew = calloc(1, sizeof *crew);
     int rc = 0;
 
-    if (!crew || !(crew->members = calloc(n, sizeof *crew->members))) {
+    if (crew)
+        *crew = (struct crew){.n = n, .topology = topology, .members = calloc(n, sizeof *crew->members)};
+    if (!crew || !crew->members || take_seats(crew, cores)) {
+        if (crew)
+            free(crew->members);
         free(crew);
         return fail(err, -ENOMEM, "out of memory for %zu threads", n);
     }
-    crew->n = n;
     pthread_mutex_init(&crew->lock, NULL);
     pthread_cond_init(&crew->work, NULL);
     pthread_cond_init(&crew->done, NULL);
-    for (size_t i = 0; i < n && !rc; i++) {
-        struct member *m = &crew->members[i];
-        pthread_attr_t attr;
-        cpu_set_t set;
-
-        *m = (struct member){.crew = crew, .index = i};
-        pthread_attr_init(&attr);
-        if (cores[i] >= 0 && cores[i] < CPU_SETSIZE) {
-            CPU_ZERO(&set);
-            CPU_SET((size_t)cores[i], &set);
-            pthread_attr_setaffinity_np(&attr, sizeof set, &set);
-        }
-        rc = -pthread_create(&m->thread, &attr, member_main, m);
-        pthread_attr_destroy(&attr);
-        if (rc)
-            fail(err, rc, "cannot start a thread on core %d: %s", cores[i], strerror(-rc));
-        else
+    crew->nodes = topology_interleave(topology, cores, n);
+    for (size_t i = 0; i < n && !rc; i++)
+        if (!(rc = start_member(&crew->members[i], err)))
             crew->started++;
-    }
     if (rc) {
         crew_free(crew);
         return rc;
@@ -119,6 +161,8 @@ void crew_free(struct crew *crew)
     pthread_mutex_unlock(&crew->lock);
     for (size_t i = 0; i < crew->started; i++)
         pthread_join(crew->members[i].thread, NULL);
+    if (crew->nodes > 1)
+        topology_local(crew->topology);
     pthread_cond_destroy(&crew->done);
     pthread_cond_destroy(&crew->work);
     pthread_mutex_destroy(&crew->lock);

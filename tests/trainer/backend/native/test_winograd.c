@@ -75,6 +75,31 @@ static void matches_the_definition(void **state)
             }
 }
 
+/* Blocks follow the cache, and sums do not follow blocks. */
+static void bits_do_not_depend_on_the_cache(void **state)
+{
+    static const size_t CACHES[] = {1 << 16, 1 << 18, 1 << 20, 1 << 24};
+
+    (void)state;
+    for (const struct native *const *native = native_all(); *native; native++)
+        for (size_t name = 0; name < COUNT(NAMES); name++)
+            for (size_t i = 0; i < COUNT(SHAPES); i++) {
+                struct conv c = conv_of(&SHAPES[i]);
+                struct conv_case usual, other;
+
+                case_new(&usual, kernel_of(*native, NAMES[name]), &c, SHAPES[i].n, 3);
+                case_run(&usual, usual.n, usual.n);
+                for (size_t k = 0; k < COUNT(CACHES); k++) {
+                    c.l2_bytes = CACHES[k];
+                    case_new(&other, kernel_of(*native, NAMES[name]), &c, SHAPES[i].n, 3);
+                    case_run(&other, other.n, other.n);
+                    case_same(&usual, &other);
+                    case_free(&other);
+                }
+                case_free(&usual);
+            }
+}
+
 /* Sums in float, one product after the other, as a direct kernel has them; without ReLU. */
 static void direct(const struct conv_case *k, float *y, float *dx, float *dw)
 {
@@ -303,6 +328,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matches_the_definition),
+        cmocka_unit_test(bits_do_not_depend_on_the_cache),
         cmocka_unit_test(a_step_is_that_of_the_gradient),
         cmocka_unit_test(errors_are_bounded_multiples_of_a_direct_sum),
         cmocka_unit_test(passes_on_what_is_no_number),

@@ -36,6 +36,7 @@ struct conv {
     bool x_batched, y_batched;
     bool need_dx;        /* whether the gradient of x will be asked for */
     size_t batch;        /* rows at most */
+    size_t l2_bytes;     /* of a core, for blocks on which no bits depend; 0: 2 MiB */
 };
 
 /* Of `n` that share the work; n is 0: there is one. Some may be left with nothing to do. */

@@ -3,8 +3,11 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/winograd_private.h"
 
-/* Of a block's V and M. Half of a usual second-level cache: U or dU, x and y want room too. */
-#define BLOCK_BYTES ((size_t)896 << 10)
+/* Of a block's V and M: not half of a second-level cache, for U or dU, x and y want room too. */
+static size_t block_bytes(const struct conv *c)
+{
+    return (c->l2_bytes ? c->l2_bytes : (size_t)2 << 20) / 16 * 7;
+}
 
 /* Floats from tile to tile: rows of a power of two would share a few cache sets. */
 static size_t padded(size_t channels)
@@ -27,7 +30,7 @@ struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m)
     w.k_vecs = (w.k + VEC_N - 1) / VEC_N;
     w.c_tile = padded(w.c);
     w.k_tile = padded(w.k);
-    tiles = BLOCK_BYTES / 4 / w.points / (w.c_tile + w.k_tile);
+    tiles = block_bytes(c) / 4 / w.points / (w.c_tile + w.k_tile);
     least = w.c < w.k ? w.c / 2 : w.k / 2;
     least = least > 64 ? least : 64;
     tiles = tiles > least ? tiles : least;
