@@ -44,6 +44,9 @@ size_t crew_size(const struct crew *crew);
 double clock_seconds(void); /* monotonic */
 /* Runs fn(arg, 0 .. n - 1) on the first n threads and waits for all of them. */
 void crew_run(struct crew *crew, size_t n, void (*fn)(void *arg, size_t thread), void *arg);
+/* The same of what can fail: 0, or what the first that failed says. */
+int crew_try(struct crew *crew, size_t n, int (*fn)(void *arg, size_t thread, struct error *err), void *arg,
+             struct error *err);
 
 /* Some of the crew's threads that share one replica. The leader calls team_run; the others are in team_follow until
  * team_dismiss. fn(arg, rank) runs once for each rank below the team's size; team_run returns when all have. */

@@ -188,6 +188,35 @@ void crew_run(struct crew *crew, size_t n, void (*fn)(void *arg, size_t thread),
     pthread_mutex_unlock(&crew->lock);
 }
 
+struct attempt {
+    int (*fn)(void *arg, size_t thread, struct error *err);
+    void *arg;
+    atomic_bool failed;
+    struct error err;
+    int rc;
+};
+
+static void attempt_thread(void *arg, size_t thread)
+{
+    struct attempt *a = arg;
+    struct error err = {0};
+    int rc = a->fn(a->arg, thread, &err);
+
+    if (rc && !atomic_exchange(&a->failed, true)) {
+        a->rc = rc;
+        a->err = err;
+    }
+}
+
+int crew_try(struct crew *crew, size_t n, int (*fn)(void *arg, size_t thread, struct error *err), void *arg,
+             struct error *err)
+{
+    struct attempt a = {.fn = fn, .arg = arg};
+
+    crew_run(crew, n, attempt_thread, &a);
+    return a.rc ? fail(err, a.rc, "%s", a.err.text) : 0;
+}
+
 /* teams */
 
 #define SPINS 4000 /* some tens of microseconds: longer than most layers take */

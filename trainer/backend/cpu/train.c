@@ -237,34 +237,56 @@ static int grow(void **buffer, size_t *size, size_t wanted, size_t item)
     return *buffer ? 0 : -ENOMEM;
 }
 
+/* What the largest of the replicas needs, made by the thread that works in it. */
+struct needs {
+    const struct round *round;
+    size_t state, order;
+    bool own_start;
+};
+
+static bool is_enough(const struct needs *n, const struct worker *w)
+{
+    return w->state && w->state_n >= n->state && w->order && w->order_n >= n->order && (w->own_start || !n->own_start);
+}
+
+static int grow_worker(void *arg, size_t thread, struct error *err)
+{
+    const struct needs *n = arg;
+    struct plan *p = n->round->plan;
+    struct worker *w = p->workers[thread];
+    void *state, *order;
+    int rc;
+
+    if (thread % n->round->team_size)
+        return 0;
+    state = w->state, order = w->order;
+    rc = grow(&state, &w->state_n, n->state, sizeof *w->state);
+    w->state = state;
+    if (!rc)
+        rc = grow(&order, &w->order_n, n->order, sizeof *w->order);
+    w->order = order;
+    if (!rc && n->own_start && !w->own_start && !(w->own_start = buffer_new(p->weights_n * sizeof(float))))
+        rc = -ENOMEM;
+    return rc ? fail(err, rc, "out of memory for %zu replicas at once", n->round->threads) : 0;
+}
+
 static int setup_workers(struct round *round, struct error *err)
 {
     struct plan *p = round->plan;
-    size_t state = 0, order = 0;
-    bool own_start = false;
+    struct needs needs = {.round = round};
+    bool enough = true;
     int rc = plan_workers(p, round->threads, round->team_size, err);
 
     for (size_t i = 0; i < round->n; i++) {
         const struct replica *r = round->claims[i].replica;
         size_t floats = optimizer_state_floats(&r->optimizer, p->trainable_n);
-        state = floats > state ? floats : state;
-        order = r->samples_n > order ? r->samples_n : order;
-        own_start |= r->start != round->shared;
+        needs.state = floats > needs.state ? floats : needs.state;
+        needs.order = r->samples_n > needs.order ? r->samples_n : needs.order;
+        needs.own_start |= r->start != round->shared;
     }
-    for (size_t i = 0; i < round->threads && !rc; i += round->team_size) {
-        struct worker *w = p->workers[i];
-        void *state_buffer = w->state, *order_buffer = w->order;
-        rc = grow(&state_buffer, &w->state_n, state, sizeof *w->state);
-        w->state = state_buffer;
-        if (!rc)
-            rc = grow(&order_buffer, &w->order_n, order, sizeof *w->order);
-        w->order = order_buffer;
-        if (!rc && own_start && !w->own_start && !(w->own_start = buffer_new(p->weights_n * sizeof(float))))
-            rc = -ENOMEM;
-        if (rc)
-            return fail(err, rc, "out of memory for %zu replicas at once", round->threads);
-    }
-    return rc;
+    for (size_t i = 0; i < round->threads && !rc; i += round->team_size)
+        enough &= is_enough(&needs, p->workers[i]);
+    return rc || enough ? rc : crew_try(p->backend->crew, round->threads, grow_worker, &needs, err);
 }
 
 static int check_trainings(const struct plan *p, const struct training *trainings, size_t n, struct error *err)

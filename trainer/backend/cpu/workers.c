@@ -106,11 +106,13 @@ out:
 }
 
 /* One sum for each chunk where a team fills them at once; else the total and the one being filled. */
-static int grow_partials(struct worker *w, size_t team)
+static size_t partials_wanted(const struct plan *p, size_t team)
 {
-    const struct plan *p = w->plan;
-    size_t n = p->partial_floats * (team > 1 && p->chunks_max > 2 ? p->chunks_max : 2);
+    return p->partial_floats * (team > 1 && p->chunks_max > 2 ? p->chunks_max : 2);
+}
 
+static int grow_partials(struct worker *w, size_t n)
+{
     if (w->partials_n >= n)
         return 0;
     buffer_free(w->partials);
@@ -119,26 +121,52 @@ static int grow_partials(struct worker *w, size_t team)
     return w->partials ? 0 : -ENOMEM;
 }
 
-int plan_workers(struct plan *p, size_t n, size_t team, struct error *err)
+struct making {
+    struct plan *plan;
+    size_t team;
+};
+
+static bool is_made(const struct making *m, size_t thread)
 {
+    const struct plan *p = m->plan;
+    const struct worker *w = p->workers[thread];
+
+    return p->scratch[thread] && (thread % m->team || (w && w->bindings_n == p->variants_n &&
+                                                       w->partials_n >= partials_wanted(p, m->team)));
+}
+
+/* What a thread works in it makes itself, so that it is memory of its own node. */
+static int make_worker(void *arg, size_t thread, struct error *err)
+{
+    struct making *m = arg;
+    struct plan *p = m->plan;
+    struct worker *w;
+    struct binding **grown;
     int rc = 0;
 
-    for (size_t i = 0; i < n; i++)
-        if (!p->scratch[i] && !(p->scratch[i] = buffer_new(p->scratch_bytes + ALIGN)))
-            return fail(err, -ENOMEM, "out of memory");
-    for (size_t i = 0; i < n && !rc; i += team) {
-        struct worker *w = p->workers[i];
-        struct binding **grown;
-        if (!w && (rc = worker_new(p, &p->workers[i], err)))
-            return rc;
-        w = p->workers[i];
-        grown = realloc(w->bindings, p->variants_n * sizeof *grown);
-        if (grown)
-            w->bindings = grown;
-        if (!grown || grow_partials(w, team))
-            return fail(err, -ENOMEM, "out of memory");
-        for (; w->bindings_n < p->variants_n && !rc; w->bindings_n += !rc)
-            rc = binding_new(w, p->variants[w->bindings_n], &w->bindings[w->bindings_n], err);
-    }
+    if (!p->scratch[thread] && !(p->scratch[thread] = buffer_new(p->scratch_bytes + ALIGN)))
+        return fail(err, -ENOMEM, "out of memory");
+    if (thread % m->team)
+        return 0;
+    if (!p->workers[thread] && (rc = worker_new(p, &p->workers[thread], err)))
+        return rc;
+    w = p->workers[thread];
+    grown = realloc(w->bindings, p->variants_n * sizeof *grown);
+    if (grown)
+        w->bindings = grown;
+    if (!grown || grow_partials(w, partials_wanted(p, m->team)))
+        return fail(err, -ENOMEM, "out of memory");
+    for (; w->bindings_n < p->variants_n && !rc; w->bindings_n += !rc)
+        rc = binding_new(w, p->variants[w->bindings_n], &w->bindings[w->bindings_n], err);
     return rc;
+}
+
+int plan_workers(struct plan *p, size_t n, size_t team, struct error *err)
+{
+    struct making m = {p, team};
+    size_t made = 0;
+
+    while (made < n && is_made(&m, made))
+        made++;
+    return made < n ? crew_try(p->backend->crew, n, make_worker, &m, err) : 0;
 }
