@@ -14,14 +14,19 @@
 typedef double vec_double __attribute__((vector_size(4 * VEC_N), may_alias));
 typedef float vec_half __attribute__((vector_size(2 * VEC_N), may_alias));
 
-/* sum[0 .. VEC_N - 1] += v */
+/* sum[0 .. VEC_N - 1] += v. By way of memory that the compiler does not see through: it would keep v itself there, for its
+ * halves, and load and store it for every pixel. */
 VEC_INLINE void add_double(double *sum, vec v)
 {
+    float values[VEC_N] __attribute__((aligned(64)));
+
+    vec_store(values, v);
+    __asm__("" : "+m"(values));
     VEC_UNROLL for (int i = 0; i < 2; i++)
     {
         vec_half half;
         vec_double d;
-        memcpy(&half, (const char *)&v + i * (int)sizeof half, sizeof half);
+        memcpy(&half, values + i * (VEC_N / 2), sizeof half);
         memcpy(&d, sum + i * (VEC_N / 2), sizeof d);
         d = d + __builtin_convertvector(half, vec_double);
         memcpy(sum + i * (VEC_N / 2), &d, sizeof d);
@@ -59,8 +64,11 @@ VEC_INLINE vec masked(vec y, vec dy)
     return vec_where(vec_mask_or(vec_gt(y, vec_zero()), vec_unordered(y)), dy);
 }
 
-/* Pixels [p, end) of `vecs` vectors of channels from c on; n: values of each vector, VEC_N if there are several. */
-VEC_INLINE void pass_block(const struct job *job, enum pass pass, size_t p, size_t end, size_t c, int vecs, size_t n)
+/* Pixels [p, end) of `vecs` vectors of channels from c on; n: values of each vector, VEC_N if there are several. other:
+ * there is a skip, or masked. What is decided here is decided by the compiler: a branch in the loop would cost it the
+ * registers that hold the sums. */
+VEC_INLINE void pass_block(const struct job *job, enum pass pass, bool relu, bool other, size_t p, size_t end, size_t c,
+                           int vecs, size_t n)
 {
     const struct job j = *job; /* which stores cannot change */
     vec sum[VECS], product[VECS], mean[VECS], a[VECS], b[VECS], d[VECS];
@@ -89,23 +97,23 @@ VEC_INLINE void pass_block(const struct job *job, enum pass pass, size_t p, size
             }
             if (pass == APPLY) {
                 x = vec_fma(x, a[i], b[i]);
-                if (j.skip)
+                if (other)
                     x = x + load(j.skip + at, n);
-                store(j.out + at, j.relu ? vec_max(vec_zero(), x) : x, n);
+                store(j.out + at, relu ? vec_max(vec_zero(), x) : x, n);
                 continue;
             }
-            if (pass == COMBINE && j.masked) {
+            if (pass == COMBINE && other) {
                 dy = load(j.masked + at, n);
             } else {
                 dy = load(j.dy + at, n);
-                if (j.relu)
+                if (relu)
                     dy = masked(load(j.y + at, n), dy);
             }
             if (pass == COMBINE) {
                 store(j.out + at, vec_fma(a[i], dy, vec_fma(b[i], x, d[i])), n);
                 continue;
             }
-            if (j.masked)
+            if (other)
                 store(j.masked + at, dy, n);
             sum[i] = sum[i] + dy;
             product[i] = vec_fma(dy, x, product[i]);
@@ -119,41 +127,58 @@ VEC_INLINE void pass_block(const struct job *job, enum pass pass, size_t p, size
     }
 }
 
-VEC_INLINE void run(const struct job *j, enum pass pass)
+VEC_INLINE void run(const struct job *j, enum pass pass, bool relu, bool other)
 {
     for (size_t p = 0; p < j->pixels; p += SPAN) {
         size_t end = p + SPAN < j->pixels ? p + SPAN : j->pixels, c = 0;
         for (; c + VECS * VEC_N <= j->wide; c += VECS * VEC_N)
-            pass_block(j, pass, p, end, c, VECS, VEC_N);
+            pass_block(j, pass, relu, other, p, end, c, VECS, VEC_N);
         for (; c + VEC_N <= j->wide; c += VEC_N)
-            pass_block(j, pass, p, end, c, 1, VEC_N);
+            pass_block(j, pass, relu, other, p, end, c, 1, VEC_N);
         if (c < j->wide)
-            pass_block(j, pass, p, end, c, 1, j->wide - c);
+            pass_block(j, pass, relu, other, p, end, c, 1, j->wide - c);
     }
+}
+
+#define RUN(pass, relu, other)                                                                                         \
+    static void pass##_##relu##_##other(const struct job *j)                                                           \
+    {                                                                                                                  \
+        run(j, pass, relu, other);                                                                                     \
+    }
+#define RUNS(pass) RUN(pass, false, false) RUN(pass, false, true) RUN(pass, true, false) RUN(pass, true, true)
+#define PICK(pass, relu, other)                                                                                        \
+    ((relu) ? (other) ? pass##_true_true : pass##_true_false : (other) ? pass##_false_true : pass##_false_false)
+RUN(STATISTICS, false, false)
+RUNS(APPLY)
+RUNS(GRADIENTS)
+RUNS(COMBINE)
+
+static void clear_sums(const struct job *j)
+{
+    memset(j->sum, 0, j->wide * sizeof *j->sum);
+    memset(j->product, 0, j->wide * sizeof *j->product);
 }
 
 static void run_statistics(const struct job *j)
 {
-    memset(j->sum, 0, j->wide * sizeof *j->sum);
-    memset(j->product, 0, j->wide * sizeof *j->product);
-    run(j, STATISTICS);
+    clear_sums(j);
+    STATISTICS_false_false(j);
 }
 
 static void run_apply(const struct job *j)
 {
-    run(j, APPLY);
+    PICK(APPLY, j->relu, j->skip)(j);
 }
 
 static void run_gradients(const struct job *j)
 {
-    memset(j->sum, 0, j->wide * sizeof *j->sum);
-    memset(j->product, 0, j->wide * sizeof *j->product);
-    run(j, GRADIENTS);
+    clear_sums(j);
+    PICK(GRADIENTS, j->relu, j->masked)(j);
 }
 
 static void run_combine(const struct job *j)
 {
-    run(j, COMBINE);
+    PICK(COMBINE, j->relu, j->masked)(j);
 }
 
 static size_t wide_of(const struct native_norm *n)
