@@ -220,6 +220,18 @@ static void plan_layer(struct graph *g, size_t i)
     }
 }
 
+/* A norm's gradient can take the place of what it is made of, which memory then need not bring: unless that, behind ReLU's
+ * mask, is also added to another gradient. */
+static bool norm_in_place(const struct graph *g, size_t i, const bool *wanted)
+{
+    const struct node *n = &g->nodes[i];
+    int in = g->tensors[n->in].root, out = g->tensors[n->out].root;
+    int other = n->in2 >= 0 && wanted[n->in2] ? g->tensors[n->in2].root : -1;
+
+    return n->norm.channels && wanted[n->in] && wanted[n->out] && in != out && out == n->out && g->tensors[in].slot < 0 &&
+           in != other && (other < 0 || g->tensors[other].slot < 0);
+}
+
 /* Walks backwards, handing out storage for gradients and taking it back where its last reader is done. */
 static int plan_gradients(struct graph *g)
 {
@@ -249,6 +261,7 @@ static int plan_gradients(struct graph *g)
     for (size_t i = m->layers_n; i-- > 0;) {
         struct node *n = &g->nodes[i];
         int out = g->tensors[n->out].root, inputs[2] = {n->in, n->in2};
+        bool there = !n->absorbed && norm_in_place(g, i, wanted);
         if (n->absorbed)
             continue;
         for (int k = 0; k < 2; k++) {
@@ -263,7 +276,9 @@ static int plan_gradients(struct graph *g)
             *(k ? &n->add_in2 : &n->add_in) = add;
             if (add && g->tensors[in].values > g->spare)
                 g->spare = g->tensors[in].values;
-            if (need && in != out && !add) {
+            if (there && !k) {
+                g->tensors[in].slot = g->tensors[out].slot;
+            } else if (need && in != out && !add) {
                 while (taken[slot])
                     slot++;
                 taken[slot] = true;
@@ -274,7 +289,7 @@ static int plan_gradients(struct graph *g)
                 g->tensors[in].slot = (int)slot;
             }
         }
-        if (out == n->out && g->tensors[out].slot >= 0)
+        if (out == n->out && g->tensors[out].slot >= 0 && !there)
             taken[g->tensors[out].slot] = false;
     }
     for (size_t t = 0; t < tensors_n; t++)

@@ -139,7 +139,6 @@ static void conv_backward_chunks(void *arg, size_t rank)
     while ((k = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed)) < s->chunks) {
         size_t lo = k * s->chunk, hi = lo + s->chunk;
         a.partial = partial_of(s, k);
-        memset(a.partial, 0, s->node->kernel->partial_floats(c) * sizeof(float));
         s->node->kernel->backward(c, &a, lo, hi < s->rows ? hi : s->rows);
     }
 }
@@ -166,16 +165,6 @@ void own_add_chunks(struct worker *w, size_t chunks, size_t floats)
     struct adding a = {w, chunks, floats};
 
     team_run(w->team, add_share, &a);
-}
-
-static void clear_share(void *arg, size_t rank)
-{
-    struct pass *s = arg;
-    size_t lo, hi;
-
-    own_share(s->w->team, rank, s->node->kernel->partial_floats(&s->node->conv), 64, &lo, &hi);
-    if (lo < hi)
-        memset(partial_of(s, 0) + lo, 0, (hi - lo) * sizeof(float));
 }
 
 static void conv_backward_part(void *arg, size_t rank)
@@ -205,7 +194,6 @@ static void conv_backward_alone(struct pass *s)
     for (size_t k = 0; k < s->chunks; k++) {
         size_t lo = k * s->chunk, hi = lo + s->chunk;
         a.partial = partial_of(s, k ? 1 : 0);
-        memset(a.partial, 0, n * sizeof(float));
         s->node->kernel->backward(c, &a, lo, hi < s->rows ? hi : s->rows);
         if (k)
             s->native->add(a.partial, partial_of(s, 0), n);
@@ -228,8 +216,6 @@ static void conv_backward(struct pass *s)
     s->chunk = w->plan->chunks[s->index];
     s->chunks = (s->rows + s->chunk - 1) / s->chunk;
     if (s->by_parts) {
-        if (!s->steps)
-            team_run(w->team, clear_share, s);
         team_run(w->team, conv_backward_part, s);
     } else if (w->team->n == 1) {
         conv_backward_alone(s);

@@ -192,7 +192,7 @@ static void case_run_parts(struct conv_case *k, size_t piece, size_t chunk, size
             kernel->forward(c, &a, lo, lo + piece < k->n ? lo + piece : k->n, true);
     memset(k->sum, 0, partial_n * 4);
     for (size_t lo = 0; lo < k->n; lo += chunk) {
-        memset(k->partial, 0, partial_n * 4);
+        memset(k->partial, 0x7f, partial_n * 4);
         for (a.part = (struct conv_part){0, shared}; a.part.index < shared; a.part.index++)
             kernel->backward(c, &a, lo, lo + chunk < k->n ? lo + chunk : k->n);
         for (size_t i = 0; i < partial_n; i++)

@@ -353,6 +353,7 @@ static void backward(const struct conv *c, const struct conv_args *a, size_t lo,
 {
     struct work w;
 
+    memset(a->partial, 0, partial_floats(c) * sizeof(float));
     for (size_t row = lo; row < hi; row += LANES) {
         struct share shares[LANES];
         int n = NATIVE(batched_shares)(c, hi - row < LANES ? (int)(hi - row) : LANES, shares);

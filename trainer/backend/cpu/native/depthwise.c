@@ -292,6 +292,7 @@ static void backward(const struct conv *c, const struct conv_args *a, size_t lo,
     struct steps t = {.x_row = stride * pitch, .x_col = stride * z.k, .tap_row = pitch, .tap_col = z.k,
                       .d_row = z.d.cols * z.k, .d_col = z.k, .rows = (size_t)c->p, .cols = (size_t)c->q};
 
+    memset(a->partial, 0, partial_floats(c) * sizeof(float));
     frame_clear(&z.x, x_room, 1);
     frame_clear(&z.d, d_room, 1);
     for (; lo < hi; lo++) {

@@ -447,6 +447,7 @@ static void backward(const struct conv *c, const struct conv_args *a, size_t lo,
     size_t turned_group = (size_t)(c->r * c->s) * z.filters * whole_vectors(z.channels);
     size_t pixels = z.p * z.q, row = z.d.cols * z.filters;
 
+    memset(a->partial, 0, partial_floats(c) * sizeof(float));
     frame_clear(&z.x, x_room, z.images);
     frame_clear(&z.d, d_room, z.images);
     for (; lo < hi; lo += z.images)

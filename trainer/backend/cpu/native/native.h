@@ -66,9 +66,9 @@ struct conv_args {
     void *aux;                   /* aux_row_bytes for each row; rows rounded up to NATIVE_LANES */
     const float *dy;             /* of y; backward only, as all below */
     float *dx;                   /* overwritten; NULL: not wanted */
-    float *partial;              /* partial_floats; added to */
+    float *partial;              /* partial_floats; overwritten */
     const struct native_step *step; /* NULL, or, by parts and where all rows are given at once: weights are changed once
-                                       dx is there, partial is overwritten and has no dw, finish is given none */
+                                       dx is there, partial has no dw, finish is given none */
     void *scratch;               /* scratch_bytes, one for each thread; contents need not last */
     struct conv_part part;       /* of prepare; of forward and backward where by_parts says so */
 };
@@ -84,7 +84,7 @@ struct conv_kernel {
     size_t (*aux_row_bytes)(const struct conv *c);
     size_t (*partial_floats)(const struct conv *c);
     /* Optional: whether forward and backward can be shared by parts: a few rows that many weights meet. The rows of all
-     * parts are the same then, and so is the partial, of which each adds to its own piece. */
+     * parts are the same then, and so is the partial, of which each writes its own piece. */
     bool (*by_parts)(const struct conv *c);
     /* Once a step, before forward: transformed or rotated weights; training: for backward too. */
     void (*prepare)(const struct conv *c, const struct conv_args *a, bool training);

@@ -143,13 +143,15 @@ static void backward(const struct winograd *w, const struct conv *c, const struc
 {
     float *edge = a->scratch, *v = edge + edge_floats(w), *d = v + w->points * w->v_point;
     const float *ut = (const float *)a->prepared + w->points * w->u_point;
-    size_t end = hi * w->tile_rows, next;
+    float *db = a->partial + gradient_floats(w);
+    size_t begin = lo * w->tile_rows, end = hi * w->tile_rows, next;
 
     if (w->wide) {
-        NATIVE(winograd_wide_backward)(w, c, a, lo, hi, edge, edge_floats(w), v, a->partial + gradient_floats(w));
+        NATIVE(winograd_wide_backward)(w, c, a, lo, hi, edge, edge_floats(w), v, db);
         return;
     }
-    for (size_t row = lo * w->tile_rows; row < end; row = next) {
+    memset(db, 0, w->k_vecs * VEC_N * 4);
+    for (size_t row = begin; row < end; row = next) {
         size_t tiles;
 
         next = row + w->block < end ? row + w->block : end;
@@ -158,12 +160,12 @@ static void backward(const struct winograd *w, const struct conv *c, const struc
         NATIVE(winograd_input)(w, c, a->x, row, next, v, edge);
         NATIVE(winograd_gradient)(w, c, a, row, next, d);
         if (c->bias)
-            NATIVE(winograd_bias_back)(w, d, tiles, a->partial + gradient_floats(w));
+            NATIVE(winograd_bias_back)(w, d, tiles, db);
         for (size_t f = 0; f < w->points; f++) {
             float *vf = v + f * w->v_point, *df = d + f * w->d_point;
 
             NATIVE(winograd_gemm_weights)(vf, w->c_tile, df, w->k_tile, a->partial + f * w->u_point, w->c, tiles,
-                                          w->k_vecs, true, vf + w->v_point);
+                                          w->k_vecs, row > begin, vf + w->v_point);
             if (a->dx) /* V of this frequency has had its use: dV takes its place */
                 NATIVE(winograd_gemm)(df, w->k_tile, ut + f * w->ut_point, vf, w->c_tile, tiles, w->k, w->c_vecs,
                                       false, df + w->d_point);

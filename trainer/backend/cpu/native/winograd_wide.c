@@ -162,7 +162,7 @@ void NATIVE(winograd_wide_backward)(const struct winograd *w, const struct conv 
     cover(&part, a->part, (struct conv_part){0});
     if (!part.c_blocks)
         return;
-    if (a->step && c->bias && !part.c_from)
+    if (!part.c_from)
         memset(db, 0, w->k_vecs * VEC_N * 4);
     for (size_t row = begin; row < end; row = next) {
         next = row + w->block < end ? row + w->block : end;
@@ -171,7 +171,7 @@ void NATIVE(winograd_wide_backward)(const struct winograd *w, const struct conv 
         gradient(&part, c, a, row, next, d, db);
         if (a->dx)
             input_gradient(&part, c, a, row, next, d, dv, u, edge);
-        weights_gradient(&part, (next - row) * w->tile_columns, v, d, u, a->partial, !a->step || row > begin,
+        weights_gradient(&part, (next - row) * w->tile_columns, v, d, u, a->partial, row > begin,
                          next < end ? NULL : a->step);
     }
 }
