@@ -317,14 +317,26 @@ static void leave_seat(struct seat *seat)
     pthread_mutex_unlock(&seat->pack->lock);
 }
 
+/* Whether what was out of memory is tried again, once: what waits for its next training has given memory back. */
+static bool made_room(struct pack *pack, int rc, bool *tried)
+{
+    bool again = rc == -ENOMEM && !*tried && pack->ops->trim && pack->ops->trim(pack->backend, NULL);
+
+    *tried = true;
+    return again;
+}
+
 int seat_evaluate(struct seat *seat, const float *weights, const struct data_split *split, const uint32_t *samples,
                   size_t n, struct evaluation *ret, float *predictions, struct error *err)
 {
+    bool tried = false;
     int rc;
 
     pack_enter(seat->pack);
-    rc = pack_load(seat->pack, seat->dataset, err);
-    rc = rc ? rc : seat->pack->ops->evaluate(seat->plan, weights, split, samples, n, ret, predictions, err);
+    do {
+        rc = pack_load(seat->pack, seat->dataset, err);
+        rc = rc ? rc : seat->pack->ops->evaluate(seat->plan, weights, split, samples, n, ret, predictions, err);
+    } while (made_room(seat->pack, rc, &tried));
     leave_seat(seat);
     return rc;
 }
@@ -336,10 +348,13 @@ bool seat_keeps_models(const struct seat *seat)
 
 int seat_put_model(struct seat *seat, struct resident **model, const float *weights, struct error *err)
 {
+    bool tried = false;
     int rc;
 
     pack_enter(seat->pack);
-    rc = seat->pack->ops->put_model(seat->plan, model, weights, err);
+    do
+        rc = seat->pack->ops->put_model(seat->plan, model, weights, err);
+    while (made_room(seat->pack, rc, &tried));
     leave_seat(seat);
     return rc;
 }
@@ -367,12 +382,14 @@ int seat_evaluate_model(struct seat *seat, const struct resident *model, const s
                         const uint32_t *samples, size_t n, struct evaluation *ret, float *predictions,
                         struct error *err)
 {
+    bool tried = false;
     int rc;
 
     pack_enter(seat->pack);
-    rc = pack_load(seat->pack, seat->dataset, err);
-    rc = rc ? rc
-            : seat->pack->ops->evaluate_model(seat->plan, model, split, samples, n, ret, predictions, err);
+    do {
+        rc = pack_load(seat->pack, seat->dataset, err);
+        rc = rc ? rc : seat->pack->ops->evaluate_model(seat->plan, model, split, samples, n, ret, predictions, err);
+    } while (made_room(seat->pack, rc, &tried));
     leave_seat(seat);
     return rc;
 }

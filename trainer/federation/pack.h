@@ -9,7 +9,8 @@
  * a call of its own would have.
  *
  * One run's failure is its own: where a call of several fails, each hands in again (-EAGAIN) and goes with fewer others, half as
- * many where memory was short, else alone, until a seat is left. Memory that idle plans hold is given back first.
+ * many where memory was short, else alone, until a seat is left. Memory that idle plans hold is given back first; what is
+ * no training may take that of all plans.
  * Threads: a seat is one thread's; everything is safe beside the others.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_PACK_H
