@@ -288,11 +288,62 @@ static void gradients_of_every_layer_have_the_hosts_bits(void **state)
     assert_int_equal(bad, 0);
 }
 
+/* A round of plain SGD clients that share the start, by own kernels: the factors, the sum over them, the norms. */
+static void rounds_that_share_the_start_have_the_hosts_bits(void **state)
+{
+    enum { CLIENTS = 9, IMAGES = 40 };
+    uint32_t samples[IMAGES];
+    struct replica r[2][CLIENTS];
+    double *sums[2];
+    size_t n = 0;
+
+    (void)state;
+    NEED_GPU
+    setenv("FLEXP_CUDA_SHARED", "1", 1);
+    setenv("FLEXP_CUDA_LIBRARIES", "none", 1);
+    for (uint32_t i = 0; i < IMAGES; i++)
+        samples[i] = i;
+    for (int which = 0; which < 2; which++) {
+        struct bed b;
+        struct error err = {0};
+        struct reduction reduction = {.type = REDUCE_WEIGHTED_SUM};
+        cuda_use_driver(which ? real : &FAKE_DRIVER);
+        if (bed_init(&b, "bench_cnn", 3, 16, 12, 4, IMAGES, 5, PRECISION_FP32, &err))
+            fail_msg("%s", err.text);
+        n = b.model->weights_n;
+        reduction.sum = sums[which] = calloc(n, sizeof(double));
+        for (size_t i = 0; i < CLIENTS; i++)
+            r[which][i] = (struct replica){.start = b.weights,
+                                           .samples = samples + i,
+                                           .samples_n = 3 + 3 * i,
+                                           .epochs = 1,
+                                           .batch = 5,
+                                           .lr = 0.05f,
+                                           .optimizer = {.weight_decay = i % 2 ? 1e-2f : 0},
+                                           .seed = 1,
+                                           .client = i,
+                                           .weight = 1.0 / CLIENTS};
+        if (backend_train(&BACKEND_CUDA, b.gpu_plan, r[which], CLIENTS, NULL, &reduction, NULL, &err))
+            fail_msg("%s", err.text);
+        assert_true(b.gpu_plan->training->shared);
+        bed_done(&b);
+    }
+    cuda_use_driver(NULL);
+    unsetenv("FLEXP_CUDA_SHARED");
+    unsetenv("FLEXP_CUDA_LIBRARIES");
+    assert_memory_equal(sums[0], sums[1], n * sizeof(double));
+    for (int i = 0; i < CLIENTS; i++)
+        assert_true(r[0][i].update_norm == r[1][i].update_norm && r[0][i].loss_sum == r[1][i].loss_sum);
+    free(sums[0]);
+    free(sums[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_are_the_hosts),
         cmocka_unit_test(gradients_of_every_layer_have_the_hosts_bits),
+        cmocka_unit_test(rounds_that_share_the_start_have_the_hosts_bits),
     };
     struct error err;
     struct device *device;
