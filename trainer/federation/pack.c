@@ -116,6 +116,14 @@ void pack_forget(struct pack *pack, const struct dataset *dataset)
         pack->loaded = NULL;
 }
 
+bool pack_makes_room(struct pack *pack, int rc, bool *tried)
+{
+    bool again = rc == -ENOMEM && !*tried && pack->ops->trim && pack->ops->trim(pack->backend, NULL);
+
+    *tried = true;
+    return again;
+}
+
 /* --- seats ------------------------------------------------------------------------------------------------------- */
 
 int seat_take(struct pack *pack, struct plan *plan, const struct dataset *dataset, struct seat **ret, struct error *err)
@@ -317,15 +325,6 @@ static void leave_seat(struct seat *seat)
     pthread_mutex_unlock(&seat->pack->lock);
 }
 
-/* Whether what was out of memory is tried again, once: what waits for its next training has given memory back. */
-static bool made_room(struct pack *pack, int rc, bool *tried)
-{
-    bool again = rc == -ENOMEM && !*tried && pack->ops->trim && pack->ops->trim(pack->backend, NULL);
-
-    *tried = true;
-    return again;
-}
-
 int seat_evaluate(struct seat *seat, const float *weights, const struct data_split *split, const uint32_t *samples,
                   size_t n, struct evaluation *ret, float *predictions, struct error *err)
 {
@@ -336,7 +335,7 @@ int seat_evaluate(struct seat *seat, const float *weights, const struct data_spl
     do {
         rc = pack_load(seat->pack, seat->dataset, err);
         rc = rc ? rc : seat->pack->ops->evaluate(seat->plan, weights, split, samples, n, ret, predictions, err);
-    } while (made_room(seat->pack, rc, &tried));
+    } while (pack_makes_room(seat->pack, rc, &tried));
     leave_seat(seat);
     return rc;
 }
@@ -354,7 +353,7 @@ int seat_put_model(struct seat *seat, struct resident **model, const float *weig
     pack_enter(seat->pack);
     do
         rc = seat->pack->ops->put_model(seat->plan, model, weights, err);
-    while (made_room(seat->pack, rc, &tried));
+    while (pack_makes_room(seat->pack, rc, &tried));
     leave_seat(seat);
     return rc;
 }
@@ -389,7 +388,7 @@ int seat_evaluate_model(struct seat *seat, const struct resident *model, const s
     do {
         rc = pack_load(seat->pack, seat->dataset, err);
         rc = rc ? rc : seat->pack->ops->evaluate_model(seat->plan, model, split, samples, n, ret, predictions, err);
-    } while (made_room(seat->pack, rc, &tried));
+    } while (pack_makes_room(seat->pack, rc, &tried));
     leave_seat(seat);
     return rc;
 }

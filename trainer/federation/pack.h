@@ -35,6 +35,9 @@ void pack_leave(struct pack *pack);
 void pack_use(struct pack *pack, const struct backend_ops *ops, struct backend *backend);
 int pack_load(struct pack *pack, const struct dataset *dataset, struct error *err);
 void pack_forget(struct pack *pack, const struct dataset *dataset);
+/* Whether what ended with rc is to be tried again, once: it was out of memory, and plans that wait for their next training
+ * had some to give back. */
+bool pack_makes_room(struct pack *pack, int rc, bool *tried);
 
 /* plan and dataset are borrowed until seat_leave. */
 int seat_take(struct pack *pack, struct plan *plan, const struct dataset *dataset, struct seat **ret, struct error *err);

@@ -295,6 +295,7 @@ static int open_plan(struct session *session, const json_t *sections, const stru
     char *key = key_of_plan(sections, model);
     struct kept *kept;
     size_t mem_bytes;
+    bool tried = false;
     int rc;
 
     if (!key)
@@ -309,7 +310,9 @@ static int open_plan(struct session *session, const json_t *sections, const stru
     rc = open_model(sections, dataset, &kept->model, err);
     if (!rc) {
         pack_enter(session->pack);
-        rc = session->ops->compile(session->backend, kept->model, &options, &kept->plan, &mem_bytes, err);
+        do
+            rc = session->ops->compile(session->backend, kept->model, &options, &kept->plan, &mem_bytes, err);
+        while (pack_makes_room(session->pack, rc, &tried));
         pack_leave(session->pack);
     }
     if (rc) {
@@ -323,10 +326,13 @@ static int open_plan(struct session *session, const json_t *sections, const stru
 
 static int load(struct session *session, const struct dataset *dataset, struct error *err)
 {
+    bool tried = false;
     int rc;
 
     pack_enter(session->pack);
-    rc = pack_load(session->pack, dataset, err);
+    do
+        rc = pack_load(session->pack, dataset, err);
+    while (pack_makes_room(session->pack, rc, &tried));
     pack_leave(session->pack);
     return rc;
 }

@@ -117,6 +117,7 @@ struct plan {
     size_t sums_room;
     struct resident *residents;
     struct lanes *training, *evaluation; /* NULL until used */
+    size_t lean;                         /* calls in a row that used few of the lanes */
     uint64_t data_seen;
     void *host; /* staging */
     size_t host_bytes;

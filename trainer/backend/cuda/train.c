@@ -9,6 +9,7 @@
 
 #define SCHEDULE_MOST 2048 /* a longer list is shuffled by the host: one GPU thread would take long */
 #define LANES_MOST 4096
+#define LEAN_CALLS 8
 #define DRIVER(p) ((p)->backend->driver)
 #define DEVICE_OF(p) ((p)->backend->device)
 
@@ -41,18 +42,27 @@ int lanes_for(struct plan *p, size_t n, size_t *ret_lanes, struct error *err)
     return 0;
 }
 
+/* Idle lanes cost time, too: where a pack has ended, and only a quarter of the lanes is used for a while, fewer are made. */
+static bool is_lean(struct plan *p, size_t n)
+{
+    p->lean = 4 * n <= p->training->n ? p->lean + 1 : 0;
+    return p->lean >= LEAN_CALLS;
+}
+
 /* Lanes for n replicas; those there are serve fewer, too. */
 int cuda_plan_training(struct plan *p, size_t n, struct error *err)
 {
-    size_t wanted = 0;
-    int rc;
+    size_t wanted = n;
+    bool enough = p->training && p->training->n >= n, lean = enough && is_lean(p, n);
+    int rc = 0;
 
-    if (p->training && p->training->n >= n)
+    if (enough && !lean)
         return 0;
-    if ((rc = lanes_for(p, n, &wanted, err)) || (p->training && wanted <= p->training->n))
+    if (!enough && ((rc = lanes_for(p, n, &wanted, err)) || (p->training && wanted <= p->training->n)))
         return rc;
     lanes_free(p->training);
     p->training = NULL;
+    p->lean = 0;
     return lanes_new(p, &p->train, wanted, &p->training, err);
 }
 

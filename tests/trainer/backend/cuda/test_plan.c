@@ -149,6 +149,33 @@ static void as_many_trials_fit_as_is_said(void **state)
     must_close(&b);
 }
 
+/* A pack has ended, and one trial is left: after a while it has lanes of its own number, and the bits it had. */
+static void lanes_that_stay_idle_are_given_back(void **state)
+{
+    struct bed b;
+    struct error err = {0};
+    double *sum, *expected;
+
+    (void)state;
+    must_open(&b, RESIDUAL);
+    sum = calloc(b.model->weights_n, sizeof *sum);
+    expected = calloc(b.model->weights_n, sizeof *expected);
+    assert_int_equal(round_of(&b, 2, expected, NULL, &err), 0);
+    assert_int_equal(round_of(&b, 8, sum, NULL, &err), 0);
+    for (int i = 0; i < 20; i++) { /* now and then all of them: they stay */
+        assert_int_equal(round_of(&b, i % 5 ? 2 : 8, sum, NULL, &err), 0);
+        assert_int_equal(b.gpu_plan->training->n, 8);
+    }
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(round_of(&b, 2, sum, NULL, &err), 0);
+        assert_memory_equal(sum, expected, b.model->weights_n * sizeof *sum);
+    }
+    assert_int_equal(b.gpu_plan->training->n, 2);
+    free(sum);
+    free(expected);
+    must_close(&b);
+}
+
 static void what_is_trimmed_is_made_again(void **state)
 {
     struct bed b;
@@ -425,6 +452,7 @@ int main(void)
         cmocka_unit_test(buffers_that_live_at_once_stand_apart),
         cmocka_unit_test(what_is_planned_is_what_is_taken),
         cmocka_unit_test(as_many_trials_fit_as_is_said),
+        cmocka_unit_test(lanes_that_stay_idle_are_given_back),
         cmocka_unit_test(what_is_trimmed_is_made_again),
         cmocka_unit_test(a_set_up_trial_allocates_nothing),
         cmocka_unit_test(turns_leave_the_bits_as_they_are),
