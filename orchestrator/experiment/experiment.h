@@ -79,11 +79,12 @@ const struct experiment_config *experiment_get_config(const struct experiment *e
 bool experiment_has_ended(const struct experiment *experiment); /* state final, and no run left */
 
 /* What the scheduler is told: trials that want slots, in the order they should get them (a restarted or preempted trial
- * before a new one, an evaluation of the best before all), and those that hold some. */
+ * before a new one, one that is to run alone before these, an evaluation of the best before all), and those that hold some. */
 struct wanted {
     int64_t trial;
     int64_t slots;
-    bool alone; /* its last run died with its worker: the next one shares none, so that only who is guilty dies again */
+    bool alone; /* its last run died with its worker: the next one shares none, so that only who is guilty dies again; once it
+                 * has come further than that, and another trial waits, it is preempted and may share again */
 };
 size_t experiment_wanted(const struct experiment *experiment, struct wanted *ret, size_t room);
 /* The trial, or its evaluation, may be wanted again. */

@@ -34,7 +34,9 @@ enum told { TOLD_NOTHING, TOLD_PREEMPT, TOLD_STOP };
 struct run {
     int64_t id, seq; /* seq: the last one stored */
     enum told told;
-    bool shares; /* its worker carries others, too */
+    bool shares;   /* its worker carries others, too */
+    bool alone;    /* it is to show that it does not kill its worker */
+    double proven; /* past this unit it has */
     double train_until; /* what the worker was told last */
     double unit;        /* the furthest unit it resumed from, validated or checkpointed */
     double trained;     /* the unit of its last report of any kind, or of its progress */
@@ -64,7 +66,8 @@ struct trial {
     double told;  /* furthest unit whose value the searcher was told; -1: none */
     bool converged; /* by its own rule; the searcher hears of it when it asks for more training, and not before */
     bool excused; /* its last run ended in order without a checkpoint at `told`: none is asked for again */
-    bool alone;   /* its next run shares its worker with none */
+    bool alone;   /* its next run shares its worker with none, until it has come past the unit proven */
+    double proven;
     bool dirty;   /* in experiment->dirty */
     struct checkpoint *checkpoints; /* kept ones, oldest first */
     size_t checkpoints_n, checkpoints_room;
@@ -159,6 +162,8 @@ struct checkpoint *trial_latest(const struct trial *trial); /* NULL: none */
 struct checkpoint *trial_checkpoint(const struct trial *trial, int64_t id);
 struct checkpoint *trial_add_checkpoint(struct trial *trial);
 void trial_drop_checkpoint(struct trial *trial, size_t index);
+/* Its next run is to be alone with its worker, until it has come past this unit. */
+void trial_isolate(struct trial *trial, double unit);
 void running_add(struct experiment *experiment, struct trial *trial, struct run *run);
 void running_remove(struct experiment *experiment, struct trial *trial);
 

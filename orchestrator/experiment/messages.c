@@ -319,7 +319,8 @@ static void on_failed(struct experiment *experiment, struct trial *trial, bool e
         evaluation_over(experiment, reason, text, retry && !damage, true, turn);
         return;
     }
-    trial->alone = !strcmp(reason, "out_of_memory");
+    if (!strcmp(reason, "out_of_memory")) /* which it might be again at any moment */
+        trial_isolate(trial, INFINITY);
     trial_end_run(experiment, trial, reason, text, turn);
     trial_fail(experiment, trial, reason, text, retry, !damage && !crowded, turn);
 }
@@ -415,7 +416,8 @@ void experiment_run_ended(struct experiment *experiment, int64_t run_id, const c
     if (evaluation) {
         evaluation_over(experiment, reason, text, true, counts, turn);
     } else {
-        trial->alone = !lost;
+        if (!lost)
+            trial_isolate(trial, run->unit > run->trained ? run->unit : run->trained);
         trial_end_run(experiment, trial, reason, text, turn);
         trial_fail(experiment, trial, reason, text, true, counts, turn);
     }

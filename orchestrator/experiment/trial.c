@@ -102,6 +102,12 @@ void trial_mark(struct experiment *experiment, struct trial *trial)
     push(&experiment->dirty, &experiment->dirty_n, &experiment->dirty_room, trial->number);
 }
 
+void trial_isolate(struct trial *trial, double unit)
+{
+    trial->alone = true;
+    trial->proven = unit > trial->proven ? unit : trial->proven;
+}
+
 void running_add(struct experiment *experiment, struct trial *trial, struct run *run)
 {
     trial->run = run;
@@ -201,6 +207,13 @@ void trial_settle(struct experiment *experiment, struct trial *trial, struct tur
     trial_set_state(experiment, trial, state, reason, NULL, turn);
 }
 
+/* It has outlived what it was suspected of, and others wait for the slot, which it may now share with them. */
+static bool may_share_again(const struct experiment *experiment, const struct run *run)
+{
+    return run->alone && run->unit > run->proven && experiment->config->trials_per_slot > 1 &&
+           experiment->state_n[TRIAL_QUEUED];
+}
+
 void trial_advise(struct experiment *experiment, struct trial *trial, struct turn *turn)
 {
     struct run *run = trial->run;
@@ -211,7 +224,8 @@ void trial_advise(struct experiment *experiment, struct trial *trial, struct tur
     if (experiment->ending || trial->verdict == VERDICT_STOP || (trial_is_complete(experiment, trial) && reached)) {
         run->told = TOLD_STOP;
         turn_tell(turn, run->id, "stop");
-    } else if (experiment->state == EXPERIMENT_PAUSED || (trial->verdict == VERDICT_PAUSE && reached)) {
+    } else if (experiment->state == EXPERIMENT_PAUSED || (trial->verdict == VERDICT_PAUSE && reached) ||
+               may_share_again(experiment, run)) {
         run->told = TOLD_PREEMPT;
         turn_tell(turn, run->id, "preempt");
     } else if (trial->verdict == VERDICT_TRAIN && trial->until > run->train_until) {

@@ -364,8 +364,44 @@ static void several_that_die_with_one_worker_pay_nothing_and_go_on_alone(void **
     assert_int_equal(bench_start(&b, 2), 6);
     bench_preempt(&b, 6);
     say_end(&b, 6, 1, "preempted");
-    assert_string_equal(wanted(&b), "2 3");
+    assert_string_equal(wanted(&b), "3 2");
     assert_string_equal(wanted_alone(&b), "3"); /* trial 2 may share again */
+    bench_close(&b);
+}
+
+/* A trial that has come past the unit of the death is not guilty of it: it makes room, and then they share again. */
+static void who_outlives_the_death_alone_shares_again(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, "max_restarts: 1\nresources: {trials_per_slot: 4}\n" PLAIN);
+    for (int64_t run = 1; run <= 3; run++) {
+        bench_start(&b, run);
+        say_value(&b, run, 1, 1, "0.5");
+        say_saved(&b, run, 2, 1);
+        say_value(&b, run, 3, 2, "0.5");
+    }
+    note_company(&b, true, 1, 3);
+    for (int64_t run = 1; run <= 3; run++)
+        bench_dies(&b, run, "signal");
+    assert_int_equal(bench_start(&b, 1), 4);
+    assert_string_equal(wanted(&b), "2 3");
+    say_value(&b, 4, 1, 2, "0.5");
+    assert_null(strstr(b.heard, "preempt")); /* this far it came before */
+    say_value(&b, 4, 2, 3, "0.5");
+    assert_non_null(strstr(b.heard, "preempt 4"));
+    say_saved(&b, 4, 3, 3);
+    say_end(&b, 4, 4, "preempted");
+    assert_string_equal(wanted(&b), "2 3 1"); /* those under suspicion first, so that all are soon together again */
+    assert_string_equal(wanted_alone(&b), "2 3");
+    bench_start(&b, 2);
+    bench_start(&b, 3);
+    bench_start(&b, 1);
+    say_value(&b, 5, 1, 3, "0.5");
+    assert_null(strstr(b.heard, "preempt")); /* nobody waits */
+    for (int64_t trial = 1; trial <= 3; trial++)
+        assert_int_equal(restarts(&b, trial), 0);
     bench_close(&b);
 }
 
@@ -424,6 +460,7 @@ int main(void)
         cmocka_unit_test(a_value_that_is_not_finite_is_told_as_it_is),
         cmocka_unit_test(a_user_kills_trials_in_any_state),
         cmocka_unit_test(several_that_die_with_one_worker_pay_nothing_and_go_on_alone),
+        cmocka_unit_test(who_outlives_the_death_alone_shares_again),
         cmocka_unit_test(company_that_left_is_none),
         cmocka_unit_test(out_of_memory_in_company_costs_no_restart_but_alone_it_does),
     };
