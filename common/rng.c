@@ -1,87 +1,35 @@
 /* rng.c - PCG32, keys, and the distributions made from it.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "common/rng.h"
+#include "common/rng_steps.h"
 
 #include <math.h>
 #include <string.h>
 
-#define PCG_MULTIPLIER 6364136223846793005ULL
 #define LN2 0.693147180559945309417232121458
 
 uint32_t pcg32_next(struct pcg32 *rng)
 {
-    uint64_t old = rng->state;
-    uint32_t shifted = (uint32_t)(((old >> 18) ^ old) >> 27);
-    uint32_t rot = (uint32_t)(old >> 59);
-
-    rng->state = old * PCG_MULTIPLIER + rng->increment;
-    return (shifted >> rot) | (shifted << ((-rot) & 31));
+    return pcg32_step(rng);
 }
 
 void pcg32_seed(struct pcg32 *rng, uint64_t seed, uint64_t stream)
 {
-    rng->state = 0;
-    rng->increment = (stream << 1) | 1;
-    pcg32_next(rng);
-    rng->state += seed;
-    pcg32_next(rng);
+    *rng = pcg32_from(seed, stream);
 }
 
-/* Brown, "Random Number Generation with Arbitrary Strides", 1994. */
 void pcg32_advance(struct pcg32 *rng, uint64_t delta)
 {
-    uint64_t multiplier = PCG_MULTIPLIER, plus = rng->increment;
-    uint64_t all_multiplier = 1, all_plus = 0;
-
-    for (; delta; delta >>= 1) {
-        if (delta & 1) {
-            all_multiplier *= multiplier;
-            all_plus = all_plus * multiplier + plus;
-        }
-        plus = (multiplier + 1) * plus;
-        multiplier *= multiplier;
-    }
-    rng->state = all_multiplier * rng->state + all_plus;
-}
-
-static uint64_t mix(uint64_t x)
-{
-    x += 0x9e3779b97f4a7c15ULL;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-    return x ^ (x >> 31);
+    pcg32_jump(rng, delta);
 }
 
 struct pcg32 rng_key(uint64_t seed, enum rng_purpose purpose, uint64_t a, uint64_t b, uint64_t c)
 {
-    uint64_t h = mix(seed);
-    struct pcg32 rng;
-
-    h = mix(h ^ (uint64_t)purpose);
-    h = mix(h ^ a);
-    h = mix(h ^ b);
-    h = mix(h ^ c);
-    pcg32_seed(&rng, h, mix(h));
-    return rng;
+    return rng_keyed(seed, purpose, a, b, c);
 }
 
 uint32_t rng_below(struct pcg32 *rng, uint32_t bound)
 {
-    uint64_t product;
-    uint32_t low;
-
-    if (!bound)
-        return 0;
-    product = (uint64_t)pcg32_next(rng) * bound;
-    low = (uint32_t)product;
-    if (low < bound) {
-        uint32_t threshold = (0u - bound) % bound;
-        while (low < threshold) {
-            product = (uint64_t)pcg32_next(rng) * bound;
-            low = (uint32_t)product;
-        }
-    }
-    return (uint32_t)(product >> 32);
+    return rng_bounded(rng, bound);
 }
 
 double rng_double(struct pcg32 *rng)

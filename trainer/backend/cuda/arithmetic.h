@@ -1,10 +1,10 @@
 /* arithmetic.h - integer and random arithmetic of the kernels, for host and device alike: the same functions are
- * compiled by nvcc into the kernels and by the C compiler into the tests, which hold them against common/rng.c. The
- * generator, its jump ahead and the key are those of common/rng.h. SPDX-License-Identifier: Apache-2.0 */
+ * compiled by nvcc into the kernels and by the C compiler into the tests. The generator, its jump ahead and the key are
+ * common/rng_steps.h's. SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CUDA_ARITHMETIC_H
 #define FLEXP_TRAINER_CUDA_ARITHMETIC_H
 
-#include "common/rng.h"
+#include "common/rng_steps.h"
 
 #include <math.h>
 #include <stdbool.h>
@@ -60,74 +60,6 @@ DEVICE uint64_t quotient(uint64_t n, uint64_t by)
 DEVICE uint64_t remainder_of(uint64_t n, uint64_t by)
 {
     return n - quotient(n, by) * by;
-}
-
-/* PCG32 */
-
-#define D_PCG_MULTIPLIER 6364136223846793005ULL
-
-DEVICE uint32_t d_pcg_next(struct pcg32 *rng)
-{
-    uint64_t old = rng->state;
-    uint32_t shifted = (uint32_t)(((old >> 18) ^ old) >> 27), rot = (uint32_t)(old >> 59);
-
-    rng->state = old * D_PCG_MULTIPLIER + rng->increment;
-    return (shifted >> rot) | (shifted << ((0u - rot) & 31));
-}
-
-DEVICE void d_pcg_advance(struct pcg32 *rng, uint64_t delta)
-{
-    uint64_t multiplier = D_PCG_MULTIPLIER, plus = rng->increment, all_multiplier = 1, all_plus = 0;
-
-    for (; delta; delta >>= 1) {
-        if (delta & 1) {
-            all_multiplier *= multiplier;
-            all_plus = all_plus * multiplier + plus;
-        }
-        plus = (multiplier + 1) * plus;
-        multiplier *= multiplier;
-    }
-    rng->state = all_multiplier * rng->state + all_plus;
-}
-
-DEVICE uint64_t d_mix(uint64_t x)
-{
-    x += 0x9e3779b97f4a7c15ULL;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-    return x ^ (x >> 31);
-}
-
-DEVICE struct pcg32 d_key(uint64_t seed, uint32_t purpose, uint64_t a, uint64_t b, uint64_t c)
-{
-    uint64_t h = d_mix(d_mix(d_mix(d_mix(d_mix(seed) ^ purpose) ^ a) ^ b) ^ c);
-    struct pcg32 rng;
-
-    rng.state = 0;
-    rng.increment = (d_mix(h) << 1) | 1;
-    d_pcg_next(&rng);
-    rng.state += h;
-    d_pcg_next(&rng);
-    return rng;
-}
-
-DEVICE uint32_t d_below(struct pcg32 *rng, uint32_t bound)
-{
-    uint64_t product;
-    uint32_t low;
-
-    if (!bound)
-        return 0;
-    product = (uint64_t)d_pcg_next(rng) * bound;
-    low = (uint32_t)product;
-    if (low < bound) {
-        uint32_t threshold = (0u - bound) % bound;
-        while (low < threshold) {
-            product = (uint64_t)d_pcg_next(rng) * bound;
-            low = (uint32_t)product;
-        }
-    }
-    return (uint32_t)(product >> 32);
 }
 
 /* Exponential and logarithm from + - * / alone, as the CPU backend's loss has them. */

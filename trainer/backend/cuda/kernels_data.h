@@ -62,20 +62,20 @@ DEVICE void make_entries(const struct lane *lane, uint32_t epoch, const uint32_t
 {
     int padding = lane->padding, flips = lane->flips;
     uint64_t who = lane->client << 16 | epoch;
-    struct pcg32 shuffle = d_key(lane->seed, RNG_SHUFFLE, lane->trial, lane->round, who);
-    struct pcg32 augment = d_key(lane->seed, RNG_AUGMENT, lane->trial, lane->round, who);
+    struct pcg32 shuffle = rng_keyed(lane->seed, RNG_SHUFFLE, lane->trial, lane->round, who);
+    struct pcg32 augment = rng_keyed(lane->seed, RNG_AUGMENT, lane->trial, lane->round, who);
 
     for (uint32_t i = 0; i < lane->samples_n; i++)
         entries[i].sample = samples[i];
     for (uint32_t i = lane->samples_n; i > 1; i--) {
-        uint32_t j = d_below(&shuffle, i), kept = entries[i - 1].sample;
+        uint32_t j = rng_bounded(&shuffle, i), kept = entries[i - 1].sample;
         entries[i - 1].sample = entries[j].sample;
         entries[j].sample = kept;
     }
     for (uint32_t i = 0; i < lane->samples_n; i++) {
-        entries[i].dy = (int16_t)(padding ? (int)d_below(&augment, (uint32_t)(2 * padding + 1)) - padding : 0);
-        entries[i].dx = (int16_t)(padding ? (int)d_below(&augment, (uint32_t)(2 * padding + 1)) - padding : 0);
-        entries[i].flip = flips ? d_below(&augment, 2) : 0;
+        entries[i].dy = (int16_t)(padding ? (int)rng_bounded(&augment, (uint32_t)(2 * padding + 1)) - padding : 0);
+        entries[i].dx = (int16_t)(padding ? (int)rng_bounded(&augment, (uint32_t)(2 * padding + 1)) - padding : 0);
+        entries[i].flip = flips ? rng_bounded(&augment, 2) : 0;
     }
 }
 
@@ -139,8 +139,8 @@ DEVICE void begin_step_body(const struct begin_step_args *a, uint64_t i)
     step->after = step->before * (1 - lane->lr * lane->decay);
     step->next++;
     if (a->draws_n) {
-        step->dropout = d_key(lane->seed, RNG_DROPOUT, lane->trial, lane->round, lane->client << 16 | epoch);
-        d_pcg_advance(&step->dropout, at * draws_before(a->draws, a->draws_n, lane->batch));
+        step->dropout = rng_keyed(lane->seed, RNG_DROPOUT, lane->trial, lane->round, lane->client << 16 | epoch);
+        pcg32_jump(&step->dropout, at * draws_before(a->draws, a->draws_n, lane->batch));
     }
     if (lane->optimizer != LANE_SGD) {
         int64_t t = lane->t + step->next;

@@ -360,9 +360,9 @@ DEVICE void dropout_body(const struct dropout_args *a, uint64_t i)
     if (first >= n + odd)
         return;
     if (!a->off)
-        d_pcg_advance(&rng, draws_before(a->draws, a->before, a->steps[lane].whole) + ahead / 2 + run * DROP_RUN);
+        pcg32_jump(&rng, draws_before(a->draws, a->before, a->steps[lane].whole) + ahead / 2 + run * DROP_RUN);
     for (uint32_t k = 0; k < DROP_RUN; k++) {
-        uint32_t draw = a->off ? 0 : d_pcg_next(&rng);
+        uint32_t draw = a->off ? 0 : pcg32_step(&rng);
         for (uint32_t half = 0; half < 2; half++, draw >>= 16) {
             uint64_t at = first + 2 * k + half;
             bool keep = a->off || (draw & 0xffff) >= drop.threshold;

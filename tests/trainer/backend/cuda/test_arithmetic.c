@@ -1,5 +1,5 @@
-/* test_arithmetic.c - the host's compilation of what the kernels compute with, against common/rng and the CPU backend:
- * the same random decisions bit by bit, the same optimizer steps and losses, divisions, roundings.
+/* test_arithmetic.c - the host's compilation of what the kernels compute with, against the CPU backend: the
+ * same optimizer steps and losses, divisions, roundings. Random decisions are common/rng_steps.h's for both.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "tests/trainer/backend/cuda/fake.h"
 #include "trainer/backend/cpu/cpu_private.h"
@@ -9,25 +9,6 @@
 #include <stddef.h>
 
 #include <cmocka.h>
-
-static void random_numbers_are_those_of_common_rng(void **state)
-{
-    (void)state;
-    for (uint64_t seed = 0; seed < 50; seed++) {
-        struct pcg32 a = rng_key(seed * 77777777777, RNG_DROPOUT, seed, ~seed, seed << 16 | 3);
-        struct pcg32 b = d_key(seed * 77777777777, RNG_DROPOUT, seed, ~seed, seed << 16 | 3);
-        uint64_t jump = seed * seed * seed * 1000003;
-        assert_memory_equal(&a, &b, sizeof a);
-        pcg32_advance(&a, jump);
-        d_pcg_advance(&b, jump);
-        for (uint32_t i = 1; i < 200; i++) {
-            /* bounds near 2^32 are rejected often */
-            uint32_t bound = i % 3 ? i : 0xffffffffu / 2 + i * 7919;
-            assert_int_equal(rng_below(&a, bound), d_below(&b, bound));
-            assert_int_equal(pcg32_next(&a), d_pcg_next(&b));
-        }
-    }
-}
 
 static void divisions_are_exact(void **state)
 {
@@ -333,7 +314,6 @@ static void places_of_sums_cover_a_tile(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_numbers_are_those_of_common_rng),
         cmocka_unit_test(divisions_are_exact),
         cmocka_unit_test(exponentials_and_logarithms_are_near_libm),
         cmocka_unit_test(shuffles_crops_and_flips_are_the_cpus),
