@@ -114,7 +114,7 @@ struct shared_sum_args {
     const struct lane_total *totals;
     const float *start; /* W0 of lane 0 */
     uint64_t start_stride;
-    double *sum;             /* canonical: of W; NULL: only the distances are wanted */
+    double *sum;             /* canonical: of W */
     double *partial;         /* lanes x partial_stride: by tile and warp; not finite where W is not */
     uint64_t partial_stride; /* at least shared_sum_partials */
     uint32_t first, end;     /* lanes */
@@ -143,7 +143,7 @@ DEVICE bool sum_place(const struct shared_sum_args *a, uint32_t precision, uint3
     return *ret_m < a->product.m && *ret_n < a->product.n;
 }
 
-/* A lane begins: true where it has anything to add up. */
+/* A lane begins; the first one sets the sums to 0. */
 DEVICE void sum_begin_lane(const struct shared_sum_args *a, uint32_t precision, uint32_t thread, uint32_t lane,
                            uint32_t tile_m, uint32_t tile_n, struct tile_thread *t, struct sum_thread *s)
 {
@@ -194,7 +194,7 @@ DEVICE void sum_put_distance(const struct shared_sum_args *a, uint32_t thread, u
 DEVICE void sum_store(const struct shared_sum_args *a, uint32_t precision, uint32_t thread, const struct tile_thread *t,
                       const struct sum_thread *s)
 {
-    UNROLL for (uint32_t i = 0; a->sum && i < SUM_VALUES; i++)
+    UNROLL for (uint32_t i = 0; i < SUM_VALUES; i++)
     {
         uint32_t m, n, pixel;
         if (!sum_place(a, precision, thread, t, i, &m, &n))
