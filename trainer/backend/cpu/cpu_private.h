@@ -229,6 +229,7 @@ struct plan {
     const struct model *model;
     struct graph graph;
     size_t batch, rows_max, grain; /* rows are rounded up to the grain */
+    bool onednn; /* which computes a layer at least */
     dnnl_memory_desc_t *working;   /* by layer; ndims 0 where there are no such weights */
     struct place *places;          /* by parameter */
     size_t weights_n, trainable_n; /* floats of the working layout */
@@ -247,8 +248,7 @@ struct plan {
     float **waiting; /* crew_size buffers for weights that wait to be added; NULL until used */
 };
 
-#define EVALUATE_ROWS 32   /* fixed, so that scores depend on weights, samples and the choice of kernels alone */
-#define EVALUATE_CHUNK 256 /* samples that one thread sums up */
+#define EVALUATE_ROWS 32 /* fixed, so that scores depend on weights, samples and the choice of kernels alone */
 
 int plan_compile(struct backend *backend, const struct model *model, const struct plan_options *options,
                  struct plan **ret, struct error *err);

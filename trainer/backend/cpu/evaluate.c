@@ -1,4 +1,4 @@
-/* evaluate.c - scores of weights on samples. Chunks of fixed size go to whichever thread is free and are added up in
+/* evaluate.c - scores of weights on samples. Batches of a fixed size go to whichever thread is free and are added up in
  * order. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/cpu_private.h"
 
@@ -26,39 +26,40 @@ struct job {
 static int evaluate_chunk(struct job *job, struct worker *w, size_t chunk, struct evaluation *part)
 {
     const struct plan *p = job->plan;
-    size_t classes = (size_t)p->model->classes, end = (chunk + 1) * EVALUATE_CHUNK;
-    double loss = 0;
+    size_t classes = (size_t)p->model->classes, i = chunk * EVALUATE_ROWS;
+    size_t n = job->n - i < EVALUATE_ROWS ? job->n - i : EVALUATE_ROWS;
+    int rc;
 
-    if (end > job->n)
-        end = job->n;
-    for (size_t i = chunk * EVALUATE_CHUNK; i < end; i += EVALUATE_ROWS) {
-        size_t n = end - i < EVALUATE_ROWS ? end - i : EVALUATE_ROWS;
-        int rc;
-        batch_assemble(p->backend->dataset, job->split, job->samples + i, n, &(struct augment){0}, NULL, LAYOUT_NHWC,
-                       w->act[0], w->labels);
-        if ((rc = step_forward(w, job->variant, n, MODE_EVALUATE, NULL)))
-            return rc;
-        loss += loss_softmax(w->act[p->model->layers_n], w->labels, n, classes, NULL, NULL, part->confusion,
-                             job->predictions ? job->predictions + i * classes : NULL);
-        part->n += n;
-    }
-    job->losses[chunk] = loss;
+    batch_assemble(p->backend->dataset, job->split, job->samples + i, n, &(struct augment){0}, NULL, LAYOUT_NHWC,
+                   w->act[0], w->labels);
+    if ((rc = step_forward(w, job->variant, n, MODE_EVALUATE, NULL)))
+        return rc;
+    job->losses[chunk] = loss_softmax(w->act[p->model->layers_n], w->labels, n, classes, NULL, NULL, part->confusion,
+                                      job->predictions ? job->predictions + i * classes : NULL);
+    part->n += n;
     return 0;
 }
 
+/* oneDNN's arguments are bound to the worker's own copy of the weights; all else reads the one that all threads have. */
 static void evaluate_thread(void *arg, size_t thread)
 {
     struct job *job = arg;
-    struct worker *w = job->plan->workers[thread];
+    const struct plan *p = job->plan;
+    struct worker *w = p->workers[thread];
     struct team alone = {.n = 1, .first = thread};
+    float *own = w->weights;
     size_t chunk;
 
     w->rc = 0;
     w->team = &alone;
     w->prepared = PREPARED_NOT;
-    memcpy(w->weights, job->plan->start, job->plan->weights_n * sizeof *w->weights);
+    if (p->onednn)
+        memcpy(own, p->start, p->weights_n * sizeof *own);
+    else
+        w->weights = p->start;
     while (!w->rc && (chunk = atomic_fetch_add(&job->next, 1)) < job->chunks)
         w->rc = evaluate_chunk(job, w, chunk, &job->parts[thread]);
+    w->weights = own;
 }
 
 struct setup {
@@ -88,7 +89,7 @@ int cpu_evaluate(struct plan *p, const float *weights, const struct data_split *
         return rc;
     if (ret->classes != p->model->classes)
         return fail(err, -EINVAL, "an evaluation of %d classes for a model of %d", ret->classes, p->model->classes);
-    job.chunks = (n + EVALUATE_CHUNK - 1) / EVALUATE_CHUNK;
+    job.chunks = (n + EVALUATE_ROWS - 1) / EVALUATE_ROWS;
     if (threads > job.chunks)
         threads = job.chunks;
     if (!threads)

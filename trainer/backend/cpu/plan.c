@@ -125,7 +125,7 @@ int plan_compile(struct backend *backend, const struct model *model, const struc
 {
     struct plan *p = calloc(1, sizeof *p);
     struct choose_rules rules;
-    size_t first, onednn = 0;
+    size_t first;
     int rc = -ENOMEM;
 
     if (!p)
@@ -149,15 +149,15 @@ int plan_compile(struct backend *backend, const struct model *model, const struc
         goto out;
     }
     for (size_t i = 0; i < model->layers_n; i++)
-        onednn += plan_is_onednn(p, i);
-    p->grain = onednn && p->batch / 8 ? p->batch / 8 : 1;
+        p->onednn |= plan_is_onednn(p, i);
+    p->grain = p->onednn && p->batch / 8 ? p->batch / 8 : 1;
     if ((rc = plan_variant(p, p->batch, true, &first, err)))
         goto out;
     if ((rc = layout_make(p))) {
         fail(err, rc, "the model is too large");
         goto out;
     }
-    p->start = buffer_new(p->weights_n * sizeof *p->start);
+    p->start = buffer_new(p->weights_n * sizeof *p->start + 64); /* kernels may read that far past its end */
     if (!p->start)
         rc = fail(err, -ENOMEM, "out of memory for the model's weights");
 out:

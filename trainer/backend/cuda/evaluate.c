@@ -6,8 +6,7 @@
 
 #define DRIVER(p) ((p)->backend->driver)
 #define DEVICE_OF(p) ((p)->backend->device)
-#define SUM_RUN 32    /* cpu_private.h: EVALUATE_ROWS */
-#define SUM_CHUNK 256 /* EVALUATE_CHUNK */
+#define SUM_RUN 32 /* cpu_private.h: EVALUATE_ROWS */
 
 static int grow(struct lanes *l, size_t n, bool scores, struct error *err)
 {
@@ -44,15 +43,11 @@ static void add_up(const double *losses, const uint16_t *predictions, const uint
 {
     size_t classes = (size_t)ret->classes;
 
-    for (size_t chunk = 0; chunk < n; chunk += SUM_CHUNK) {
-        double sum = 0;
-        for (size_t run = chunk; run < chunk + SUM_CHUNK && run < n; run += SUM_RUN) {
-            double part = 0;
-            for (size_t i = run; i < run + SUM_RUN && i < n; i++)
-                part += losses[i];
-            sum += part;
-        }
-        ret->loss_sum += sum;
+    for (size_t run = 0; run < n; run += SUM_RUN) {
+        double part = 0;
+        for (size_t i = run; i < run + SUM_RUN && i < n; i++)
+            part += losses[i];
+        ret->loss_sum += part;
     }
     for (size_t i = 0; i < n; i++)
         ret->confusion[labels[samples[i]] * classes + predictions[i]]++;
