@@ -12,25 +12,34 @@ void cuda_use_driver(const struct driver *driver)
     chosen = driver;
 }
 
-static int cuda_open(const struct backend_options *options, struct backend **ret, struct error *err)
+int gpu_open(const struct driver *driver, int index, struct backend **ret, struct error *err)
 {
     struct backend *b = calloc(1, sizeof *b);
-    int rc = 0;
+    int rc;
 
     if (!b)
         return fail(err, -ENOMEM, "out of memory");
-    b->driver = chosen;
-    if (!b->driver)
-        rc = cuda_driver(&b->driver, err);
-    (void)options; /* cores are the CPU's; a lease of a GPU makes it the one that CUDA_VISIBLE_DEVICES shows */
-    rc = rc ? rc : b->driver->open(-1, NULL, &b->device, err);
-    if (rc) {
+    b->driver = driver;
+    if ((rc = driver->open(index, NULL, &b->device, err))) {
         free(b);
         return rc;
     }
-    b->driver->info(b->device, &b->info);
+    driver->info(b->device, &b->info);
     *ret = b;
     return 0;
+}
+
+/* Cores are the CPU's; leases of GPUs make them those that CUDA_VISIBLE_DEVICES shows. */
+static int cuda_open(const struct backend_options *options, struct backend **ret, struct error *err)
+{
+    const struct driver *driver = chosen;
+    int rc = driver ? 0 : cuda_driver(&driver, err);
+
+    if (rc)
+        return rc;
+    if (options->gpus_n > RANKS_MOST)
+        return fail(err, -EINVAL, "a trial trains on at most %d GPUs, got %zu", RANKS_MOST, options->gpus_n);
+    return options->gpus_n > 1 ? parallel_open(driver, options->gpus_n, ret, err) : gpu_open(driver, 0, ret, err);
 }
 
 static void drop_data(struct backend *b)
@@ -43,7 +52,7 @@ static void drop_data(struct backend *b)
     b->dataset = NULL;
 }
 
-static void cuda_close(struct backend *b)
+void gpu_close(struct backend *b)
 {
     if (!b)
         return;
@@ -52,12 +61,20 @@ static void cuda_close(struct backend *b)
     free(b);
 }
 
+static void cuda_close(struct backend *b)
+{
+    if (b && b->peers)
+        parallel_close(b);
+    else
+        gpu_close(b);
+}
+
 static struct backend_info cuda_info(const struct backend *b)
 {
     return (struct backend_info){.name = "cuda", .isa = b->info.isa};
 }
 
-static int cuda_load_dataset(struct backend *b, const struct dataset *d, struct error *err)
+int gpu_load_dataset(struct backend *b, const struct dataset *d, struct error *err)
 {
     const struct data_split *splits[] = {&d->train, &d->test};
     size_t image = (size_t)d->channels * (size_t)d->height * (size_t)d->width;
@@ -86,6 +103,11 @@ static int cuda_load_dataset(struct backend *b, const struct dataset *d, struct 
     return 0;
 }
 
+static int cuda_load_dataset(struct backend *b, const struct dataset *d, struct error *err)
+{
+    return (b->peers ? parallel_load_dataset : gpu_load_dataset)(b, d, err);
+}
+
 /* Refuses what can never fit; what does not fit at the moment fails when it is made. */
 static int cuda_compile(struct backend *b, const struct model *model, const struct plan_options *options,
                         struct plan **ret, size_t *ret_mem_bytes, struct error *err)
@@ -98,12 +120,17 @@ static int cuda_compile(struct backend *b, const struct model *model, const stru
     rc = cuda_plan_bytes(model, options->batch, options->precision, b ? b->dataset : NULL, &shared, &lane, err);
     if (rc)
         return rc;
+    if (b && b->peers)
+        shared += NCCL_BYTES;
     if (ret_mem_bytes)
         *ret_mem_bytes = shared + lane;
-    if (b && shared + lane > b->info.total_bytes)
-        return fail(err, -ENOMEM, "needs %zu MiB of GPU memory for batches of %zu, but %s has %zu MiB",
-                    (shared + lane) >> 20, options->batch, b->info.name, b->info.total_bytes >> 20);
-    return ret ? cuda_plan_new(b, model, options, ret, err) : 0;
+    for (size_t i = 0; b && i < (b->peers ? ranks_n(b->ranks) : 1); i++) {
+        const struct device_info *info = b->peers ? &b->peers[i]->info : &b->info;
+        if (shared + lane > info->total_bytes)
+            return fail(err, -ENOMEM, "needs %zu MiB of GPU memory for batches of %zu, but %s has %zu MiB",
+                        (shared + lane) >> 20, options->batch, info->name, info->total_bytes >> 20);
+    }
+    return ret ? (b->peers ? parallel_plan_new : cuda_plan_new)(b, model, options, ret, err) : 0;
 }
 
 void selftest_device(struct backend *b, const struct driver **ret_driver, struct device **ret_device)

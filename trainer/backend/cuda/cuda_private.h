@@ -7,9 +7,12 @@
  *   lanes.c      device memory of replicas in lockstep, steps captured as graphs
  *   libraries.c  which products of a program a library computes
  *   shared.c     dense layers of plain SGD replicas that share the round's start
+ *   parallel_step.c     gradients of a batch that several GPUs share
  *   plan.c       working layout of the weights, memory of a plan
  *   reduce.c     weighted sums, models that stay on the device
  *   train.c, evaluate.c, cuda.c   the table of functions
+ *   parallel.c, parallel_train.c   calls on several GPUs
+ *   ranks.c, exchange.c   a thread for each GPU, what they send each other (ranks.h)
  *   load.c       opens flexp-cuda.so
  *   selftest*.c  the checks that are run on a real GPU
  *
@@ -22,6 +25,7 @@
 #include "trainer/backend/backend.h"
 #include "trainer/backend/cuda/cuda.h"
 #include "trainer/backend/cuda/driver.h"
+#include "trainer/backend/cuda/ranks.h"
 
 /* graph.c */
 
@@ -89,7 +93,12 @@ struct backend {
     void *images[2], *labels[2]; /* train, test */
     struct plan *plans;
     size_t data_bytes;
+    struct ranks *ranks; /* of several GPUs: this is one of them. NULL: the only one */
+    size_t rank;
+    struct backend **peers; /* rank 0's: all, by rank; it is the one that callers have */
 };
+
+#define PLACE_ALIGN 64 /* floats */
 
 struct place { /* of a parameter in the working layout, in floats */
     size_t offset, size;
@@ -104,6 +113,8 @@ struct plan {
     size_t batch;
     enum precision precision;
     struct program train, evaluate;
+    struct program parallel; /* train, for a GPU's share of a batch; none on one GPU */
+    struct plan **peers;     /* rank 0's: all, by rank */
     struct place *places;
     size_t weights_n, trainable_n; /* of the working layout */
     size_t rank, shared_n;         /* the least of its layers'; floats of layers that may share, which come first */
@@ -126,6 +137,7 @@ struct plan {
 #define EVALUATE_ROWS 512 /* at most; fewer where a tensor of so many rows would be larger than EVALUATE_BYTES */
 #define EVALUATE_BYTES ((size_t)256 << 20)
 #define CONTEXT_BYTES ((size_t)600 << 20) /* what the driver and the libraries take for themselves */
+#define NCCL_BYTES ((size_t)512 << 20)    /* kept free for a communicator's channels */
 
 int cuda_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options,
                   struct plan **ret, struct error *err);
@@ -180,6 +192,9 @@ struct lanes {
     struct lane_step *start_steps; /* of each start: the rows of all its replicas */
     double *shared_partial;
     struct captured *graphs[2][GRAPHS]; /* of steps that do not share, that do */
+    bool parallel;                      /* data parallel: of each batch a share, gradients are summed over the GPUs */
+    struct pieces *pieces;              /* of the gradients */
+    float *incoming;                    /* gradients of the GPUs before this one, where they are added in order */
     struct library **libraries;         /* NULL: own kernels alone */
     void *workspace;
 };
@@ -210,6 +225,13 @@ static inline void *lanes_space(const struct lanes *l, int index)
     return index < 0 ? NULL : l->arena + l->program->spaces[index].offset * l->n;
 }
 
+/* parallel_step.c: around a step's operations, and after each of them. */
+int parallel_step_new(struct lanes *lanes, struct error *err);
+void parallel_step_free(struct lanes *lanes);
+int parallel_step_begin(struct lanes *lanes, struct error *err);
+int parallel_step_made(struct lanes *lanes, const struct op *op, struct error *err);
+int parallel_step_end(struct lanes *lanes, struct error *err);
+
 /* layers.c: queues an operation of the program for all lanes. */
 int layer_queue(struct lanes *lanes, const struct op *op, struct error *err);
 /* library NULL: the own kernel. */
@@ -222,8 +244,9 @@ bool layer_product(const struct lanes *lanes, const struct op *op, uint32_t mode
 /* reduce.c */
 
 struct resident {
-    struct resident *next; /* of the plan's */
-    float *weights;        /* canonical, on the device */
+    struct resident *next;   /* of the plan's */
+    float *weights;          /* canonical, on the device */
+    struct resident **peers; /* rank 0's: all, by rank */
 };
 
 /* A replica of a call. */
@@ -241,6 +264,8 @@ struct turn {
     size_t n;
     bool shared;       /* they share their starts: shared.c */
     struct lane *host; /* lanes->n */
+    struct lane_total *totals;
+    double began;
     size_t samples_n, entries_n, longest;
     uint32_t epochs_max, steps_max;
 };
@@ -256,11 +281,13 @@ size_t turn_same_training(const struct turn *turn, size_t i);
 bool turn_same_start(const struct member *a, const struct member *b);
 /* Sums of so many trainings begin at 0. */
 int sums_begin(struct plan *plan, size_t n, struct error *err);
-/* Everything that the turn leaves, in order of replicas; totals: one for each lane. */
-int turn_reduce(struct turn *turn, struct lane_total *totals, struct error *err);
-/* What the trainings that are not canceled end with. */
-int sums_end(struct plan *plan, struct training *trainings, size_t n, struct error *err);
+/* Adds up what the turn leaves, in order of replicas; then totals, and what single replicas hand back. */
+int turn_sum(struct turn *turn, struct error *err);
+int turn_fetch(struct turn *turn, struct error *err);
+/* What the trainings that are not canceled end with. hands_back: sums, to the caller. */
+int sums_end(struct plan *plan, struct training *trainings, size_t n, bool hands_back, struct error *err);
 int cuda_get_canonical(struct plan *plan, const float *working, float *canonical, size_t n, struct error *err);
+int gpu_put_model(struct plan *plan, struct resident **model, const float *weights, struct error *err);
 int cuda_put_model(struct plan *plan, struct resident **model, const float *weights, struct error *err);
 int cuda_get_model(struct plan *plan, const struct resident *model, float *weights, struct error *err);
 void cuda_drop_model(struct plan *plan, struct resident *model);
@@ -300,6 +327,10 @@ struct library *library_of_shared(const struct lanes *lanes, const struct op *op
 
 /* train.c, evaluate.c */
 
+/* A turn: lanes, members and n are set. Queues its training; totals become what the replicas report. */
+int turn_train(struct turn *turn, struct training *trainings, size_t n, struct error *err);
+void turn_report(struct turn *turn);
+void turn_done(struct turn *turn);
 int cuda_train(struct plan *plan, struct training *trainings, size_t n, struct error *err);
 int cuda_gradients(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
                    size_t n, float *ret_gradients, double *ret_loss, struct error *err);
@@ -310,7 +341,33 @@ int cuda_evaluate_model(struct plan *plan, const struct resident *model, const s
                         struct error *err);
 /* How many lanes go at once for n replicas: all, or as few turns as memory allows. */
 int lanes_for(struct plan *plan, size_t n, size_t *ret_lanes, struct error *err);
-int cuda_plan_training(struct plan *plan, size_t n, struct error *err);
+/* Lanes for n replicas; those that are there serve fewer, too. parallel: of one, for shares of its batches. */
+int cuda_plan_training(struct plan *plan, size_t n, bool parallel, struct error *err);
 int cuda_plan_point(struct lanes *lanes, const struct data_split *split, uint64_t total, struct error *err);
+/* Of weights, or of a model on the device: each sample's loss and prediction, and where wanted its scores. */
+int cuda_score(struct plan *plan, const float *weights, const struct resident *model, const struct data_split *split,
+               const uint32_t *samples, size_t n, double *losses, uint16_t *predictions, float *scores,
+               struct error *err);
+
+/* cuda.c: of one GPU, which is index among the visible ones */
+
+int gpu_open(const struct driver *driver, int index, struct backend **ret, struct error *err);
+void gpu_close(struct backend *backend);
+int gpu_load_dataset(struct backend *backend, const struct dataset *dataset, struct error *err);
+
+/* parallel.c: of all GPUs of rank 0's backend or plan */
+
+int parallel_open(const struct driver *driver, size_t n, struct backend **ret, struct error *err);
+void parallel_close(struct backend *backend);
+int parallel_load_dataset(struct backend *backend, const struct dataset *dataset, struct error *err);
+int parallel_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options,
+                      struct plan **ret, struct error *err);
+void parallel_plan_free(struct plan *plan);
+int parallel_score(struct plan *plan, const float *weights, const struct resident *model,
+                   const struct data_split *split, const uint32_t *samples, size_t n, double *losses,
+                   uint16_t *predictions, float *scores, struct error *err);
+int parallel_put_model(struct plan *plan, struct resident **model, const float *weights, struct error *err);
+/* parallel_train.c */
+int parallel_train(struct plan *plan, struct training *trainings, size_t n, struct error *err);
 
 #endif

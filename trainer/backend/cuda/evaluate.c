@@ -54,13 +54,35 @@ static void add_up(const double *losses, const uint16_t *predictions, const uint
     ret->n += n;
 }
 
-/* Of weights, or of a model on the device. */
-static int evaluate(struct plan *p, const float *weights, const struct resident *model, const struct data_split *split,
-                    const uint32_t *samples, size_t n, struct evaluation *ret, float *predictions, struct error *err)
+int cuda_score(struct plan *p, const float *weights, const struct resident *model, const struct data_split *split,
+               const uint32_t *samples, size_t n, double *losses, uint16_t *predictions, float *scores,
+               struct error *err)
 {
     size_t classes = (size_t)p->model->classes;
     struct lanes *l;
-    char *host;
+    int rc;
+
+    if (!p->evaluation && (rc = lanes_new(p, &p->evaluate, 1, &p->evaluation, err)))
+        return rc;
+    l = p->evaluation;
+    if ((rc = grow(l, n, scores != NULL, err)) ||
+        (rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, n * sizeof *samples, err)) ||
+        (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, sizeof *l->steps, err)) ||
+        (rc = weights ? lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)
+                      : lanes_gather(l, model->weights, l->weights, p->model->weights_n, 1, err)) ||
+        (rc = cuda_plan_point(l, split, n, err)) ||
+        (rc = lanes_run(l, (n + p->evaluate.rows - 1) / p->evaluate.rows, NULL, 0, err)) ||
+        (rc = DRIVER(p)->download(DEVICE_OF(p), losses, l->losses, n * sizeof *losses, err)) ||
+        (rc = DRIVER(p)->download(DEVICE_OF(p), predictions, l->predictions, n * sizeof *predictions, err)))
+        return rc;
+    return scores ? DRIVER(p)->download(DEVICE_OF(p), scores, l->scores, n * classes * sizeof *scores, err) : 0;
+}
+
+static int evaluate(struct plan *p, const float *weights, const struct resident *model, const struct data_split *split,
+                    const uint32_t *samples, size_t n, struct evaluation *ret, float *scores, struct error *err)
+{
+    uint16_t *predictions;
+    double *losses;
     int rc = cuda_plan_check_samples(p, split, samples, n, err);
 
     if (rc)
@@ -69,29 +91,15 @@ static int evaluate(struct plan *p, const float *weights, const struct resident 
         return fail(err, -EINVAL, "an evaluation of %d classes for a model of %d", ret->classes, p->model->classes);
     if (!n)
         return 0;
-    if (!p->evaluation && (rc = lanes_new(p, &p->evaluate, 1, &p->evaluation, err)))
-        return rc;
-    l = p->evaluation;
-    if ((rc = grow(l, n, predictions != NULL, err)) ||
-        (rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, n * sizeof *samples, err)) ||
-        (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, sizeof *l->steps, err)) ||
-        (rc = weights ? lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)
-                      : lanes_gather(l, model->weights, l->weights, p->model->weights_n, 1, err)) ||
-        (rc = cuda_plan_point(l, split, n, err)) ||
-        (rc = lanes_run(l, (n + p->evaluate.rows - 1) / p->evaluate.rows, NULL, 0, err)))
-        return rc;
-    host = cuda_plan_host(p, n * (sizeof(double) + sizeof(uint16_t)));
-    if (!host)
+    losses = cuda_plan_host(p, n * (sizeof *losses + sizeof *predictions));
+    if (!losses)
         return fail(err, -ENOMEM, "out of memory for an evaluation");
-    if ((rc = DRIVER(p)->download(DEVICE_OF(p), host, l->losses, n * sizeof(double), err)) ||
-        (rc =
-             DRIVER(p)->download(DEVICE_OF(p), host + n * sizeof(double), l->predictions, n * sizeof(uint16_t), err)) ||
-        (predictions &&
-         (rc = DRIVER(p)->download(DEVICE_OF(p), predictions, l->scores, n * classes * sizeof(float), err))))
-        return rc;
-    add_up((const double *)(const void *)host, (const uint16_t *)(const void *)(host + n * sizeof(double)),
-           split->labels, samples, n, ret);
-    return 0;
+    predictions = (uint16_t *)(losses + n);
+    rc = (p->peers ? parallel_score : cuda_score)(p, weights, model, split, samples, n, losses, predictions, scores,
+                                                  err);
+    if (!rc)
+        add_up(losses, predictions, split->labels, samples, n, ret);
+    return rc;
 }
 
 int cuda_evaluate(struct plan *p, const float *weights, const struct data_split *split, const uint32_t *samples,

@@ -8,8 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RUNS 1024      /* partial sums of a lane's distance */
-#define WAIT_STEPS 512 /* that may be queued before the host waits, so that a cancellation is soon seen */
+#define RUNS 1024        /* partial sums of a lane's distance */
+#define WAIT_STEPS 512   /* that may be queued before the host waits, so that a cancellation is soon seen */
+#define WAIT_PARALLEL 64 /* where GPUs wait for each other, so that it is soon seen that one does not answer */
 #define DRIVER(l) ((l)->plan->backend->driver)
 #define DEVICE_OF(l) ((l)->plan->backend->device)
 
@@ -87,6 +88,7 @@ void lanes_free(struct lanes *l)
         DRIVER(l)->release(DEVICE_OF(l), l->losses);
         DRIVER(l)->release(DEVICE_OF(l), l->predictions);
     }
+    parallel_step_free(l);
     DRIVER(l)->release(DEVICE_OF(l), l->memory);
     free(l);
 }
@@ -180,7 +182,8 @@ static int queue_begin(struct lanes *l, struct error *err)
                                     .steps = l->steps,
                                     .draws = l->plan->d_draws,
                                     .draws_n = l->plan->draws_n,
-                                    .shares = 1};
+                                    .share = l->parallel ? (uint32_t)l->plan->backend->rank : 0,
+                                    .shares = l->parallel ? (uint32_t)ranks_n(l->plan->backend->ranks) : 1};
         return LAUNCH(l, begin_step, &a, err);
     }
     struct begin_chunk_args a = {.count = 1, .step = l->steps, .total = l->total, .rows = (uint32_t)l->program->rows};
@@ -212,6 +215,8 @@ static bool is_stepped(const struct lanes *l, size_t param)
 {
     const struct program *p = l->program;
 
+    if (l->parallel)
+        return false;
     for (size_t i = 0; i < p->ops_n; i++) {
         const struct op *op = &p->ops[i];
         const struct layer *layer = op->layer >= 0 ? &p->model->layers[op->layer] : NULL;
@@ -249,8 +254,15 @@ int lanes_step(struct lanes *l, struct error *err)
 {
     int rc = queue_begin(l, err);
 
-    for (size_t i = 0; i < l->program->ops_n && !rc; i++)
+    if (!rc && l->parallel)
+        rc = parallel_step_begin(l, err);
+    for (size_t i = 0; i < l->program->ops_n && !rc; i++) {
         rc = layer_queue(l, &l->program->ops[i], err);
+        if (!rc && l->parallel)
+            rc = parallel_step_made(l, &l->program->ops[i], err);
+    }
+    if (!rc && l->parallel)
+        rc = parallel_step_end(l, err);
     return rc || !l->update ? rc : queue_update(l, err);
 }
 
@@ -263,7 +275,7 @@ static int warm_up(struct lanes *l, struct error *err)
     l->update = l->drop = l->training;
     if (!l->plan->backend->dataset)
         return 0;
-    l->shared = l->training && l->plan->rank;
+    l->shared = l->training && !l->parallel && l->plan->rank;
     rc = l->shared ? lanes_step(l, err) : 0;
     l->shared = false;
     rc = rc ? rc : lanes_step(l, err);
@@ -299,13 +311,15 @@ int lanes_new(struct plan *plan, const struct program *program, size_t n, struct
     l->starts = 1;
     l->per_start = n;
     l->bytes = bytes;
+    l->parallel = program == &plan->parallel;
     if ((rc = DRIVER(l)->alloc(DEVICE_OF(l), bytes, &memory, err))) {
         free(l);
         return rc;
     }
     c.base = l->memory = memory;
     carve_lanes(l, &c, plan->weights_n, plan->trainable_n);
-    if ((rc = DRIVER(l)->clear(DEVICE_OF(l), memory, bytes, err)) || (rc = libraries_new(l, err)) ||
+    rc = l->parallel ? parallel_step_new(l, err) : 0;
+    if (rc || (rc = DRIVER(l)->clear(DEVICE_OF(l), memory, bytes, err)) || (rc = libraries_new(l, err)) ||
         (rc = warm_up(l, err))) {
         lanes_free(l);
         return rc;
@@ -314,31 +328,58 @@ int lanes_new(struct plan *plan, const struct program *program, size_t n, struct
     return 0;
 }
 
+/* Marks what is canceled; several GPUs that share a replica stop together. */
+static int may_go_on(struct lanes *l, struct training *trainings, size_t n, struct error *err)
+{
+    bool stop;
+    int rc;
+
+    failpoint("worker_mid_round");
+    for (size_t i = 0; i < n; i++)
+        trainings[i].canceled |= backend_canceled(&trainings[i]);
+    stop = n && backend_all_canceled(trainings, n);
+    if (l->parallel && (rc = ranks_meet(l->plan->backend->ranks, &stop, err)))
+        return rc;
+    for (size_t i = 0; l->parallel && stop && i < n; i++)
+        trainings[i].canceled = true;
+    return stop ? fail(err, -ECANCELED, "canceled") : 0;
+}
+
+/* 2^k steps. What goes through the host cannot be captured. */
+static int run_steps(struct lanes *l, size_t k, struct error *err)
+{
+    int rc = 0;
+
+    if (l->parallel && !ranks_have_nccl(l->plan->backend->ranks)) {
+        for (size_t i = 0; i < (size_t)1 << k && !rc; i++)
+            rc = lanes_step(l, err);
+        return rc;
+    }
+    if (!l->graphs[l->shared][k])
+        rc = capture(l, k, err);
+    return rc ? rc : DRIVER(l)->replay(DEVICE_OF(l), l->graphs[l->shared][k], err);
+}
+
 int lanes_run(struct lanes *l, uint64_t steps, struct training *trainings, size_t n, struct error *err)
 {
-    uint64_t queued = 0;
+    uint64_t queued = 0, most = l->parallel ? WAIT_PARALLEL : WAIT_STEPS;
 
     while (steps) {
         size_t k = GRAPHS - 1;
-        int rc = 0;
+        int rc = may_go_on(l, trainings, n, err);
         while ((uint64_t)1 << k > steps)
             k--;
-        failpoint("worker_mid_round");
-        for (size_t i = 0; i < n; i++)
-            trainings[i].canceled |= backend_canceled(&trainings[i]);
-        if (n && backend_all_canceled(trainings, n))
-            return fail(err, -ECANCELED, "canceled");
-        if (!l->graphs[l->shared][k])
-            rc = capture(l, k, err);
-        rc = rc ? rc : DRIVER(l)->replay(DEVICE_OF(l), l->graphs[l->shared][k], err);
+        rc = rc ? rc : run_steps(l, k, err);
         steps -= (uint64_t)1 << k;
         queued += (uint64_t)1 << k;
-        if (!rc && queued >= WAIT_STEPS) {
+        if (!rc && queued >= most) {
             rc = DRIVER(l)->wait(DEVICE_OF(l), err);
             queued = 0;
         }
         if (rc)
             return rc;
+        if (l->parallel)
+            rank_alive(l->plan->backend->ranks, l->plan->backend->rank);
     }
     return 0;
 }

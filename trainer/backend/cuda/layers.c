@@ -111,7 +111,7 @@ bool layer_product(const struct lanes *l, const struct op *op, uint32_t mode, st
         ret->out = grads_of(l, layer->weight);
         ret->bias_out = grads_of(l, layer->bias_param);
         ret->out_stride = l->plan->trainable_n;
-        ret->updates = l->update;
+        ret->updates = l->update && !l->parallel;
         ret->update = lanes_update(l);
         ret->weight_first = l->plan->places[layer->weight].offset;
         ret->bias_first = layer->bias_param >= 0 ? l->plan->places[layer->bias_param].offset : 0;

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PLACE_ALIGN 64 /* floats */
-
 static size_t values_of(const struct shape *s)
 {
     return (size_t)s->c * (size_t)s->h * (size_t)s->w;
@@ -162,8 +160,8 @@ int cuda_plan_bytes(const struct model *m, size_t batch, enum precision precisio
 }
 
 /* A trial's own: its lanes, its sum and its resident model. A tenth of the memory serves tables. */
-int cuda_fit(struct backend *b, const struct model *m, const struct plan_options *options, const struct dataset *dataset,
-             size_t replicas, size_t *ret_trials, struct error *err)
+int cuda_fit(struct backend *b, const struct model *m, const struct plan_options *options,
+             const struct dataset *dataset, size_t replicas, size_t *ret_trials, struct error *err)
 {
     size_t shared, lane, trial, memory = b->info.total_bytes / 10 * 9;
     int rc = cuda_plan_bytes(m, options->batch, options->precision, dataset, &shared, &lane, err);
@@ -208,6 +206,10 @@ int cuda_plan_new(struct backend *backend, const struct model *model, const stru
     p->precision = options->precision;
     rc = program_new(model, options->batch, true, precision, &p->train, err);
     rc = rc ? rc : program_new(model, evaluate_rows(model), false, precision, &p->evaluate, err);
+    if (!rc && backend->ranks) {
+        size_t ranks = ranks_n(backend->ranks);
+        rc = program_new(model, (options->batch + ranks - 1) / ranks, true, precision, &p->parallel, err);
+    }
     if (!rc && map_params(p))
         rc = fail(err, -ENOMEM, "out of memory for a model of %zu weights", model->weights_n);
     rc = rc ? rc : device_new(p, err);
@@ -226,6 +228,8 @@ void cuda_plan_free(struct plan *p)
 
     if (!p)
         return;
+    if (p->peers)
+        parallel_plan_free(p);
     d = p->backend->driver;
     for (at = &p->backend->plans; *at != p;)
         at = &(*at)->next;
@@ -240,6 +244,7 @@ void cuda_plan_free(struct plan *p)
         cuda_drop_model(p, p->residents);
     program_done(&p->train);
     program_done(&p->evaluate);
+    program_done(&p->parallel);
     free(p->where);
     free(p->places);
     free(p->draws);
@@ -247,7 +252,7 @@ void cuda_plan_free(struct plan *p)
     free(p);
 }
 
-bool cuda_trim(struct backend *b, const struct plan *but)
+static bool trim(struct backend *b, const struct plan *but)
 {
     bool any = false;
 
@@ -260,6 +265,15 @@ bool cuda_trim(struct backend *b, const struct plan *but)
         any = true;
     }
     return any;
+}
+
+bool cuda_trim(struct backend *b, const struct plan *but)
+{
+    bool any = false;
+
+    for (size_t rank = 0; b->peers && rank < ranks_n(b->ranks); rank++)
+        any |= trim(b->peers[rank], but ? but->peers[rank] : NULL);
+    return b->peers ? any : trim(b, but);
 }
 
 void *cuda_plan_host(struct plan *p, size_t bytes)

@@ -113,19 +113,26 @@ static int fetch(struct turn *t, size_t lane, struct error *err)
     return rc;
 }
 
-int turn_reduce(struct turn *t, struct lane_total *totals, struct error *err)
+int turn_sum(struct turn *t, struct error *err)
 {
-    struct plan *p = t->plan;
     int rc = t->shared ? shared_sums(t, err) : 0;
 
     rc = rc ? rc : measure(t, err);
-    rc = rc ? rc : add_up(t, err);
-    for (size_t i = 0; i < t->n && !rc; i++)
-        rc = fetch(t, i, err);
-    return rc ? rc : DRIVER(p)->download(DEVICE_OF(p), totals, t->lanes->totals, t->lanes->n * sizeof *totals, err);
+    return rc ? rc : add_up(t, err);
 }
 
-int sums_end(struct plan *p, struct training *trainings, size_t n, struct error *err)
+int turn_fetch(struct turn *t, struct error *err)
+{
+    struct plan *p = t->plan;
+    int rc = 0;
+
+    for (size_t i = 0; i < t->n && !rc; i++)
+        rc = fetch(t, i, err);
+    return rc ? rc
+              : DRIVER(p)->download(DEVICE_OF(p), t->totals, t->lanes->totals, t->lanes->n * sizeof *t->totals, err);
+}
+
+int sums_end(struct plan *p, struct training *trainings, size_t n, bool hands_back, struct error *err)
 {
     size_t weights_n = p->model->weights_n;
     int rc = 0;
@@ -142,7 +149,7 @@ int sums_end(struct plan *p, struct training *trainings, size_t n, struct error 
                                    .trainable = p->model->trainable_n,
                                    .rate = r->rate};
             rc = LAUNCH(p->training, apply, &a, err);
-        } else if (r->type == REDUCE_WEIGHTED_SUM) {
+        } else if (r->type == REDUCE_WEIGHTED_SUM && hands_back) {
             rc = DRIVER(p)->download(DEVICE_OF(p), r->sum, sum, weights_n * sizeof(double), err);
         }
     }
@@ -151,7 +158,7 @@ int sums_end(struct plan *p, struct training *trainings, size_t n, struct error 
 
 /* models that stay */
 
-int cuda_put_model(struct plan *p, struct resident **model, const float *weights, struct error *err)
+int gpu_put_model(struct plan *p, struct resident **model, const float *weights, struct error *err)
 {
     size_t bytes = p->model->weights_n * sizeof *weights;
     struct resident *made = NULL;
@@ -176,6 +183,11 @@ int cuda_put_model(struct plan *p, struct resident **model, const float *weights
     return rc;
 }
 
+int cuda_put_model(struct plan *p, struct resident **model, const float *weights, struct error *err)
+{
+    return (p->peers ? parallel_put_model : gpu_put_model)(p, model, weights, err);
+}
+
 int cuda_get_model(struct plan *p, const struct resident *model, float *weights, struct error *err)
 {
     return DRIVER(p)->download(DEVICE_OF(p), weights, model->weights, p->model->weights_n * sizeof *weights, err);
@@ -187,9 +199,12 @@ void cuda_drop_model(struct plan *p, struct resident *model)
 
     if (!model)
         return;
+    for (size_t rank = 1; model->peers && rank < ranks_n(p->backend->ranks); rank++)
+        cuda_drop_model(p->peers[rank], model->peers[rank]);
     while (*at != model)
         at = &(*at)->next;
     *at = model->next;
     DRIVER(p)->release(DEVICE_OF(p), model->weights);
+    free(model->peers);
     free(model);
 }

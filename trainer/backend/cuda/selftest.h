@@ -61,6 +61,10 @@ struct profile_setting {
     float momentum;
 };
 void selftest_profile(struct selftest *t, const struct profile_setting *setting);
+/* selftest_parallel.c: so many GPUs in one trial. */
+void selftest_parallel(struct selftest *t, enum precision precision, size_t gpus);
+/* Opens the bed's GPU side anew on so many GPUs. */
+int bed_use_gpus(struct bed *bed, size_t n, enum precision precision, size_t batch, struct error *err);
 /* selftest_bench.c. wanted: by precision; NULL: all */
 void selftest_bench(struct selftest *t, bool quick, const bool *wanted);
 

@@ -42,28 +42,29 @@ int lanes_for(struct plan *p, size_t n, size_t *ret_lanes, struct error *err)
     return 0;
 }
 
-/* Idle lanes cost time, too: where a pack has ended, and only a quarter of the lanes is used for a while, fewer are made. */
+/* Idle lanes cost time, too: where a pack has ended, and only a quarter of the lanes is used for a while, fewer are
+ * made. */
 static bool is_lean(struct plan *p, size_t n)
 {
     p->lean = 4 * n <= p->training->n ? p->lean + 1 : 0;
     return p->lean >= LEAN_CALLS;
 }
 
-/* Lanes for n replicas; those there are serve fewer, too. */
-int cuda_plan_training(struct plan *p, size_t n, struct error *err)
+int cuda_plan_training(struct plan *p, size_t n, bool parallel, struct error *err)
 {
     size_t wanted = n;
-    bool enough = p->training && p->training->n >= n, lean = enough && is_lean(p, n);
+    bool fit = p->training && p->training->parallel == parallel, enough = fit && p->training->n >= n;
+    bool lean = enough && is_lean(p, n);
     int rc = 0;
 
     if (enough && !lean)
         return 0;
-    if (!enough && ((rc = lanes_for(p, n, &wanted, err)) || (p->training && wanted <= p->training->n)))
+    if (!enough && ((rc = lanes_for(p, n, &wanted, err)) || (fit && wanted <= p->training->n)))
         return rc;
     lanes_free(p->training);
     p->training = NULL;
     p->lean = 0;
-    return lanes_new(p, &p->train, wanted, &p->training, err);
+    return lanes_new(p, parallel ? &p->parallel : &p->train, wanted, &p->training, err);
 }
 
 /* Where assemble finds images. Captured steps hold what normalises them: another data set makes them anew. */
@@ -296,31 +297,51 @@ static void report(struct replica *r, const struct lane_total *total, double sec
         r->optimizer_steps += r->batches;
 }
 
-static int run_turn(struct turn *t, struct training *trainings, size_t n, struct error *err)
+int turn_train(struct turn *t, struct training *trainings, size_t n, struct error *err)
 {
     struct lanes *l = t->lanes;
-    struct lane_total *totals = calloc(l->n, sizeof *totals);
-    double began = seconds_now();
-    int rc = 0;
+    int rc;
 
+    t->began = seconds_now();
     t->host = calloc(l->n, sizeof *t->host);
-    if (!t->host || !totals)
-        rc = fail(err, -ENOMEM, "out of memory for %zu replicas", t->n);
+    t->totals = calloc(l->n, sizeof *t->totals);
+    if (!t->host || !t->totals)
+        return fail(err, -ENOMEM, "out of memory for %zu replicas", t->n);
     l->update = l->drop = true;
     l->shared = t->shared;
-    if (rc || (rc = fill_lanes(t, err)) || (rc = grow_tables(t, err)) || (rc = put_tables(t, err)) ||
+    if ((rc = fill_lanes(t, err)) || (rc = grow_tables(t, err)) || (rc = put_tables(t, err)) ||
         (rc = put_drops(t, err)) || (rc = put_starts(t, err)) || (rc = put_state(t, err)) ||
         (rc = t->shared ? shared_begin(t, err) : 0) ||
-        (rc = cuda_plan_point(l, &t->plan->backend->dataset->train, 0, err)) ||
-        (rc = lanes_run(l, t->steps_max, trainings, n, err)) || (rc = turn_reduce(t, totals, err)))
-        goto out;
+        (rc = cuda_plan_point(l, &t->plan->backend->dataset->train, 0, err)))
+        return rc;
+    return lanes_run(l, t->steps_max, trainings, n, err);
+}
+
+void turn_report(struct turn *t)
+{
     for (size_t i = 0; i < t->n; i++)
-        report(t->members[i].replica, &totals[i], seconds_now() - began);
-out:
+        report(t->members[i].replica, &t->totals[i], seconds_now() - t->began);
+}
+
+void turn_done(struct turn *t)
+{
+    free(t->totals);
+    free(t->host);
+    t->totals = NULL;
+    t->host = NULL;
+}
+
+static int run_turn(struct turn *t, struct training *trainings, size_t n, struct error *err)
+{
+    int rc = turn_train(t, trainings, n, err);
+
+    rc = rc ? rc : turn_sum(t, err);
+    rc = rc ? rc : turn_fetch(t, err);
     if (rc)
         DRIVER(t->plan)->wait(DEVICE_OF(t->plan), NULL); /* what was queued is done before its memory goes */
-    free(totals);
-    free(t->host);
+    else
+        turn_report(t);
+    turn_done(t);
     return rc;
 }
 
@@ -349,7 +370,11 @@ int cuda_train(struct plan *p, struct training *trainings, size_t n, struct erro
 
     for (size_t k = 0; k < n; k++)
         trainings[k].canceled = false;
-    if (rc || !replicas || (rc = sums_begin(p, n, err)) || (rc = cuda_plan_training(p, replicas, err)))
+    if (rc || !replicas)
+        return rc;
+    if (p->peers)
+        return parallel_train(p, trainings, n, err);
+    if ((rc = sums_begin(p, n, err)) || (rc = cuda_plan_training(p, replicas, false, err)))
         return rc;
     turn.shared = shared_pays(p, trainings, n);
     turn.members = calloc(replicas, sizeof *turn.members);
@@ -362,7 +387,7 @@ int cuda_train(struct plan *p, struct training *trainings, size_t n, struct erro
         rc = run_turn(&turn, trainings, n, err);
     }
     free(turn.members);
-    return rc ? rc : sums_end(p, trainings, n, err);
+    return rc ? rc : sums_end(p, trainings, n, true, err);
 }
 
 int cuda_gradients(struct plan *p, const float *weights, const struct data_split *split, const uint32_t *samples,
@@ -377,7 +402,7 @@ int cuda_gradients(struct plan *p, const float *weights, const struct data_split
         return rc;
     if (!n || n > p->batch)
         return fail(err, -EINVAL, "a batch of %zu, but the plan is for 1 to %zu", n, p->batch);
-    if ((rc = cuda_plan_training(p, 1, err)))
+    if ((rc = cuda_plan_training(p, 1, false, err)))
         return rc;
     l = p->training;
     list = l->samples;

@@ -26,8 +26,8 @@ struct fake_group {
     pthread_cond_t changed;
     size_t ranks, arrived, turns;
     bool aborted;
-    const void *parts[FAKE_DEVICES];                   /* of a sum or broadcast */
-    const void *box[FAKE_DEVICES][FAKE_DEVICES];       /* [from][to] */
+    const void *parts[FAKE_DEVICES];             /* of a sum or broadcast */
+    const void *box[FAKE_DEVICES][FAKE_DEVICES]; /* [from][to] */
 };
 #define FAKE_GROUPS 64
 static struct fake_group fake_groups[FAKE_GROUPS];
