@@ -41,6 +41,19 @@ def create_on_gpus(home, **arguments):
     home.flexp("create", path)
 
 
+def gpus_seen(home):
+    """What CUDA_VISIBLE_DEVICES is in the home's processes that have it."""
+    seen = set()
+    for pid in home.processes():
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                entries = file.read().split(b"\0")
+        except OSError:
+            continue
+        seen |= {entry.decode() for entry in entries if entry.startswith(b"CUDA_VISIBLE_DEVICES=")}
+    return seen
+
+
 @test
 def gpus_are_listed_with_what_uses_them(home):
     fake(home)
@@ -86,14 +99,7 @@ def a_worker_sees_its_gpu_alone_and_holds_its_lease(home):
     create_on_gpus(home, script={"gate": gate}, trials=2)
     rows = wait_for("two busy GPUs", lambda: [row for row in slots(home)["slots"] if row["kind"] == "cuda" and
                                               row["state"] == "busy"][1:] and slots(home)["slots"])
-    seen = set()
-    for pid in home.processes():
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                entries = file.read().split(b"\0")
-        except OSError:
-            continue
-        seen |= {entry.decode() for entry in entries if entry.startswith(b"CUDA_VISIBLE_DEVICES=")}
+    seen = gpus_seen(home)
     assert seen == {f"CUDA_VISIBLE_DEVICES={FIRST}", f"CUDA_VISIBLE_DEVICES={SECOND}"}, seen
     assert {FIRST, SECOND} <= set(os.listdir(home.leases)), os.listdir(home.leases)
     assert all(row["state"] != "busy" for row in rows if row["kind"] == "cpu"), rows
@@ -107,6 +113,22 @@ def a_worker_sees_its_gpu_alone_and_holds_its_lease(home):
         open(gate, "w", encoding="utf-8").close()
         home.wait_end()
         other.wait_end()
+
+
+@test
+def a_trial_on_two_gpus_has_both_or_none(home):
+    fake(home)
+    home.flexp("up")
+    path = home.config(trials=1, resources={"slots_per_trial": 3, "slot_type": "cuda"})
+    done = home.flexp("create", path, check=False)
+    assert done.returncode and "a trial wants 3 slots, but this orchestrator has 2 cuda slots" in done.stderr, done
+    gate = home.file("gate")
+    create_on_gpus(home, script={"gate": gate}, trials=1, resources={"slots_per_trial": 2})
+    wait_for("two busy GPUs", lambda: [row for row in slots(home)["slots"] if row["kind"] == "cuda" and
+                                       row["state"] == "busy"][1:])
+    assert gpus_seen(home) == {f"CUDA_VISIBLE_DEVICES={FIRST},{SECOND}"}, gpus_seen(home)
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end()
 
 
 if __name__ == "__main__":

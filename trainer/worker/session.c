@@ -29,7 +29,7 @@ struct session {
     const struct backend_ops *ops;
     struct backend *backend;
     int cores[1024];
-    size_t cores_n;
+    size_t cores_n, gpus_n;
     struct kept *data, *splits, *plans;
     uint64_t uses;
 };
@@ -189,21 +189,22 @@ static int open_backend(struct session *session, const json_t *slots, struct err
 {
     const struct backend_ops *ops = &BACKEND_CPU;
     int cores[1024], rc;
-    size_t n = 0, i;
+    size_t n = 0, gpus = 0, i;
     json_t *slot;
 
     json_array_foreach ((json_t *)slots, i, slot) {
         int core;
-        if (json_is_string(slot) && !strncmp(json_string_value(slot), "cuda:", 5) && ops == &BACKEND_CUDA)
-            return fail(err, -EINVAL, "resources.slots_per_trial: several GPUs in one trial cannot be used yet; give 1");
-        if (json_is_string(slot) && !strncmp(json_string_value(slot), "cuda:", 5))
-            ops = &BACKEND_CUDA; /* which GPU: CUDA_VISIBLE_DEVICES, as the launcher set it */
+        if (json_is_string(slot) && !strncmp(json_string_value(slot), "cuda:", 5)) {
+            ops = &BACKEND_CUDA; /* which GPUs: CUDA_VISIBLE_DEVICES, as the launcher set it */
+            gpus++;
+        }
         if (n < 1024 && json_is_string(slot) && sscanf(json_string_value(slot), "cpu:%d", &core) == 1)
             cores[n++] = core;
     }
     if (!n)
         cores[n++] = -1;
-    if (session->backend && ops == session->ops && n == session->cores_n && !memcmp(cores, session->cores, n * sizeof *cores))
+    if (session->backend && ops == session->ops && gpus == session->gpus_n && n == session->cores_n &&
+        !memcmp(cores, session->cores, n * sizeof *cores))
         return 0;
     if (is_used(session->data))
         return fail(err, -EBUSY, "this worker holds runs on other slots");
@@ -217,7 +218,9 @@ static int open_backend(struct session *session, const json_t *slots, struct err
     session->ops = ops;
     memcpy(session->cores, cores, n * sizeof *cores);
     session->cores_n = n;
-    rc = ops->open(&(struct backend_options){.cores = session->cores, .cores_n = n}, &session->backend, err);
+    session->gpus_n = gpus;
+    rc = ops->open(&(struct backend_options){.cores = session->cores, .cores_n = n, .gpus_n = gpus}, &session->backend,
+                   err);
     pack_use(session->pack, ops, session->backend);
     pack_leave(session->pack);
     return rc;

@@ -1,5 +1,6 @@
 /* selftest_main.c - `flexp-trainer selftest --backend cuda`.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cuda/ranks.h"
 #include "trainer/backend/cuda/selftest.h"
 
 #include <stdlib.h>
@@ -16,8 +17,10 @@ static const char HELP[] =
     "\n"
     "Holds every operation, gradient and 20 steps of training on the GPU against the CPU backend, checks that bits "
     "are\n"
-    "equal from run to run and packed or not, and that memory is flat over N rounds (1000); then, with --bench, "
-    "times networks, the federated benchmark and each operation of a step.\n"
+    "equal from run to run and packed or not, that memory is flat over N rounds (1000), and, where several are "
+    "visible,\n"
+    "several GPUs in one trial against one; then, with --bench, times networks, the federated benchmark and each "
+    "operation of a step.\n"
     "Exits with 1 where something failed, 2 for a wrong call, 3 where there is no GPU.\n";
 
 struct options {
@@ -96,8 +99,30 @@ static void phase(struct selftest *t, const char *name, time_t began)
     fflush(stdout);
 }
 
+/* Of two GPUs, and of all that are visible. */
+static void check_parallel(struct selftest *t, const struct options *o, const struct driver *driver)
+{
+    struct device *device;
+    struct error err;
+    size_t gpus = 0;
+
+    while (gpus < RANKS_MOST && !driver->open((int)gpus, NULL, &device, &err)) {
+        driver->close(device);
+        gpus++;
+    }
+    if (gpus < 2)
+        printf("several GPUs: skipped, %zu is visible\n", gpus);
+    for (enum precision precision = PRECISION_FP32; gpus > 1 && precision <= PRECISION_BF16; precision++) {
+        if (!wants(o, precision))
+            continue;
+        selftest_parallel(t, precision, 2);
+        if (gpus > 2)
+            selftest_parallel(t, precision, gpus);
+    }
+}
+
 /* The own kernels first; what libraries compute takes longer to make ready. */
-static void run_checks(struct selftest *t, const struct options *o)
+static void run_checks(struct selftest *t, const struct options *o, const struct driver *driver)
 {
     static const enum precision ORDER[] = {PRECISION_FP32_STRICT, PRECISION_BF16, PRECISION_FP32, PRECISION_TF32};
     time_t began = time(NULL);
@@ -117,6 +142,8 @@ static void run_checks(struct selftest *t, const struct options *o)
         selftest_bits(t, PRECISION_BF16);
     selftest_memory(t, o->rounds);
     phase(t, "bits and memory", began);
+    check_parallel(t, o, driver);
+    phase(t, "several GPUs", began);
 }
 
 int cuda_selftest(int argc, char **argv)
@@ -142,7 +169,7 @@ int cuda_selftest(int argc, char **argv)
            info.driver_version % 1000 / 10, FLEXP_COMMIT);
     selftest_init(&t);
     if (o.checks)
-        run_checks(&t, &o);
+        run_checks(&t, &o, driver);
     if (o.bench)
         selftest_bench(&t, o.quick, o.chosen ? o.wanted : NULL);
     printf("%d passed, %d failed\n", t.passed, t.failed);
