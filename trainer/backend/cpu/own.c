@@ -249,16 +249,24 @@ size_t own_dense_scratch(const struct plan *p, size_t i)
     return panel_bytes(d) + p->backend->native->dense_scratch_bytes(d, p->rows_max) + 64;
 }
 
+/* Threads share the outputs first: each then reads its own part of the weights, of which there is more than of rows. */
 static void dense_forward(void *arg, size_t rank)
 {
-    struct pass *s = arg;
+    const struct pass *s = arg;
     struct worker *w = s->w;
-    size_t lo, hi;
+    const struct dense *d = &s->node->dense;
+    const size_t grain = 2 * NATIVE_LANES, grains = (d->out + grain - 1) / grain, n = w->team->n;
+    size_t columns = n < grains ? n : grains, lo, hi, from, to;
 
-    own_share(w->team, rank, s->rows, 1, &lo, &hi);
+    while (n % columns)
+        columns--;
+    from = grains * (rank % columns) / columns * grain;
+    to = grains * (rank % columns + 1) / columns * grain;
+    lo = s->rows * (rank / columns) / (n / columns);
+    hi = s->rows * (rank / columns + 1) / (n / columns);
     if (lo < hi)
-        s->native->dense_forward(&s->node->dense, weights_of(w, s->layer->weight), weights_of(w, s->layer->bias_param),
-                                 w->act[s->node->in], w->act[s->node->out], lo, hi);
+        s->native->dense_forward(d, weights_of(w, s->layer->weight), weights_of(w, s->layer->bias_param), w->act[s->node->in],
+                                 w->act[s->node->out], lo, hi, from, to < d->out ? to : d->out);
 }
 
 static void sgd_panel(const struct pass *s, size_t i0, size_t i1, void *scratch)

@@ -72,14 +72,16 @@ static void case_free_dense(struct dense_case *k)
     check_free(k->scratch, k->scratch_bytes, "scratch");
 }
 
-/* Forward in ranges of `piece` rows, backward in ranges of `panel` inputs. */
+/* Forward in ranges of `piece` rows, of 32 outputs where these are not all, backward in ranges of `panel` inputs. */
 static void case_run_dense(struct dense_case *k, const struct native *set, size_t piece, size_t panel)
 {
     const struct dense *d = &k->d;
 
     for (size_t lo = 0; lo < k->rows; lo += piece)
-        set->dense_forward(d, k->w, d->bias ? k->bias : NULL, k->x, k->y, lo,
-                           lo + piece < k->rows ? lo + piece : k->rows);
+        for (size_t from = 0, step = piece < k->rows ? 32 : d->out; from < d->out; from += step)
+            set->dense_forward(d, k->w, d->bias ? k->bias : NULL, k->x, k->y, lo,
+                               lo + piece < k->rows ? lo + piece : k->rows, from,
+                               from + step < d->out ? from + step : d->out);
     set->dense_mask(d, k->y, k->dy, k->db, k->rows);
     for (size_t i = 0; i < d->in; i += panel)
         set->dense_backward(d, k->w, k->x, k->dy, k->dx, k->dw + i * d->stride, k->rows, i,
@@ -211,7 +213,7 @@ static void values_that_are_not_finite_pass_through(void **state)
                     k.x[row * d->in + i0] = VALUES[v];
                 else if (what == 1)
                     k.w[i0 * d->stride + o0] = VALUES[v];
-                native_all()[set]->dense_forward(d, k.w, k.bias, k.x, k.y, 0, k.rows);
+                native_all()[set]->dense_forward(d, k.w, k.bias, k.x, k.y, 0, k.rows, 0, d->out);
                 for (size_t r = 0; r < k.rows; r++)
                     for (size_t o = 0; o < d->out; o++)
                         assert_int_equal(!isfinite(k.y[r * d->out + o]),

@@ -196,15 +196,15 @@ size_t NATIVE(dense_stride)(size_t out)
 }
 
 void NATIVE(dense_forward)(const struct dense *d, const float *w, const float *bias, const float *x, float *y,
-                           size_t lo, size_t hi)
+                           size_t lo, size_t hi, size_t from, size_t to)
 {
-    const size_t vecs = (d->out + VEC_N - 1) / VEC_N;
+    const size_t vecs = (d->out + VEC_N - 1) / VEC_N, end = (to + VEC_N - 1) / VEC_N;
 
     for (size_t k0 = 0; k0 < d->in; k0 += PANEL) {
         size_t k = least(PANEL, d->in - k0), next = k0 + PANEL < d->in ? PANEL : 0;
-        for (size_t v0 = 0, nv; v0 < vecs; v0 += nv) {
+        for (size_t v0 = from / VEC_N, nv; v0 < end; v0 += nv) {
             size_t ahead = 0; /* the columns of the next panel are fetched by all tiles in turn */
-            nv = share(vecs - v0, VECS_MAX);
+            nv = share(end - v0, VECS_MAX);
             for (size_t r0 = lo, n; r0 < hi; r0 += n) {
                 float *at = y + r0 * d->out + v0 * VEC_N;
                 struct tile t = {.a = x + r0 * d->in + k0,

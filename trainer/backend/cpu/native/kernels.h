@@ -12,7 +12,7 @@ extern const struct conv_kernel NATIVE(conv_winograd_f4), NATIVE(conv_winograd_f
 
 size_t NATIVE(dense_stride)(size_t out);
 void NATIVE(dense_forward)(const struct dense *d, const float *w, const float *bias, const float *x, float *y, size_t lo,
-                           size_t hi);
+                           size_t hi, size_t from, size_t to);
 void NATIVE(dense_mask)(const struct dense *d, const float *y, float *dy, float *db, size_t rows);
 void NATIVE(dense_backward)(const struct dense *d, const float *w, const float *x, const float *dy, float *dx, float *dw,
                             size_t rows, size_t i0, size_t i1, void *scratch);

@@ -116,8 +116,9 @@ struct native {
     const struct conv_kernel *const *convs; /* NULL-terminated */
 
     size_t (*dense_stride)(size_t out);
+    /* Outputs [from, to) of rows [lo, hi); from a multiple of 2 x NATIVE_LANES, to likewise or out. */
     void (*dense_forward)(const struct dense *d, const float *w, const float *bias, const float *x, float *y, size_t lo,
-                          size_t hi);
+                          size_t hi, size_t from, size_t to);
     /* dy becomes 0 where ReLU's y is; db (NULL: none) = sums over the rows, overwritten. */
     void (*dense_mask)(const struct dense *d, const float *y, float *dy, float *db, size_t rows);
     /* For inputs [i0, i1), i0 a multiple of 64: dx (NULL: not wanted) of all rows, overwritten, and the gradients of these
