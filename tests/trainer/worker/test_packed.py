@@ -205,6 +205,19 @@ def runs_of_other_slots_are_not_taken_beside_those_held(worker):
     check_as_alone(worker, 2, runs.to_the_end()[3])
 
 
+def a_run_given_twice_ends_the_worker_with_its_reason():
+    with tempfile.TemporaryDirectory() as folder:
+        worker = Worker(folder)
+        worker.assign(1, until=1)
+        while worker.hear()["op"] != "checkpoint":
+            pass
+        worker.assign(1, until=1)
+        check(worker.process.wait(30) == 1, "exit code")
+        text = worker.process.stderr.read()
+        check("the orchestrator gave run 1 twice" in text, text)
+        worker.close()
+
+
 @with_worker
 def pack_keys_are_equal_where_trials_train_in_one_call(worker):
     keys = []
@@ -221,6 +234,7 @@ def pack_keys_are_equal_where_trials_train_in_one_call(worker):
 TESTS = [trials_held_at_once_end_as_they_end_alone, on_two_cores_as_well, a_run_that_fails_leaves_the_others_as_they_are,
          a_run_that_waits_for_its_verdict_holds_nobody_up, a_freed_share_is_assigned_to_the_next_trial,
          a_released_run_falls_silent_and_the_others_go_on, a_checkpoint_is_evaluated_beside_a_run_that_trains,
-         runs_of_other_slots_are_not_taken_beside_those_held, pack_keys_are_equal_where_trials_train_in_one_call]
+         runs_of_other_slots_are_not_taken_beside_those_held, a_run_given_twice_ends_the_worker_with_its_reason,
+         pack_keys_are_equal_where_trials_train_in_one_call]
 
 sys.exit(run(TESTS))

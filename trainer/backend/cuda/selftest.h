@@ -49,6 +49,8 @@ void selftest_operations(struct selftest *t, enum precision precision);
 void selftest_training(struct selftest *t, enum precision precision);
 /* Bits: run to run, packed or not, in turns or at once. */
 void selftest_bits(struct selftest *t, enum precision precision);
+/* selftest_trials.c: bits of several trials in one call, and of each alone. */
+void selftest_trials(struct selftest *t, enum precision precision);
 /* Memory over rounds. */
 void selftest_memory(struct selftest *t, int rounds);
 /* selftest_shared.c: plain SGD clients that share the round's start, against weights of their own. */

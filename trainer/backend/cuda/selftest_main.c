@@ -136,8 +136,10 @@ static void run_checks(struct selftest *t, const struct options *o, const struct
             selftest_shared(t, ORDER[i]);
         phase(t, PRECISION_NAMES[ORDER[i]], began);
     }
-    if (wants(o, PRECISION_FP32_STRICT))
+    if (wants(o, PRECISION_FP32_STRICT)) {
         selftest_bits(t, PRECISION_FP32_STRICT);
+        selftest_trials(t, PRECISION_FP32_STRICT);
+    }
     if (wants(o, PRECISION_BF16))
         selftest_bits(t, PRECISION_BF16);
     selftest_memory(t, o->rounds);

@@ -72,10 +72,11 @@ static void bits_do_not_depend_on_packing(void **state)
     selftest_init(&t);
     selftest_bits(&t, PRECISION_FP32_STRICT);
     selftest_bits(&t, PRECISION_BF16);
+    selftest_trials(&t, PRECISION_FP32_STRICT);
     fake.tiles = true;
     selftest_bits(&t, PRECISION_FP32_STRICT);
     fake.tiles = false;
-    none_failed(&t, 6);
+    none_failed(&t, 7);
 }
 
 static void sharing_the_start_passes_its_checks(void **state)
