@@ -119,7 +119,7 @@ static int set_up(struct bench *b, json_t *request, struct error *err)
     shape = (struct data_shape){b->dataset->channels, b->dataset->height,  b->dataset->width,
                                 b->dataset->classes,  b->dataset->train.n, b->dataset->test.n};
     if ((rc = model_new(json_object_get(b->sections, "model"), &shape, &b->model, err)) ||
-        (rc = BACKEND_CPU.open(&(struct backend_options){b->cores, b->cores_n}, &b->backend, err)) ||
+        (rc = BACKEND_CPU.open(&(struct backend_options){.cores = b->cores, .cores_n = b->cores_n}, &b->backend, err)) ||
         (rc = BACKEND_CPU.load_dataset(b->backend, b->dataset, err)))
         return rc;
     b->weights = calloc(b->model->weights_n, sizeof *b->weights);

@@ -109,7 +109,7 @@ static int set_up(struct bench *b, const struct row *row, const json_t *sections
     shape = (struct data_shape){b->dataset->channels, b->dataset->height,  b->dataset->width,
                                 b->dataset->classes,  b->dataset->train.n, b->dataset->test.n};
     if ((rc = model_new(json_object_get(sections, "model"), &shape, &b->model, err)) ||
-        (rc = BACKEND_CPU.open(&(struct backend_options){cores, cores_n}, &b->backend, err)) ||
+        (rc = BACKEND_CPU.open(&(struct backend_options){.cores = cores, .cores_n = cores_n}, &b->backend, err)) ||
         (rc = BACKEND_CPU.load_dataset(b->backend, b->dataset, err)) ||
         (rc = BACKEND_CPU.compile(b->backend, b->model, &options, &b->plan, &mem_bytes, err)) ||
         (rc = evaluation_init(&b->evaluation, b->dataset->classes)))

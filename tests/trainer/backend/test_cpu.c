@@ -80,7 +80,7 @@ static void rig_open(struct rig *rig, const char *layers, size_t threads)
     memset(rig, 0, sizeof *rig);
     if (model_new(model, &shape, &rig->model, &err))
         fail_msg("%s", err.text);
-    assert_int_equal(BACKEND_CPU.open(&(struct backend_options){CORES, threads}, &rig->backend, &err), 0);
+    assert_int_equal(BACKEND_CPU.open(&(struct backend_options){.cores = CORES, .cores_n = threads}, &rig->backend, &err), 0);
     assert_int_equal(BACKEND_CPU.load_dataset(rig->backend, dataset, &err), 0);
     if (BACKEND_CPU.compile(rig->backend, rig->model, &(struct plan_options){.batch = BATCH}, &rig->plan, &mem_bytes, &err))
         fail_msg("%s", err.text);

@@ -485,7 +485,7 @@ static void wrong_requests_are_refused_with_the_reason(void **state)
     BACKEND_CPU.load_dataset(t.backend, &other, NULL);
     assert_int_equal(backend_train(&BACKEND_CPU, t.plan, r, 2, NULL, &reduction, NULL, &err), -EINVAL);
     assert_string_equal(err.text, "the model is for images of 3x10x8 and 4 classes, the data has 3x10x9 and 4");
-    assert_int_equal(BACKEND_CPU.open(&(struct backend_options){NULL, 0}, &t.backend, &err), -EINVAL);
+    assert_int_equal(BACKEND_CPU.open(&(struct backend_options){.cores_n = 0}, &t.backend, &err), -EINVAL);
     assert_int_equal(BACKEND_CPU.compile(t.backend, t.model, &(struct plan_options){.batch = 0}, NULL, NULL, &err), -EINVAL);
     free(sum);
     tiny_done(&t);

@@ -54,7 +54,7 @@ static void tiny_init(struct tiny *t, const char *layers, int channels, int heig
         cores[i] = -1;
     snprintf(text, sizeof text, layers[0] == '[' ? "{\"layers\": %s}" : "{\"preset\": \"%s\"}", layers);
     if (json_parse(text, strlen(text), &section, &err) ||
-        BACKEND_CPU.open(&(struct backend_options){cores, threads}, &t->backend, &err) ||
+        BACKEND_CPU.open(&(struct backend_options){.cores = cores, .cores_n = threads}, &t->backend, &err) ||
         BACKEND_CPU.load_dataset(t->backend, &t->data, &err) || model_new(section, &shape, &t->model, &err) ||
         BACKEND_CPU.compile(t->backend, t->model, &(struct plan_options){.batch = batch}, &t->plan, NULL, &err)) {
         fprintf(stderr, "%s: %s\n", text, err.text);
