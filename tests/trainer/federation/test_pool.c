@@ -13,9 +13,9 @@
 
 #include <cmocka.h>
 
-#define SAMPLES 120
+#define SAMPLES 60
 #define CLIENTS 5
-#define ROUNDS 4
+#define ROUNDS 3
 #define TRIALS 4
 
 static const char NET[] =
@@ -88,7 +88,7 @@ static struct pool_settings settings_of(const struct trial *t, struct seat *seat
                                      .optimizer = {.momentum = 0.9f},
                                      .augment = {.crop_padding = (int)t->number},
                                      .batch = 8,
-                                     .local_epochs = 1 + (int64_t)t->number / 2,
+                                     .local_epochs = 1 + (int64_t)t->number / 3,
                                      .seed = 7,
                                      .trial = t->number};
 
