@@ -212,7 +212,8 @@ def a_worker_that_dies_takes_its_runs_along_and_who_is_guilty_shows_alone(home):
              for _, trial, attempt, begin, end in stays(home) if attempt > 1]
     for one in spans:
         for other in spans:
-            apart = one is other or one[3] <= other[2] or other[3] <= one[2]
+            # a worker notes an end after it has said so: the next run may be there by then
+            apart = one is other or one[3] <= other[2] + .03 or other[3] <= one[2] + .03
             assert apart or (one[0] != 2 and other[0] != 2 and one[1] > 2 and other[1] > 2), f"{one} beside {other}"
     later = [span for span in spans if span[1] > 2 and span[0] != 2]
     assert any(one[2] < other[3] and other[2] < one[3] for one in later for other in later if one is not other), spans

@@ -226,7 +226,7 @@ def it_is_run_however_the_experiment_ends(home):
 def a_command_that_a_kill_interrupts_is_run_again(home):
     count = home.file("count")
     home.create(trials=1, rounds=1, on_complete=f"echo x >>{count}; test -e {home.file('go')} || sleep 1000")
-    wait_for("its first line", lambda: os.path.exists(count))
+    wait_for("its first line", lambda: os.path.exists(count) and open(count, encoding="utf-8").read() == "x\n")
     home.kill9()
     open(home.file("go"), "w", encoding="utf-8").close()
     home.up()

@@ -1,8 +1,8 @@
 /* parallel.c - calls on several GPUs.
  *
  * A backend of several GPUs is that of its first one, rank 0, which knows its peers; so are a plan and a resident
- * model. Evaluations are split at the borders of their chunks: bits are those of one GPU. SPDX-License-Identifier:
- * Apache-2.0 */
+ * model. Evaluations are split at the borders of their chunks: bits are those of one GPU.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cuda/cuda_private.h"
 
 #include <stdio.h>
