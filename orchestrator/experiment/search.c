@@ -28,6 +28,8 @@ void search_note_progress(struct experiment *experiment, struct turn *turn)
 {
     double more = 0;
 
+    if (experiment->ending)
+        return; /* the searcher is done for it was told to be, not for all was trained */
     for (size_t i = 0; i < experiment->running_n; i++) {
         const struct trial *trial = experiment_trial(experiment, experiment->running[i]);
         more += fmax(fmin(fmax(trial->run->unit, trial->run->trained), trial->until) - fmax(trial->told, 0), 0);

@@ -324,6 +324,22 @@ static void progress_counts_rounds_that_lead_to_a_decision(void **state)
     bench_close(&b);
 }
 
+static void what_is_canceled_shows_what_was_trained(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, PLAIN);
+    bench_start(&b, 1);
+    say_trained(&b, 1, 1, 1);
+    assert_int_equal(bench_verb(&b, experiment_cancel), 0);
+    say_trained(&b, 1, 2, 2);
+    say_end(&b, 1, 3, "stopped");
+    assert_string_equal(experiment_is(&b), "canceled");
+    assert_float_equal(progress_of(&b), 1.0 / 12, 1e-9);
+    bench_close(&b);
+}
+
 /* --- a journal that does not replay -------------------------------------------------------------------------------- */
 
 static void refuses_a_journal_that_the_searcher_would_not_have_written(void **state)
@@ -401,6 +417,7 @@ int main(void)
         cmocka_unit_test(the_order_of_arrival_does_not_choose_between_equals),
         cmocka_unit_test(progress_reaches_one),
         cmocka_unit_test(progress_counts_rounds_that_lead_to_a_decision),
+        cmocka_unit_test(what_is_canceled_shows_what_was_trained),
         cmocka_unit_test(refuses_a_journal_that_the_searcher_would_not_have_written),
         cmocka_unit_test(says_what_was_stored_and_what_was_computed),
     };
