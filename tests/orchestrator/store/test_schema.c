@@ -131,6 +131,12 @@ static void fill(const char *path)
     put_run_on(batch, 2, 1, 7, 1, "['cpu:0']");
     put_report(batch, 2, 1, 7, 1,
                "{'kind':'training','units':{'rounds':1},'metrics':{'train_loss':'-Infinity','a':1.5}}");
+    put_trial(batch, 2, 2, "{}"); /* 2 and 3 share a slot for 10 of 36 seconds */
+    put_trial(batch, 2, 3, "{}");
+    put_run_on(batch, 2, 2, 8, 1, "['cuda:0']");
+    put_run_on(batch, 2, 3, 9, 1, "['cuda:0']");
+    store_put_run_end(batch, 8, "length", NULL, T0 + 100 * SECOND);
+    store_put_run_end(batch, 9, "length", NULL, T0 + 116 * SECOND);
     commit(store, batch);
     store_close(store);
     json_decref(metrics);
