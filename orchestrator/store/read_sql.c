@@ -2,11 +2,15 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/read_private.h"
 
+/* A run that goes on counts until its latest report, as in an experiment's timings. By the index runs_open. */
+#define OPEN_RUN_US(slots)                                                                                            \
+    "(SELECT coalesce(sum(max(r.last_us - r.started_us, 0) * " slots "), 0) FROM runs r WHERE r.experiment ="         \
+    " t.experiment AND r.trial = t.id AND r.ended_us IS NULL)"
 /* As trial_row() reads them. */
 #define TRIAL_COLUMNS                                                                                                 \
     "t.number, t.state, t.reason, t.text, t.hyperparameters, t.restarts, t.runs, t.slots, t.unit, t.best_value,"      \
     " t.best_status, t.best_unit, t.latest_value, t.latest_status, t.latest_unit, t.created_us, t.started_us,"        \
-    " t.ended_us, t.run_us, t.slot_us, t.id"
+    " t.ended_us, t.run_us + " OPEN_RUN_US("1") ", t.slot_us + " OPEN_RUN_US("r.slots_n") ", t.id"
 #define DELETED_FILES(deleted)                                                                                        \
     "SELECT t.experiment, t.number, c.path FROM checkpoints c JOIN trials t ON t.id = c.trial"                        \
     " WHERE c.id > (SELECT max(id) FROM checkpoints) - 5000 AND c.deleted_us " deleted

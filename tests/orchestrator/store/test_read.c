@@ -240,6 +240,8 @@ static void trials_are_told_in_the_order_of_their_numbers(void **state)
                 "'created':'2026-05-28T20:26:44.000Z','started':'2026-05-28T20:27:20.000Z',"
                 "'ended':'2026-05-28T20:27:24.000Z','trained_seconds':4.0,'slot_seconds':8.0}");
     assert_json(at(answer, "trials[4].best_metric"), "null");
+    assert_json(at(answer, "trials[6].trained_seconds"), "2.0"); /* it goes on: until its latest report */
+    assert_json(at(answer, "trials[6].slot_seconds"), "4.0");
     json_decref(answer);
     store_close(store);
 }
