@@ -19,8 +19,9 @@ static int not_running(struct cli *cli)
         json_object_set_new(answer, "running", json_false());
         json_object_set_new(answer, "pid", json_null());
         json_object_set_new(answer, "home", json_string(cli->home));
-        json_object_set_new(answer, "slots", json_array());
+        json_object_set_new(answer, "slots", json_integer(0));
         json_object_set_new(answer, "workers", json_array());
+        json_object_set_new(answer, "worker_pids", json_array());
         cli_print_json(cli, answer);
         return CLI_LOST;
     }
@@ -38,11 +39,6 @@ static int not_running(struct cli *cli)
     return CLI_LOST;
 }
 
-static size_t count_of(const json_t *value)
-{
-    return json_is_array(value) ? json_array_size(value) : (size_t)json_integer_value(value);
-}
-
 /* One without an experiment is what all wait for, which was said. */
 static void problem(const json_t *row)
 {
@@ -58,7 +54,7 @@ static void problem(const json_t *row)
 
 int verb_status(struct cli *cli)
 {
-    const json_t *workers, *slots, *counts;
+    const json_t *workers, *counts;
     const char *state;
     struct error err = {0};
     json_t *answer = NULL, *row;
@@ -78,14 +74,12 @@ int verb_status(struct cli *cli)
         json_object_set_new(answer, "running", json_true());
         return cli_print_json(cli, answer);
     }
-    slots = json_object_get(answer, "slots");
     workers = json_object_get(answer, "workers");
-    printf("orchestrator  pid %lld, flexp %s\nhome          %s\nslots         %zu\nworkers       %zu",
+    printf("orchestrator  pid %lld, flexp %s\nhome          %s\nslots         %lld\nworkers       %zu",
            (long long)json_int_or(answer, "pid", client_pid(cli->client)), json_string_or(answer, "version", "?"),
-           cli->home, count_of(slots), count_of(workers));
+           cli->home, (long long)json_int_or(answer, "slots", 0), json_array_size(workers));
     json_array_foreach((json_t *)workers, i, row) {
-        int64_t pid = json_is_integer(row) ? json_integer_value(row) : json_int_or(row, "pid", 0);
-        printf("%s%lld", i ? ", " : "  pid ", (long long)pid);
+        printf("%s%lld", i ? ", " : "  pid ", (long long)json_int_or(row, "pid", 0));
         if (json_array_size(json_object_get(row, "runs")) > 1)
             printf(" (%zu runs)", json_array_size(json_object_get(row, "runs")));
     }

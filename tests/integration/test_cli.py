@@ -320,6 +320,7 @@ def without_an_orchestrator_reading_works_and_makes_nothing(place):
     assert "no orchestrator" in place.flexp("status", expect=3).stderr
     status = place.json("status", expect=3)
     assert status["running"] is False and status["pid"] is None and status["home"] == place.home
+    assert status["slots"] == 0 and status["workers"] == status["worker_pids"] == []  # of the kinds they have when it runs
     assert "flexp up" in place.flexp("slots", expect=3).stderr
     place.flexp("down")
     place.json("down")
