@@ -120,7 +120,7 @@ struct driver {
      * calls: it cannot be had, with the reason. link_open is called by all with that id; what was open before is
      * given up. What is sent goes on a stream of its own, which can be captured: it waits for what was queued before
      * link_fork, and what is queued after link_join waits for it. link_abort, from any thread: what waits for another
-     * GPU ends, with an error. */
+     * GPU ends, with an error; of a process's devices the last returns when what was captured with the link is freed. */
     int (*link_id)(unsigned char ret[LINK_ID_BYTES], struct error *err);
     int (*link_open)(struct device *device, const unsigned char *id, size_t rank, size_t ranks, double timeout_s,
                      struct error *err);

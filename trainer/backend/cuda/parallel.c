@@ -39,6 +39,17 @@ static int close_rank(void *arg, size_t rank, struct error *err)
     return 0;
 }
 
+/* Of all plans of all GPUs: steps that were captured with communicators. */
+static void forget_links(void *arg)
+{
+    struct backend *b = arg;
+
+    for (size_t rank = 0; rank < ranks_n(b->ranks); rank++)
+        for (struct plan *p = b->peers[rank]->plans; p; p = p->next)
+            if (p->training && p->training->parallel)
+                lanes_forget_graphs(p->training);
+}
+
 int parallel_open(const struct driver *driver, size_t n, struct backend **ret, struct error *err)
 {
     struct opening o = {.driver = driver, .peers = calloc(n, sizeof *o.peers)};
@@ -55,6 +66,7 @@ int parallel_open(const struct driver *driver, size_t n, struct backend **ret, s
         return rc;
     }
     o.peers[0]->peers = o.peers;
+    ranks_on_abort(o.ranks, forget_links, o.peers[0]);
     length = strlen(o.peers[0]->info.isa);
     snprintf(o.peers[0]->info.isa + length, sizeof o.peers[0]->info.isa - length, " x %zu", n);
     *ret = o.peers[0];

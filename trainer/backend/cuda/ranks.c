@@ -125,25 +125,40 @@ static bool is_stuck(struct ranks *r)
     return waits && (r->failed || r->late);
 }
 
+static void *abort_links(void *arg)
+{
+    struct ranks *r = arg;
+
+    for (size_t i = 0; i < r->n; i++)
+        r->driver->link_abort(r->rank[i].device);
+    return NULL;
+}
+
 /* Locked. */
 static void give_up(struct ranks *r)
 {
     r->failed = true;
     pthread_cond_broadcast(&r->changed);
-    if (!r->linked)
+    if (r->linked && !pthread_create(&r->aborter, NULL, abort_links, r)) {
+        r->linked = false;
+        r->aborting = true;
+    }
+}
+
+/* When all ranks are idle. */
+static void end_abort(struct ranks *r)
+{
+    if (!r->aborting)
         return;
-    r->linked = false;
-    pthread_mutex_unlock(&r->lock); /* what is aborted may wait for a call to return */
-    for (size_t i = 0; i < r->n; i++)
-        r->driver->link_abort(r->rank[i].device);
-    pthread_mutex_lock(&r->lock);
+    if (r->forget)
+        r->forget(r->forget_arg);
+    pthread_join(r->aborter, NULL);
+    r->aborting = false;
 }
 
 /* Locked. The job is done by all, or it is seen to that they end. */
 static void watch(struct ranks *r)
 {
-    bool given_up = false;
-
     while (r->busy) {
         struct timespec until;
         clock_gettime(CLOCK_MONOTONIC, &until);
@@ -151,10 +166,8 @@ static void watch(struct ranks *r)
         until.tv_sec += until.tv_nsec / 1000000000L;
         until.tv_nsec %= 1000000000L;
         pthread_cond_timedwait(&r->changed, &r->lock, &until);
-        if (!given_up && r->busy && is_stuck(r)) {
-            given_up = true;
+        if (!r->aborting && r->busy && is_stuck(r))
             give_up(r);
-        }
     }
 }
 
@@ -183,10 +196,17 @@ int ranks_run(struct ranks *r, rank_job job, void *arg, struct error *err)
     else if (r->failed)
         rc = fail(err, why->code, "GPU %zu of %zu: %s", r->first + 1, r->n, why->text);
     pthread_mutex_unlock(&r->lock);
+    end_abort(r);
     return rc;
 }
 
 /* links */
+
+void ranks_on_abort(struct ranks *r, void (*forget)(void *arg), void *arg)
+{
+    r->forget = forget;
+    r->forget_arg = arg;
+}
 
 struct opening {
     struct ranks *ranks;

@@ -2,7 +2,9 @@
  * communicator; without it what they send each other goes through the host.
  * A rank that fails ends the others' waiting: ranks_meet and what is sent return -ECONNABORTED, and the reason of the
  * first is the reason of all. Where ranks wait for each other's GPUs for longer than FLEXP_CUDA_TIMEOUT seconds (300),
- * the communicators are aborted and that is the reason; the next call makes new ones.
+ * the communicators are aborted and that is the reason; the next call makes new ones. NCCL's abort returns when nothing
+ * is left that was captured with a communicator: so a thread of its own aborts, and when all ranks have ended their job,
+ * what was captured is thrown away (ranks_on_abort).
  * Threads: ranks_new, _free, _link and _run are the backend's one caller's; the rest a rank's own, within a job.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CUDA_RANKS_H
@@ -21,6 +23,8 @@ void ranks_free(struct ranks *ranks);
 size_t ranks_n(const struct ranks *ranks);
 /* Every rank does the job; err names the GPU that failed first. */
 int ranks_run(struct ranks *ranks, rank_job job, void *arg, struct error *err);
+/* Called behind a job that was given up: graphs that hold communicators go. */
+void ranks_on_abort(struct ranks *ranks, void (*forget)(void *arg), void *arg);
 /* Opens communicators where there are none. */
 int ranks_link(struct ranks *ranks, struct error *err);
 /* Known after ranks_link. */

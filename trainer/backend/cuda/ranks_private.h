@@ -25,7 +25,10 @@ struct ranks {
     const struct driver *driver;
     size_t n, threads_n;
     double timeout_s;
-    bool linked, by_host;
+    bool linked, by_host, aborting; /* the caller's alone */
+    pthread_t aborter;
+    void (*forget)(void *arg);
+    void *forget_arg;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     /* under the lock */

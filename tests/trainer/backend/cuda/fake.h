@@ -40,6 +40,7 @@ enum { FAKE_GEMM = KERNELS_N, FAKE_SHARED_SUM, FAKE_CLEAR, FAKE_FORK, FAKE_JOIN,
 struct captured {
     struct fake_work *work;
     size_t n;
+    struct fake_group *group; /* whose communicator it uses; NULL: none (fake_link.h) */
 };
 struct device {
     int index;
@@ -152,6 +153,9 @@ static void fake_tiles(const struct gemm_args *a, uint32_t bm, uint32_t bn)
 /* fake_link.h: what goes between devices */
 static int fake_link_do(struct device *device, const struct fake_work *work, struct error *err);
 static void fake_link_queued(struct device *device, int kernel);
+static void fake_link_captured(struct device *device, struct captured *captured);
+static void fake_link_replayed(const struct device *device, const struct captured *captured);
+static void fake_link_forgotten(struct captured *captured);
 
 static int fake_do(struct device *device, const struct fake_work *w, struct error *err)
 {
@@ -199,6 +203,8 @@ static int fake_queue(struct device *device, int kernel, const void *args, size_
         struct captured *c = device->recording;
         c->work = realloc(c->work, (c->n + 1) * sizeof *c->work);
         c->work[c->n++] = w;
+        if (kernel == FAKE_LINK)
+            fake_link_captured(device, c);
         return 0;
     }
     rc = fake_do(device, &w, err);
@@ -365,6 +371,7 @@ static int fake_wait(struct device *device, struct error *err)
 static void fake_captured_free(struct device *device, struct captured *c)
 {
     (void)device;
+    fake_link_forgotten(c);
     for (size_t i = 0; i < c->n; i++)
         free(c->work[i].args);
     free(c->work);
@@ -406,6 +413,7 @@ static int fake_replay(struct device *device, struct captured *c, struct error *
     pthread_mutex_lock(&fake_lock);
     fake.replays++;
     pthread_mutex_unlock(&fake_lock);
+    fake_link_replayed(device, c);
     for (size_t i = 0; i < c->n && !rc; i++)
         rc = fake_do(device, &c->work[i], err);
     return rc;

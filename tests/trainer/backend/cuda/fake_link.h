@@ -1,6 +1,7 @@
 /* fake_link.h - what fake devices send each other: threads that really meet. A device's stream for it is as lazy as one
  * can be: what is sent is taken when it is queued, and nothing of it is done before the device joins; until then the
- * memory it is in is poison. So a join or a fork that is missing shows. Included by fake.h.
+ * memory it is in is poison. So a join or a fork that is missing shows. As with NCCL, communicators go when all of a
+ * process are aborted and nothing is left that was captured with them. Included by fake.h.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TESTS_CUDA_FAKE_LINK_H
 #define FLEXP_TESTS_CUDA_FAKE_LINK_H
@@ -26,6 +27,7 @@ struct fake_group {
     pthread_cond_t changed;
     size_t ranks, arrived, turns;
     bool aborted;
+    size_t aborts, captured; /* calls; what was captured with it and is there */
     const void *parts[FAKE_DEVICES];             /* of a sum or broadcast */
     const void *box[FAKE_DEVICES][FAKE_DEVICES]; /* [from][to] */
 };
@@ -84,7 +86,35 @@ static void fake_link_abort(struct device *device)
     pthread_mutex_lock(&l->group->lock);
     l->group->aborted = true;
     pthread_cond_broadcast(&l->group->changed);
+    if (++l->group->aborts == l->group->ranks)
+        while (l->group->captured)
+            pthread_cond_wait(&l->group->changed, &l->group->lock);
     pthread_mutex_unlock(&l->group->lock);
+}
+
+static void fake_link_captured(struct device *device, struct captured *c)
+{
+    if (c->group)
+        return;
+    c->group = device->link->group;
+    pthread_mutex_lock(&c->group->lock);
+    c->group->captured++;
+    pthread_mutex_unlock(&c->group->lock);
+}
+
+static void fake_link_replayed(const struct device *device, const struct captured *c)
+{
+    assert(!c->group || c->group == device->link->group);
+}
+
+static void fake_link_forgotten(struct captured *c)
+{
+    if (!c->group)
+        return;
+    pthread_mutex_lock(&c->group->lock);
+    c->group->captured--;
+    pthread_cond_broadcast(&c->group->changed);
+    pthread_mutex_unlock(&c->group->lock);
 }
 
 /* Locked. Until all have come, or it is given up. */

@@ -1,7 +1,8 @@
 /* nccl.c - what several GPUs of one process send each other, through NCCL; the library is opened at run time.
  * Each GPU has a communicator, made and used by its own thread. Communicators do not block: a call that is in progress
  * is asked for until it is through, so that it can be given up. The lock keeps link_abort, which comes from another
- * thread, from taking a communicator away under a call. Source: NCCL user guide, "Creating a communicator with options"
+ * thread, from taking a communicator away under a call; aborting itself is done without it, for it may wait until what
+ * was captured with the communicator is gone. Source: NCCL user guide, "Creating a communicator with options"
  * and "Fault tolerance". SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cuda/device/device.h"
 
@@ -160,12 +161,14 @@ int link_open(struct device *d, const unsigned char *id, size_t rank, size_t ran
 void link_abort(struct device *d)
 {
     struct link *l = d->link;
+    ncclComm_t comm;
 
     pthread_mutex_lock(&l->lock);
-    if (l->comm)
-        nccl.abort(l->comm);
+    comm = l->comm;
     l->comm = NULL;
     pthread_mutex_unlock(&l->lock);
+    if (comm)
+        nccl.abort(comm);
 }
 
 int link_fork(struct device *d, struct error *err)
