@@ -238,6 +238,7 @@ static int device_gemm(struct device *d, const struct gemm_args *args, struct er
 
 static int device_shared_sum(struct device *d, const struct shared_sum_args *args, struct error *err)
 {
+    enter(d);
     return cuda_fail(err, cuda_shared_sum(d->stream, args), "sum over factors");
 }
 
