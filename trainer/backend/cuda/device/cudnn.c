@@ -275,7 +275,8 @@ static bool acceptable(struct graph *g, cudnnBackendDescriptor_t config, bool tf
     if (dnn.get(config, CUDNN_ATTR_ENGINECFG_ENGINE, DESCRIPTOR, 1, &found, &engine) != CUDNN_STATUS_SUCCESS ||
         found != 1 ||
         dnn.get(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT,
-                &found, notes) != CUDNN_STATUS_SUCCESS)
+                &found, notes) != CUDNN_STATUS_SUCCESS ||
+        found > CUDNN_NUMERICAL_NOTE_TYPE_COUNT) /* how many there are: a later library's may be more than were written */
         good = false;
     for (int64_t i = 0; good && i < found; i++) {
         if (notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC ||
@@ -332,7 +333,7 @@ static void ask(struct device *d, struct convolution *c, cudnnBackendDescriptor_
     if (!g->rc)
         g->rc = cudnn_fail(g->err, dnn.get(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS, DESCRIPTOR, made, &found, configs),
                            "heuristic's results");
-    for (int64_t i = 0; i < found && !g->rc && !c->plan; i++)
+    for (int64_t i = 0; i < found && i < made && !g->rc && !c->plan; i++) /* found counts those that had no room, too */
         if (acceptable(g, configs[i], tf32))
             c->plan = finish_plan(d, configs[i], ret_workspace);
     while (made)
