@@ -63,8 +63,9 @@ int verb_validate(struct cli *cli)
             printf(", %s in all", total);
         if (config->slots_per_trial != 1)
             printf(", %lld slots per trial", (long long)config->slots_per_trial);
-        if (config->trials_per_slot != 1)
-            printf(", %lld trials per slot", (long long)config->trials_per_slot);
+        if (config->trials_per_slot != 1 || config->trials_per_slot_auto)
+            printf(", %lld trial%s per slot%s", (long long)config->trials_per_slot, config->trials_per_slot == 1 ? "" : "s",
+                   config->trials_per_slot_auto ? " (auto)" : "");
         putchar('\n');
         free(total);
         free(each);

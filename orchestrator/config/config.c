@@ -183,6 +183,7 @@ int config_set_trials_per_slot(struct experiment_config *config, int64_t trials)
     json_t *resources = json_object_get(config->resolved, "resources");
 
     config->trials_per_slot = trials;
+    config->trials_per_slot_auto = true;
     return json_object_set_new(resources, "trials_per_slot", json_integer(trials)) ? -ENOMEM : 0;
 }
 

@@ -31,6 +31,7 @@ struct experiment_config {
     enum unit_kind time_metric;
     int64_t slots_per_trial, max_slots; /* max_slots 0: no limit */
     int64_t trials_per_slot;            /* 0: auto, until create has asked the trainer (config_set_trials_per_slot) */
+    bool trials_per_slot_auto;          /* the file said so */
     int64_t priority;                   /* lower first; 42 */
     double weight;
     enum slot_type slot_type;

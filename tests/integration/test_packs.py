@@ -346,6 +346,8 @@ def the_built_in_trainer_packs_by_number_and_auto_is_one_on_cores(home):
     for given, expected in (("auto", 1), (3, 3)):
         done = home.flexp("validate", "--json", path, "--config", f"resources.trials_per_slot={given}")
         assert json.loads(done.stdout)["trials_per_slot"] == expected, done.stdout
+    for given, text in (("auto", ", 1 trial per slot (auto)\n"), (3, ", 3 trials per slot\n"), (1, " in all\n")):
+        assert home.flexp("validate", path, "--config", f"resources.trials_per_slot={given}").stdout.endswith(text), given
 
 
 @test
