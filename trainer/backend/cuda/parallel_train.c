@@ -93,6 +93,21 @@ static void agree(struct call *c)
         c->copies[i].canceled = c->trainings[i % c->n].canceled;
 }
 
+/* Lanes that share a batch begin with a step together: where a call before this one has left a rank without them, all
+ * make them anew. */
+static int agree_on_lanes(struct call *c, size_t rank, struct error *err)
+{
+    struct plan *p = c->plans[rank];
+    bool there = p->training && p->training->parallel, anew = !there;
+    int rc = ranks_meet(c->ranks, &anew, err);
+
+    if (!rc && anew && there) {
+        lanes_free(p->training);
+        p->training = NULL;
+    }
+    return rc;
+}
+
 static int prepare_rank(void *arg, size_t rank, struct error *err)
 {
     struct call *c = arg;
@@ -100,8 +115,10 @@ static int prepare_rank(void *arg, size_t rank, struct error *err)
     size_t n = c->lone ? 1 : (c->replicas + c->ranks_n - 1) / c->ranks_n;
     int rc = sums_begin(p, c->n, err);
 
+    if (c->lone && !rc)
+        rc = agree_on_lanes(c, rank, err);
     if (c->lone)
-        rank_enter(c->ranks, rank); /* lanes that share begin with a step */
+        rank_enter(c->ranks, rank);
     return rc ? rc : cuda_plan_training(p, n, c->lone, err);
 }
 

@@ -233,7 +233,8 @@ static void a_failing_gpu_ends_the_round_for_all(void **state)
         fake.fail_device = 1;
         for (;; at += 5) {
             for (size_t rank = 0; rank < 3; rank++)
-                lanes_forget_graphs(b.gpu_plan->peers[rank]->training);
+                if (b.gpu_plan->peers[rank]->training)
+                    lanes_forget_graphs(b.gpu_plan->peers[rank]->training);
             fake.fail_launch = at;
             if (!round_of(&b, n, sum, NULL, &err))
                 break;
@@ -273,6 +274,31 @@ static void a_gpu_that_does_not_answer_is_given_up(void **state)
         free(expected);
         must_close(&b);
     }
+    unsetenv("FLEXP_CUDA_TIMEOUT");
+}
+
+/* Their lanes begin with a step together: where one could make none, all make them anew. */
+static void a_gpu_that_was_short_of_memory_is_met_again(void **state)
+{
+    struct bed b;
+    struct error err = {0};
+    double *sum, *expected;
+
+    (void)state;
+    setenv("FLEXP_CUDA_TIMEOUT", "5", 1);
+    must_open(&b, LAYERS, 3, PRECISION_FP32);
+    sum = sums_of(&b);
+    expected = sums_of(&b);
+    fake.of[1].capacity = fake.of[1].used + 1000;
+    assert_int_equal(round_of(&b, 1, sum, NULL, &err), -ENOMEM);
+    assert_non_null(strstr(err.text, "GPU 2 of 3: out of GPU memory"));
+    fake.of[1].capacity = 0;
+    if (round_of(&b, 1, expected, NULL, &err) || round_of(&b, 1, sum, NULL, &err))
+        fail_msg("%s", err.text);
+    assert_memory_equal(sum, expected, b.model->weights_n * sizeof *sum);
+    free(sum);
+    free(expected);
+    must_close(&b);
     unsetenv("FLEXP_CUDA_TIMEOUT");
 }
 
@@ -377,6 +403,7 @@ int main(void)
         cmocka_unit_test(a_set_up_trial_allocates_nothing),
         cmocka_unit_test(a_failing_gpu_ends_the_round_for_all),
         cmocka_unit_test(a_gpu_that_does_not_answer_is_given_up),
+        cmocka_unit_test(a_gpu_that_was_short_of_memory_is_met_again),
         cmocka_unit_test(a_cancellation_ends_the_round),
         cmocka_unit_test(trials_go_together_and_one_is_given_up),
         cmocka_unit_test(more_gpus_than_there_are_cannot_be_opened),
