@@ -199,9 +199,14 @@ static void device_release(struct device *d, void *memory)
 
 static int device_upload(struct device *d, void *to, const void *from, size_t bytes, struct error *err)
 {
+    int rc;
+
     enter(d);
-    /* From pageable memory: staged before this returns. */
-    return bytes ? cuda_fail(err, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->stream), "upload") : 0;
+    rc = bytes ? cuda_fail(err, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->stream), "upload") : 0;
+    /* Pageable memory is staged before that returns, but where the GPU reads it as it is: the caller may write it again. */
+    if (!rc && bytes && d->prop.pageableMemoryAccessUsesHostPageTables)
+        rc = cuda_fail(err, cudaStreamSynchronize(d->stream), "upload");
+    return rc;
 }
 
 static int device_download(struct device *d, void *to, const void *from, size_t bytes, struct error *err)
