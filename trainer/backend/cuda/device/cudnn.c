@@ -276,7 +276,7 @@ static bool acceptable(struct graph *g, cudnnBackendDescriptor_t config, bool tf
         found != 1 ||
         dnn.get(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT,
                 &found, notes) != CUDNN_STATUS_SUCCESS ||
-        found > CUDNN_NUMERICAL_NOTE_TYPE_COUNT) /* how many there are: a later library's may be more than were written */
+        found > CUDNN_NUMERICAL_NOTE_TYPE_COUNT) /* how many there are: of a later library, more than were written */
         good = false;
     for (int64_t i = 0; good && i < found; i++) {
         if (notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC ||

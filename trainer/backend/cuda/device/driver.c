@@ -203,7 +203,7 @@ static int device_upload(struct device *d, void *to, const void *from, size_t by
 
     enter(d);
     rc = bytes ? cuda_fail(err, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->stream), "upload") : 0;
-    /* Pageable memory is staged before that returns, but where the GPU reads it as it is: the caller may write it again. */
+    /* Pageable memory is staged before that returns, but where the GPU reads it as it is; callers write it again. */
     if (!rc && bytes && d->prop.pageableMemoryAccessUsesHostPageTables)
         rc = cuda_fail(err, cudaStreamSynchronize(d->stream), "upload");
     return rc;
