@@ -182,6 +182,18 @@ static void start(struct runner *r)
     assert_int_equal(pthread_create(&r->thread, NULL, run, r), 0);
 }
 
+/* All at once, until all are through; of `guilty` (-1: nobody) alone the backend breaks. */
+static void run_all(struct runner *runners, size_t n, int guilty)
+{
+    for (size_t i = 0; i < n; i++)
+        start(&runners[i]);
+    for (size_t i = 0; i < n; i++) {
+        pthread_join(runners[i].thread, NULL);
+        assert_int_equal(runners[i].rc, (int)i == guilty ? -EIO : 0);
+        assert_int_equal(seen.trained[i], (int)i == guilty ? 0 : runners[i].rounds);
+    }
+}
+
 static void runs_of_one_plan_go_in_lockstep(void **state)
 {
     enum { ROUNDS = 20 };
@@ -193,13 +205,7 @@ static void runs_of_one_plan_go_in_lockstep(void **state)
         seat(pack, &runners[i], i, ROUNDS, &plans[0], &data[0]);
         runners[i].evaluates = true;
     }
-    for (size_t i = 0; i < RUNS; i++)
-        start(&runners[i]);
-    for (size_t i = 0; i < RUNS; i++) {
-        pthread_join(runners[i].thread, NULL);
-        assert_int_equal(runners[i].rc, 0);
-        assert_int_equal(seen.trained[i], ROUNDS);
-    }
+    run_all(runners, RUNS, -1);
     assert_int_equal(seen.largest, RUNS);
     assert_in_range(seen.calls, ROUNDS, ROUNDS * RUNS / 2); /* ROUNDS, but for what a busy machine delays */
     assert_int_equal(seen.evaluations, ROUNDS * RUNS);
@@ -217,13 +223,7 @@ static void runs_of_other_plans_and_data_take_turns(void **state)
     seen.call_ms = 5;
     for (uint64_t i = 0; i < 6; i++)
         seat(pack, &runners[i], i, ROUNDS, &plans[i % 2], &data[i / 4]);
-    for (size_t i = 0; i < 6; i++)
-        start(&runners[i]);
-    for (size_t i = 0; i < 6; i++) {
-        pthread_join(runners[i].thread, NULL);
-        assert_int_equal(runners[i].rc, 0);
-        assert_int_equal(seen.trained[i], ROUNDS);
-    }
+    run_all(runners, 6, -1);
     assert_in_range(seen.largest, 1, 2);
     assert_true(seen.loads > 1);
     pack_free(pack);
@@ -261,13 +261,7 @@ static void out_of_memory_together_is_tried_with_fewer(void **state)
     seen.most = 2;
     for (uint64_t i = 0; i < RUNS; i++)
         seat(pack, &runners[i], i, ROUNDS, &plans[0], &data[0]);
-    for (size_t i = 0; i < RUNS; i++)
-        start(&runners[i]);
-    for (size_t i = 0; i < RUNS; i++) {
-        pthread_join(runners[i].thread, NULL);
-        assert_int_equal(runners[i].rc, 0);
-        assert_int_equal(seen.trained[i], ROUNDS);
-    }
+    run_all(runners, RUNS, -1);
     seen.most = 0;
     seat(pack, &runners[0], 0, 1, &plans[0], &data[0]);
     assert_int_equal(train_once(&runners[0]), -ENOMEM);
@@ -301,13 +295,7 @@ static void a_failure_is_the_guilty_ones_alone(void **state)
     seen.guilty = 2;
     for (uint64_t i = 0; i < RUNS; i++)
         seat(pack, &runners[i], i, ROUNDS, &plans[0], &data[0]);
-    for (size_t i = 0; i < RUNS; i++)
-        start(&runners[i]);
-    for (size_t i = 0; i < RUNS; i++) {
-        pthread_join(runners[i].thread, NULL);
-        assert_int_equal(runners[i].rc, i == 2 ? -EIO : 0);
-        assert_int_equal(seen.trained[i], i == 2 ? 0 : ROUNDS);
-    }
+    run_all(runners, RUNS, 2);
     assert_string_equal(runners[2].err.text, "the backend broke");
     assert_in_range(seen.largest, 2, RUNS);
     pack_free(pack);

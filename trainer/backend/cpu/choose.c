@@ -87,16 +87,13 @@ bool choose_is_batched(const struct conv_kernel *kernel)
 }
 
 /* The sums of chunks are added up at the end: as many chunks as keep eight threads busy, as long as that costs little
- * beside the layer itself, and a chunk is worth a call; of a small batch four, as even as can be. What threads share by
- * parts is one. */
+ * beside the layer itself, and a chunk is worth a call; of a small batch four, as even as can be. */
 size_t choose_chunk(const struct conv_kernel *kernel, const struct conv *c, size_t batch)
 {
     double work = 4.0 * (double)batch * c->p * c->q * c->r * c->s * c->c * c->k / c->groups;
     double cost = 40.0 * (double)kernel->partial_floats(c);
     size_t chunk = choose_is_batched(kernel) ? NATIVE_LANES : batch < 32 ? (batch + 3) / 4 : 8, chunks;
 
-    if (kernel->by_parts && kernel->by_parts(c))
-        return batch;
     for (chunks = (batch + chunk - 1) / chunk; chunks > 1 && (chunks > 8 || (double)chunks * cost > 0.05 * work);) {
         chunk *= 2;
         chunks = (batch + chunk - 1) / chunk;

@@ -8,7 +8,7 @@
  *   layout.c    weights' working layout
  *   plan.c      variants (batch sizes), compiling
  *   workers.c   what one replica in training needs
- *   kernels.c, pool.c, norm.c, loss.c   own loops
+ *   kernels.c, pooling.c, norm.c, loss.c   own loops
  *   own.c       layers that have our own kernels
  *   step.c      forward and backward through the nodes
  *   sum.c       weighted sums of replicas in order
@@ -90,6 +90,7 @@ struct node {          /* of one layer */
     bool absorbed;     /* computed with a layer before it: nothing to do, nothing of what follows is set */
     const struct conv_kernel *kernel; /* our own convolution; NULL: none */
     struct conv conv;
+    bool by_parts; /* its threads share channels and filters, not rows */
     bool own_dense;
     struct dense dense;
     struct native_norm norm; /* batch norm: pixels of one row of the batch */
@@ -237,7 +238,7 @@ struct plan {
     uint32_t *where;               /* canonical index -> working index; of the other parameters */
     struct variant **variants;
     size_t variants_n;
-    size_t *chunks;              /* by layer: choose_chunk */
+    size_t *chunks;              /* by layer: choose_chunk; 0: it has none */
     size_t partial_floats, chunks_max; /* of one chunk of the convolution that needs the most */
     size_t scratch_bytes;        /* that any of our kernels wants */
     void **scratch;              /* by thread of the crew; NULL until used */
@@ -319,7 +320,7 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
 /* From the gradient of the last tensor to all gradients. */
 int step_backward(struct worker *w, size_t variant, size_t n);
 
-/* pool.c: x, y: n rows, channels-last */
+/* pooling.c: x, y: n rows, channels-last */
 
 /* arg: which place of its window each value came from; NULL: nobody will ask. */
 void kernel_max_pool(const struct layer *l, const float *x, float *y, uint16_t *arg, size_t n);

@@ -316,8 +316,11 @@ int graph_init(struct graph *graph, const struct model *model, const struct choo
         plan_batched(&g);
         rc = plan_gradients(&g);
         for (size_t i = 0; i < model->layers_n; i++)
-            if (g.nodes[i].kernel)
-                g.nodes[i].conv.need_dx = g.nodes[i].need_in;
+            if (g.nodes[i].kernel) {
+                struct node *n = &g.nodes[i];
+                n->conv.need_dx = n->need_in;
+                n->by_parts = n->kernel->by_parts && n->kernel->by_parts(&n->conv);
+            }
     }
     if (rc)
         graph_done(&g);

@@ -1,6 +1,7 @@
-/* own.c - layers that have our own kernels, by one thread or a team: forward by rows; gradients of a convolution's weights
- * by chunks of rows that are added up in order, or by parts of a wide layer's channels; a dense layer's by panels of
- * inputs, each given to the optimizer while it is in cache. Bits do not depend on the number of threads. SPDX-License-Identifier: Apache-2.0 */
+/* own.c - layers that have our own kernels, by one thread or a team: forward by rows; gradients of a convolution's
+ * weights by chunks of rows that are added up in order, or by parts of a wide layer's channels; a dense layer's by panels of
+ * inputs, each given to the optimizer while it is in cache. Bits do not depend on the number of threads.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/cpu_private.h"
 
 #include <string.h>
@@ -11,7 +12,7 @@ struct pass {
     const struct node *node;
     const struct layer *layer;
     size_t index, rows, chunk, chunks, panels;
-    bool training, by_parts, steps;
+    bool training, steps;
     float *dx;
     atomic_size_t next;
 };
@@ -28,21 +29,12 @@ static struct native_sgd sgd_of(const struct update *u)
     return (struct native_sgd){u->lr, u->optimizer.weight_decay, u->optimizer.momentum, u->optimizer.nesterov};
 }
 
-/* A layer whose threads share channels, not rows. */
-static bool by_parts(const struct worker *w, size_t i)
-{
-    const struct node *node = &w->plan->graph.nodes[i];
-
-    return node->kernel && node->kernel->by_parts && node->kernel->by_parts(&node->conv) &&
-           w->plan->chunks[i] >= plan_rows(w->plan, w->plan->batch);
-}
-
 /* Whether the layer's weights are given to the optimizer in its backward pass. */
 static bool steps_early(const struct worker *w, size_t i)
 {
-    if (!w->update)
-        return false;
-    return w->plan->graph.nodes[i].own_dense ? w->update->early : by_parts(w, i) && takes_sgd(w->update);
+    const struct node *node = &w->plan->graph.nodes[i];
+
+    return node->own_dense ? w->update && w->update->early : node->by_parts && takes_sgd(w->update);
 }
 
 static struct pass pass_of(struct worker *w, size_t i, size_t rows)
@@ -55,7 +47,6 @@ static struct pass pass_of(struct worker *w, size_t i, size_t rows)
                          .layer = &p->model->layers[i],
                          .index = i,
                          .rows = rows,
-                         .by_parts = by_parts(w, i),
                          .steps = steps_early(w, i)};
 }
 
@@ -115,7 +106,7 @@ static void conv_forward(void *arg, size_t rank)
     struct conv_args a = args_of(s, rank);
     size_t lo = 0, hi = s->rows;
 
-    if (s->by_parts)
+    if (s->node->by_parts)
         a.part = (struct conv_part){rank, s->w->team->n};
     else
         own_share(s->w->team, rank, s->rows, choose_is_batched(s->node->kernel) ? NATIVE_LANES : 1, &lo, &hi);
@@ -200,6 +191,20 @@ static void conv_backward_alone(struct pass *s)
     }
 }
 
+static void conv_backward_rows(struct pass *s)
+{
+    struct worker *w = s->w;
+
+    s->chunk = w->plan->chunks[s->index];
+    s->chunks = (s->rows + s->chunk - 1) / s->chunk;
+    if (w->team->n == 1) {
+        conv_backward_alone(s);
+    } else {
+        team_run(w->team, conv_backward_chunks, s);
+        own_add_chunks(w, s->chunks, s->node->kernel->partial_floats(&s->node->conv));
+    }
+}
+
 static void conv_finish(void *arg, size_t rank)
 {
     struct pass *s = arg;
@@ -213,16 +218,10 @@ static void conv_backward(struct pass *s)
 {
     struct worker *w = s->w;
 
-    s->chunk = w->plan->chunks[s->index];
-    s->chunks = (s->rows + s->chunk - 1) / s->chunk;
-    if (s->by_parts) {
+    if (s->node->by_parts)
         team_run(w->team, conv_backward_part, s);
-    } else if (w->team->n == 1) {
-        conv_backward_alone(s);
-    } else {
-        team_run(w->team, conv_backward_chunks, s);
-        own_add_chunks(w, s->chunks, s->node->kernel->partial_floats(&s->node->conv));
-    }
+    else
+        conv_backward_rows(s);
     team_run(w->team, conv_finish, s);
 }
 

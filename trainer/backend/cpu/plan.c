@@ -104,8 +104,10 @@ static int size_own(struct plan *p)
     for (size_t i = 0; i < p->model->layers_n; i++) {
         const struct node *n = &g->nodes[i];
         if (n->kernel) {
-            p->chunks[i] = choose_chunk(n->kernel, &n->conv, p->batch);
-            p->chunks_max = largest(p->chunks_max, (p->batch + p->chunks[i] - 1) / p->chunks[i]);
+            if (!n->by_parts) {
+                p->chunks[i] = choose_chunk(n->kernel, &n->conv, p->batch);
+                p->chunks_max = largest(p->chunks_max, (p->batch + p->chunks[i] - 1) / p->chunks[i]);
+            }
             p->partial_floats = largest(p->partial_floats, plan_aligned(n->kernel->partial_floats(&n->conv) * 4) / 4);
             p->scratch_bytes = largest(p->scratch_bytes, n->kernel->scratch_bytes(&n->conv));
         } else if (n->own_dense) {

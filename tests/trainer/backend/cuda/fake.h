@@ -5,6 +5,7 @@
 #define FLEXP_TESTS_CUDA_FAKE_H
 
 #include "tests/trainer/backend/cuda/fake_sum.h"
+#include "trainer/backend/cuda/cuda.h"
 #include "trainer/backend/cuda/driver.h"
 
 #include <assert.h>
@@ -465,5 +466,13 @@ static const struct driver FAKE_DRIVER = {
     .link_receive = fake_link_receive,
     .link_broadcast = fake_link_broadcast,
 };
+
+/* Set-up of a group of tests. */
+__attribute__((unused)) static int fake_use(void **state)
+{
+    (void)state;
+    cuda_use_driver(&FAKE_DRIVER);
+    return 0;
+}
 
 #endif

@@ -55,17 +55,10 @@ static void what_is_no_number_passes_back_as_on_the_cpu(void **state)
     }
 }
 
-static int use_fake(void **state)
-{
-    (void)state;
-    cuda_use_driver(&FAKE_DRIVER);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_no_number_passes_back_as_on_the_cpu),
     };
-    return cmocka_run_group_tests(tests, use_fake, NULL);
+    return cmocka_run_group_tests(tests, fake_use, NULL);
 }

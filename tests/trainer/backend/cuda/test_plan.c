@@ -439,13 +439,6 @@ static void without_the_shared_object_the_reason_is_told(void **state)
     cuda_use_driver(&FAKE_DRIVER);
 }
 
-static int use_fake(void **state)
-{
-    (void)state;
-    cuda_use_driver(&FAKE_DRIVER);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -464,5 +457,5 @@ int main(void)
         cmocka_unit_test(another_data_set_is_seen),
         cmocka_unit_test(without_the_shared_object_the_reason_is_told),
     };
-    return cmocka_run_group_tests(tests, use_fake, NULL);
+    return cmocka_run_group_tests(tests, fake_use, NULL);
 }

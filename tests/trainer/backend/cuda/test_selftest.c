@@ -125,13 +125,6 @@ static void memory_is_flat_over_rounds(void **state)
     none_failed(&t, 1);
 }
 
-static int use_fake(void **state)
-{
-    (void)state;
-    cuda_use_driver(&FAKE_DRIVER);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -144,5 +137,5 @@ int main(void)
         cmocka_unit_test(each_operation_of_a_step_is_timed),
         cmocka_unit_test(memory_is_flat_over_rounds),
     };
-    return cmocka_run_group_tests(tests, use_fake, NULL);
+    return cmocka_run_group_tests(tests, fake_use, NULL);
 }

@@ -429,13 +429,6 @@ static void by_rule_wide_layers_of_many_replicas_share(void **state)
     }
 }
 
-static int use_fake(void **state)
-{
-    (void)state;
-    cuda_use_driver(&FAKE_DRIVER);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -450,5 +443,5 @@ int main(void)
         cmocka_unit_test(a_diverged_client_is_flagged),
         cmocka_unit_test(by_rule_wide_layers_of_many_replicas_share),
     };
-    return cmocka_run_group_tests(tests, use_fake, NULL);
+    return cmocka_run_group_tests(tests, fake_use, NULL);
 }

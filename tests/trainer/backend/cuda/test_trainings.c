@@ -158,13 +158,6 @@ static void resident_models_are_trained_side_by_side(void **state)
     must_close(&b);
 }
 
-static int use_fake(void **state)
-{
-    (void)state;
-    cuda_use_driver(&FAKE_DRIVER);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -174,5 +167,5 @@ int main(void)
         cmocka_unit_test(resident_models_are_trained_side_by_side),
     };
 
-    return cmocka_run_group_tests(tests, use_fake, NULL);
+    return cmocka_run_group_tests(tests, fake_use, NULL);
 }

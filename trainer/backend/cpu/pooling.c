@@ -1,4 +1,4 @@
-/* pool.c - pooling. The innermost loops run over channels, which lie together: eight at a time (comparing
+/* pooling.c - max and average pools. The innermost loops run over channels, which lie together: eight at a time (comparing
  * sixteen takes more than AVX-512F has), then four, then one. Windows of max pools that do not overlap are written once by
  * the backward pass, place by place; those that do are added to value by value. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/cpu_private.h"
