@@ -1,6 +1,7 @@
 /* test_graph.c - storage that layers share: what is done in place is seen by nobody else; small and odd shapes stay within
  * their buffers (the sanitizers tell). SPDX-License-Identifier: Apache-2.0 */
 #include "tests/trainer/backend/tiny.h"
+#include "trainer/backend/cpu/cpu_private.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -48,6 +49,38 @@ static void dropout_behind_a_flatten_leaves_the_other_readers_alone(void **state
     assert_memory_equal(&r[0].loss_sum, &r[1].loss_sum, sizeof(double));
 }
 
+/* Dropout right behind an own convolution's or dense layer's ReLU is its epilogue's; any other is a pass. */
+static void dropout_is_fused_where_its_order_and_readers_allow(void **state)
+{
+#define CONV "{\"conv2d\": {\"filters\": 4, \"kernel\": 3, \"padding\": \"same\"}}"
+    static const struct {
+        const char *net;
+        int layer, dropout; /* of the layer, which is 0 where it is none of its own */
+    } ROWS[] = {
+        {"[" CONV ", \"relu\", " DROP ", \"flatten\"" CLASSES, 0, 2},
+        {"[" CONV ", \"relu\", {\"max_pool2d\": {\"size\": 2}}, " DROP ", \"flatten\"" CLASSES, 0, 3},
+        {"[" CONV ", " DROP ", \"relu\", \"flatten\"" CLASSES, 0, 0},
+        {"[" CONV ", \"relu\", \"flatten\", " DROP CLASSES, 0, 0},
+        {"[\"flatten\", " DENSE ", \"relu\", " DROP CLASSES, 1, 3},
+        {"[\"flatten\", " DENSE ", " DROP CLASSES, 1, 0},
+        {"[\"flatten\", " DENSE ", \"relu\", {\"residual\": {\"layers\": [" DROP ", " DENSE "]}}" CLASSES, 1, 0},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++) {
+        struct tiny t;
+        const struct graph *g;
+
+        tiny_init(&t, ROWS[i].net, 16, 8, 8, 4, 40, 8, 1);
+        g = &t.plan->graph;
+        if (g->nodes[ROWS[i].layer].dropout != ROWS[i].dropout)
+            fail_msg("row %zu: layer %d has dropout %d", i, ROWS[i].layer, g->nodes[ROWS[i].layer].dropout);
+        if (ROWS[i].dropout)
+            assert_true(g->nodes[ROWS[i].dropout].absorbed && g->tensors[ROWS[i].dropout].absent);
+        tiny_done(&t);
+    }
+}
+
 static void norms_of_odd_images_and_even_batches_stay_in_their_buffers(void **state)
 {
     static const struct {
@@ -76,6 +109,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dropout_behind_a_flatten_leaves_the_other_readers_alone),
+        cmocka_unit_test(dropout_is_fused_where_its_order_and_readers_allow),
         cmocka_unit_test(norms_of_odd_images_and_even_batches_stay_in_their_buffers),
     };
 

@@ -96,6 +96,7 @@ struct node {          /* of one layer */
     struct native_norm norm; /* batch norm: pixels of one row of the batch */
     int in, in2, out;  /* tensors: 0 is the image, i + 1 the output of layer i; in2: add only, else -1 */
     bool relu;         /* convolution, dense: the ReLU behind it is computed with it */
+    int dropout;       /* the layer whose decisions are applied with this one's ReLU; 0: none */
     bool skip_forward; /* nothing to do: see relu above, or a flatten that moves nothing */
     bool skip_backward;
     bool relu_mask;         /* max pool: its backward pass applies the mask of the ReLU before it */
@@ -213,7 +214,7 @@ struct worker { /* what one replica in training needs */
     uint16_t *labels;
     struct augment_choice *choices; /* of a batch's samples */
     const struct layer *rates; /* the model's layers, with the dropout rates of the replica at hand */
-    bool dropping;             /* the last forward pass had dropout on */
+    bool dropping;             /* the last forward pass has dropout on */
     struct binding **bindings; /* as plan->variants */
     size_t bindings_n;
     /* for train(), grown before the threads start */
@@ -316,6 +317,8 @@ void own_backward(struct worker *w, size_t layer, size_t rows, float *dx);
 enum mode { MODE_TRAIN, MODE_GRADIENTS, MODE_EVALUATE };
 
 /* The image is in act[0] (n rows; the others are zeroed here). dropout: MODE_TRAIN only. */
+/* Whether dropout layer i drops in the pass at hand. */
+bool step_drops(const struct worker *w, size_t layer);
 int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, struct pcg32 *dropout);
 /* From the gradient of the last tensor to all gradients. */
 int step_backward(struct worker *w, size_t variant, size_t n);

@@ -38,8 +38,8 @@ static bool order_is_hidden(struct graph *g, int t, const struct shape *image, b
     return true;
 }
 
-/* Our own kernels: ReLU and a 2x2 max pool behind a convolution are computed with it, ReLU behind a dense layer, a sum and
- * ReLU behind a norm. */
+/* Our own kernels: ReLU, a 2x2 max pool and dropout behind a convolution are computed with it, ReLU and dropout behind a
+ * dense layer, a sum and ReLU behind a norm. */
 
 static void absorb(struct graph *g, size_t i, int layer)
 {
@@ -77,6 +77,25 @@ static int add_behind(const struct model *m, size_t i)
     return reader == (int)i + 1 && m->layers[reader].type == LAYER_ADD ? reader : -1;
 }
 
+/* One bit for each value of a batch, and a word to read past them. */
+static void plan_dropout(struct graph *g, int layer)
+{
+    g->nodes[layer].aux = (values_of(&g->model->layers[layer].out) + 7) / 8;
+    g->nodes[layer].aux_fixed = sizeof(uint64_t);
+}
+
+/* Dropout that alone reads what layer i has made: the next layer, so that the stream of decisions keeps its order. */
+static void absorb_dropout(struct graph *g, size_t i)
+{
+    int last = g->nodes[i].out - 1, reader = model_sole_reader(g->model, last + 1);
+
+    if (reader != last + 1 || g->model->layers[reader].type != LAYER_DROPOUT)
+        return;
+    plan_dropout(g, reader);
+    g->nodes[i].dropout = reader;
+    absorb(g, i, reader);
+}
+
 static void plan_conv(struct graph *g, size_t i)
 {
     const struct model *m = g->model;
@@ -95,6 +114,8 @@ static void plan_conv(struct graph *g, size_t i)
         absorb(g, i, relu);
     if (pool >= 0)
         absorb(g, i, pool);
+    if (relu >= 0 && n->kernel->drops)
+        absorb_dropout(g, i);
 }
 
 /* Between two convolutions that both take a lane for each sample, so does the tensor. */
@@ -163,8 +184,10 @@ static void plan_layer(struct graph *g, size_t i)
         n->dense = (struct dense){.in = (size_t)l->in.c, .out = (size_t)l->out.c,
                                   .stride = g->rules.native->dense_stride((size_t)l->out.c), .bias = l->bias,
                                   .relu = relu >= 0};
-        if (relu >= 0)
+        if (relu >= 0) {
             absorb(g, i, relu);
+            absorb_dropout(g, i);
+        }
         break;
     }
     case LAYER_RELU:
@@ -184,8 +207,7 @@ static void plan_layer(struct graph *g, size_t i)
             n->relu_mask = g->nodes[producer].skip_backward = true;
         break;
     case LAYER_DROPOUT: /* in place: ReLU's mask, where one is read from the values, is 0 where they are dropped */
-        n->aux = (out->values + 7) / 8;
-        n->aux_fixed = sizeof(uint64_t);
+        plan_dropout(g, (int)i);
         if (l->input >= 0 && owns_storage(g, i))
             out->root = g->tensors[n->in].root;
         break;

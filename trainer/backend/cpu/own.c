@@ -13,6 +13,7 @@ struct pass {
     const struct layer *layer;
     size_t index, rows, chunk, chunks, panels;
     bool training, steps;
+    struct native_drop drop; /* kept is NULL: nothing is dropped */
     float *dx;
     atomic_size_t next;
 };
@@ -40,14 +41,23 @@ static bool steps_early(const struct worker *w, size_t i)
 static struct pass pass_of(struct worker *w, size_t i, size_t rows)
 {
     const struct plan *p = w->plan;
+    struct pass s = {.w = w,
+                     .native = p->backend->native,
+                     .node = &p->graph.nodes[i],
+                     .layer = &p->model->layers[i],
+                     .index = i,
+                     .rows = rows,
+                     .steps = steps_early(w, i)};
+    int drop = s.node->dropout;
 
-    return (struct pass){.w = w,
-                         .native = p->backend->native,
-                         .node = &p->graph.nodes[i],
-                         .layer = &p->model->layers[i],
-                         .index = i,
-                         .rows = rows,
-                         .steps = steps_early(w, i)};
+    if (drop && step_drops(w, (size_t)drop))
+        s.drop = (struct native_drop){w->act[s.node->out], w->aux[drop], (float)(1 / (1 - w->rates[drop].rate))};
+    return s;
+}
+
+static const struct native_drop *drop_of(const struct pass *s)
+{
+    return s->drop.kept ? &s->drop : NULL;
 }
 
 static float *weights_of(const struct worker *w, int param)
@@ -88,6 +98,7 @@ static struct conv_args args_of(const struct pass *s, size_t rank)
                               .aux = w->aux[s->index],
                               .dy = w->grad[n->out],
                               .dx = s->dx,
+                              .drop = drop_of(s),
                               .scratch = scratch_of(w, rank)};
 }
 
@@ -265,7 +276,7 @@ static void dense_forward(void *arg, size_t rank)
     hi = s->rows * (rank / columns + 1) / (n / columns);
     if (lo < hi)
         s->native->dense_forward(d, weights_of(w, s->layer->weight), weights_of(w, s->layer->bias_param), w->act[s->node->in],
-                                 w->act[s->node->out], lo, hi, from, to < d->out ? to : d->out);
+                                 w->act[s->node->out], drop_of(s), lo, hi, from, to < d->out ? to : d->out);
 }
 
 static void sgd_panel(const struct pass *s, size_t i0, size_t i1, void *scratch)
@@ -314,7 +325,8 @@ static void dense_backward(struct pass *s)
     struct worker *w = s->w;
     const struct dense *d = &s->node->dense;
 
-    s->native->dense_mask(d, w->act[s->node->out], w->grad[s->node->out], grads_of(w, s->layer->bias_param), s->rows);
+    s->native->dense_mask(d, w->act[s->node->out], w->grad[s->node->out], grads_of(w, s->layer->bias_param), drop_of(s),
+                          s->rows);
     s->panels = (d->in + panel_rows(d) - 1) / panel_rows(d);
     team_run(w->team, dense_panels, s);
 }

@@ -123,7 +123,7 @@ struct dropping {
     struct worker *w;
     double rate;
     const struct pcg32 *rng; /* NULL: backward */
-    const float *from;
+    const float *from;       /* NULL: decisions alone */
     float *to;
     uint64_t *kept;
     size_t values;
@@ -138,10 +138,26 @@ static void drop_share(void *arg, size_t rank)
     own_share(d->w->team, rank, d->values, 64, &lo, &hi);
     if (lo >= hi)
         return;
-    if (d->rng)
+    if (!d->from)
+        native->dropout_keep(d->rate, d->rng, d->kept, lo, hi);
+    else if (d->rng)
         native->dropout(d->rate, d->rng, d->from, d->to, d->kept, lo, hi);
     else
         native->dropout_backward(d->rate, d->kept, d->from, d->to, lo, hi);
+}
+
+bool step_drops(const struct worker *w, size_t layer)
+{
+    return w->dropping && w->plan->model->layers[layer].rate > 0;
+}
+
+/* Decides on the values of layer i's output, and applies that from x to y, which may be NULL. */
+static void drop(struct worker *w, size_t i, size_t values, struct pcg32 *rng, const float *x, float *y)
+{
+    struct dropping d = {w, w->rates[i].rate, rng, x, y, w->aux[i], values};
+
+    team_run(w->team, drop_share, &d);
+    pcg32_advance(rng, (values + 1) / 2);
 }
 
 static void note_time(double *quickest, double began)
@@ -160,6 +176,7 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
     size_t rows = v->rows;
     int rc = 0;
 
+    w->dropping = mode == MODE_TRAIN;
     zero_rows(w->act[0], n, rows, values(p, 0));
     for (size_t i = 0; i < m->layers_n && !rc; i++) {
         const struct layer *l = &m->layers[i];
@@ -174,6 +191,8 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
         switch (l->type) {
         case LAYER_CONV2D:
         case LAYER_DENSE:
+            if (node->dropout && step_drops(w, (size_t)node->dropout))
+                drop(w, (size_t)node->dropout, n * row, dropout, NULL, NULL);
             if (node->kernel || node->own_dense)
                 own_forward(w, i, rows, mode != MODE_EVALUATE);
             else
@@ -185,10 +204,8 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
             zero_rows(y, n, rows, row);
             break;
         case LAYER_DROPOUT:
-            if (mode == MODE_TRAIN && l->rate > 0) {
-                struct dropping d = {w, w->rates[i].rate, dropout, x, y, w->aux[i], n * row};
-                team_run(w->team, drop_share, &d);
-                pcg32_advance(dropout, (n * row + 1) / 2);
+            if (step_drops(w, i)) {
+                drop(w, i, n * row, dropout, x, y);
                 zero_rows(y, n, rows, row);
                 break;
             }
@@ -200,7 +217,6 @@ int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, str
         if (w->times)
             note_time(&w->times[i].forward, began);
     }
-    w->dropping = mode == MODE_TRAIN;
     w->prepared = mode != MODE_EVALUATE ? PREPARED_BOTH : w->prepared == PREPARED_NOT ? PREPARED_FORWARD : w->prepared;
     return rc;
 }
@@ -231,7 +247,7 @@ static int layer_backward(struct worker *w, size_t variant, size_t n, size_t i, 
             zero_rows(w->grad[node->in2], n, rows, values(p, node->in2));
         return 0;
     case LAYER_DROPOUT:
-        if (dx && w->dropping && l->rate > 0) {
+        if (dx && step_drops(w, i)) {
             struct dropping d = {w, w->rates[i].rate, NULL, w->grad[node->out], dx, w->aux[i], n * row};
             team_run(w->team, drop_share, &d);
             zero_rows(dx, n, rows, row);

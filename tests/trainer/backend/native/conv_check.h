@@ -101,6 +101,7 @@ struct conv_case {
     float *x, *y, *weights, *bias, *dy, *dx, *dw, *db;
     void *aux, *prepared, *scratch;
     float *partial, *sum;
+    const struct native_drop *drop; /* NULL: nothing is dropped */
 };
 
 static void case_new(struct conv_case *k, const struct conv_kernel *kernel, const struct conv *c, size_t n, uint64_t seed)
@@ -182,7 +183,7 @@ static void case_run_parts(struct conv_case *k, size_t piece, size_t chunk, size
     size_t partial_n = kernel->partial_floats(c), shared;
     struct conv_args a = {.weights = k->weights, .bias = c->bias ? k->bias : NULL, .prepared = k->prepared, .x = k->x,
                           .y = k->y, .aux = k->aux, .dy = k->dy, .dx = c->need_dx ? k->dx : NULL, .partial = k->partial,
-                          .scratch = k->scratch};
+                          .scratch = k->scratch, .drop = k->drop};
 
     for (a.part.n = parts; a.part.index < parts; a.part.index++)
         kernel->prepare(c, &a, true);
@@ -327,6 +328,12 @@ static void case_same(struct conv_case *a, struct conv_case *b)
     assert_memory_equal(a->db, b->db, (size_t)a->c.k * 4);
 }
 
+/* Rows that a range can begin at. */
+static size_t case_piece(const struct conv_kernel *kernel, const struct conv *c)
+{
+    return c->x_batched || c->y_batched || !strcmp(kernel->name, "batched") ? NATIVE_LANES : 1;
+}
+
 /* Runs it whole and cut up, by rows and by parts; asserts equal bits of y and dx, and of dw for equal chunks; returns the
  * errors. */
 static struct conv_errors conv_check(const struct conv_kernel *kernel, const struct conv *c, size_t n, size_t chunk)
@@ -334,7 +341,7 @@ static struct conv_errors conv_check(const struct conv_kernel *kernel, const str
     struct conv_case whole, cut, parts;
     struct truth t;
     struct conv_errors e;
-    size_t piece = c->x_batched || c->y_batched || !strcmp(kernel->name, "batched") ? NATIVE_LANES : 1;
+    size_t piece = case_piece(kernel, c);
 
     assert_true(kernel->covers(c));
     case_new(&whole, kernel, c, n, 7);
@@ -359,6 +366,39 @@ static struct conv_errors conv_check(const struct conv_kernel *kernel, const str
     case_free(&cut);
     case_free(&parts);
     return e;
+}
+
+/* Dropout behind it, in its epilogue: the bits of one that is a pass of its own. */
+static void conv_check_dropout(const struct conv_kernel *kernel, const struct conv *c, size_t n, size_t chunk)
+{
+    struct conv_case apart, fused;
+    struct pcg32 rng = rng_key(3, RNG_DROPOUT, 0, 0, 0);
+    size_t words, piece = case_piece(kernel, c);
+    uint64_t *kept;
+    struct native_drop drop = {.scale = 1.6f};
+
+    assert_true(kernel->drops && kernel->covers(c) && c->relu);
+    case_new(&apart, kernel, c, n, 7);
+    case_new(&fused, kernel, c, n, 7);
+    words = (apart.y_size + 63) / 64;
+    kept = check_new((words + 1) * sizeof *kept);
+    for (size_t i = 0; i < words; i++)
+        kept[i] = (uint64_t)pcg32_next(&rng) << 32 | pcg32_next(&rng);
+    drop.kept = kept;
+    drop.first = fused.y;
+    fused.drop = &drop;
+    for (size_t i = 0; i < apart.y_size; i++)
+        apart.dy[i] = kept[i / 64] >> i % 64 & 1 ? apart.dy[i] * drop.scale : 0;
+    case_run(&apart, n, chunk);
+    for (size_t i = 0; i < apart.y_size; i++)
+        apart.y[i] = kept[i / 64] >> i % 64 & 1 ? apart.y[i] * drop.scale : 0;
+    case_run(&fused, n, chunk);
+    case_same(&apart, &fused);
+    case_run_parts(&fused, piece, chunk, 3);
+    case_same(&apart, &fused);
+    check_free(kept, (words + 1) * sizeof *kept, "kept");
+    case_free(&apart);
+    case_free(&fused);
 }
 
 #endif

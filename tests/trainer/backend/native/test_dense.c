@@ -79,10 +79,10 @@ static void case_run_dense(struct dense_case *k, const struct native *set, size_
 
     for (size_t lo = 0; lo < k->rows; lo += piece)
         for (size_t from = 0, step = piece < k->rows ? 32 : d->out; from < d->out; from += step)
-            set->dense_forward(d, k->w, d->bias ? k->bias : NULL, k->x, k->y, lo,
+            set->dense_forward(d, k->w, d->bias ? k->bias : NULL, k->x, k->y, NULL, lo,
                                lo + piece < k->rows ? lo + piece : k->rows, from,
                                from + step < d->out ? from + step : d->out);
-    set->dense_mask(d, k->y, k->dy, k->db, k->rows);
+    set->dense_mask(d, k->y, k->dy, k->db, NULL, k->rows);
     for (size_t i = 0; i < d->in; i += panel)
         set->dense_backward(d, k->w, k->x, k->dy, k->dx, k->dw + i * d->stride, k->rows, i,
                             i + panel < d->in ? i + panel : d->in, k->scratch);
@@ -193,6 +193,44 @@ static void without_dx_the_weights_gradients_are_the_same(void **state)
     }
 }
 
+static void dropout_in_the_epilogue_is_that_of_a_pass_of_its_own(void **state)
+{
+    static const struct shape ROWS[] = {{90, 21, 11}, {3, 1, 5}, {64, 128, 32}, {130, 70, 33}, {200, 257, 10}};
+
+    (void)state;
+    for (size_t set = 0; native_all()[set]; set++)
+        for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++) {
+            const struct native *native = native_all()[set];
+            struct dense_case apart, fused;
+            const struct dense *d = &apart.d;
+            struct pcg32 rng = rng_key(5, RNG_DROPOUT, 0, 0, 0);
+            size_t words = (ROWS[i].rows * ROWS[i].out + 63) / 64;
+            uint64_t *kept = check_new((words + 1) * sizeof *kept);
+            struct native_drop drop = {.kept = kept, .scale = 2.5f};
+
+            case_new_dense(&apart, native, &ROWS[i], true, true);
+            case_new_dense(&fused, native, &ROWS[i], true, true);
+            drop.first = fused.y;
+            for (size_t k = 0; k < words; k++)
+                kept[k] = (uint64_t)pcg32_next(&rng) << 32 | pcg32_next(&rng);
+            native->dense_forward(d, apart.w, apart.bias, apart.x, apart.y, NULL, 0, apart.rows, 0, d->out);
+            native->dense_forward(d, fused.w, fused.bias, fused.x, fused.y, &drop, 0, 2, 0, d->out);
+            native->dense_forward(d, fused.w, fused.bias, fused.x, fused.y, &drop, 2, fused.rows, 0, d->out);
+            for (size_t k = 0; k < apart.y_n; k++)
+                apart.dy[k] = kept[k / 64] >> k % 64 & 1 ? apart.dy[k] * drop.scale : 0;
+            native->dense_mask(d, apart.y, apart.dy, apart.db, NULL, apart.rows);
+            native->dense_mask(d, fused.y, fused.dy, fused.db, &drop, fused.rows);
+            for (size_t k = 0; k < apart.y_n; k++)
+                apart.y[k] = kept[k / 64] >> k % 64 & 1 ? apart.y[k] * drop.scale : 0;
+            assert_memory_equal(fused.y, apart.y, apart.y_n * 4);
+            assert_memory_equal(fused.dy, apart.dy, apart.y_n * 4);
+            assert_memory_equal(fused.db, apart.db, d->out * 4);
+            check_free(kept, (words + 1) * sizeof *kept, "kept");
+            case_free_dense(&apart);
+            case_free_dense(&fused);
+        }
+}
+
 /* What is no number, or infinite, stays so in all that depends on it, and in nothing else; the padding of dw stays 0.
  */
 static void values_that_are_not_finite_pass_through(void **state)
@@ -213,7 +251,7 @@ static void values_that_are_not_finite_pass_through(void **state)
                     k.x[row * d->in + i0] = VALUES[v];
                 else if (what == 1)
                     k.w[i0 * d->stride + o0] = VALUES[v];
-                native_all()[set]->dense_forward(d, k.w, k.bias, k.x, k.y, 0, k.rows, 0, d->out);
+                native_all()[set]->dense_forward(d, k.w, k.bias, k.x, k.y, NULL, 0, k.rows, 0, d->out);
                 for (size_t r = 0; r < k.rows; r++)
                     for (size_t o = 0; o < d->out; o++)
                         assert_int_equal(!isfinite(k.y[r * d->out + o]),
@@ -222,7 +260,7 @@ static void values_that_are_not_finite_pass_through(void **state)
                     k.dy[row * d->out + o0] = VALUES[v];
                 if (v == 0 && what == 2)
                     k.y[row * d->out + o0] = 1;
-                native_all()[set]->dense_mask(d, k.y, k.dy, k.db, k.rows);
+                native_all()[set]->dense_mask(d, k.y, k.dy, k.db, NULL, k.rows);
                 if (v == 0 && what == 2)
                     assert_true(isnan(k.db[o0]));
                 native_all()[set]->dense_backward(d, k.w, k.x, k.dy, k.dx, k.dw, k.rows, 0, d->in, k.scratch);
@@ -249,10 +287,10 @@ static void the_mask_keeps_the_gradient_where_y_is_no_number(void **state)
         struct dense d = {.in = 1, .out = 5, .stride = 16, .bias = true, .relu = true};
         float y[32] = {0, 1, NAN, 1e-30f, -0.0f, 2, 0, 0, 0, 0}, dy[32] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, db[5];
         static const float EXPECTED[] = {0, 1, 1, 1, 0, 1, 0, 0, 0, 0, 0}, SUMS[] = {1, 1, 1, 1, 0};
-        native_all()[set]->dense_mask(&d, y, dy, db, 2);
+        native_all()[set]->dense_mask(&d, y, dy, db, NULL, 2);
         assert_memory_equal(dy, EXPECTED, sizeof EXPECTED);
         assert_memory_equal(db, SUMS, sizeof SUMS);
-        native_all()[set]->dense_mask(&d, y, dy, NULL, 2);
+        native_all()[set]->dense_mask(&d, y, dy, NULL, NULL, 2);
         assert_memory_equal(dy, EXPECTED, sizeof EXPECTED);
     }
 }
@@ -340,6 +378,7 @@ int main(void)
         cmocka_unit_test(agrees_with_its_definition),
         cmocka_unit_test(rows_do_not_depend_on_the_batch),
         cmocka_unit_test(without_dx_the_weights_gradients_are_the_same),
+        cmocka_unit_test(dropout_in_the_epilogue_is_that_of_a_pass_of_its_own),
         cmocka_unit_test(values_that_are_not_finite_pass_through),
         cmocka_unit_test(steps_as_the_optimizer_does),
         cmocka_unit_test(the_mask_keeps_the_gradient_where_y_is_no_number),

@@ -1,5 +1,5 @@
-/* test_direct.c - direct and depthwise convolutions of every instruction set against their definition in double.
- * SPDX-License-Identifier: Apache-2.0 */
+/* test_direct.c - direct and depthwise convolutions of every instruction set against their definition in double,
+ * with dropout against dropout behind them. SPDX-License-Identifier: Apache-2.0 */
 #include "conv_check.h"
 
 #include <stdio.h>
@@ -30,8 +30,11 @@ static void expect_near(const char *set, const struct conv *c, size_t n, struct 
 
 static void check_all(const char *kernel, const struct conv *c, size_t n, size_t chunk)
 {
-    for (const struct native *const *set = native_all(); *set; set++)
+    for (const struct native *const *set = native_all(); *set; set++) {
         expect_near((*set)->name, c, n, conv_check(find(*set, kernel), c, n, chunk));
+        if (c->relu)
+            conv_check_dropout(find(*set, kernel), c, n, chunk);
+    }
 }
 
 struct shape_row {

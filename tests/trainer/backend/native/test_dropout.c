@@ -14,8 +14,9 @@
 #define DECLARE(isa)                                                                                                   \
     void dropout_##isa(double rate, const struct pcg32 *rng, const float *x, float *y, uint64_t *kept, size_t lo,      \
                        size_t hi);                                                                                     \
+    void dropout_keep_##isa(double rate, const struct pcg32 *rng, uint64_t *kept, size_t lo, size_t hi);                \
     void dropout_backward_##isa(double rate, const uint64_t *kept, const float *dy, float *dx, size_t lo, size_t hi);
-#define ROW(isa) {#isa, dropout_##isa, dropout_backward_##isa},
+#define ROW(isa) {#isa, dropout_##isa, dropout_keep_##isa, dropout_backward_##isa},
 #ifdef __x86_64__
 DECLARE(avx512)
 DECLARE(avx2)
@@ -26,6 +27,7 @@ static const struct set {
     const char *name;
     void (*forward)(double rate, const struct pcg32 *rng, const float *x, float *y, uint64_t *kept, size_t lo,
                     size_t hi);
+    void (*keep)(double rate, const struct pcg32 *rng, uint64_t *kept, size_t lo, size_t hi);
     void (*backward)(double rate, const uint64_t *kept, const float *dy, float *dx, size_t lo, size_t hi);
 } SETS[] = {
 #ifdef __x86_64__
@@ -72,6 +74,12 @@ static void check(const struct set *set, double rate, size_t n, size_t piece)
     for (size_t lo = 0; lo < n; lo += piece)
         set->forward(rate, &rng, x, y, kept, lo, lo + piece < n ? lo + piece : n);
     assert_memory_equal(y, expected, n * sizeof *y);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(kept[i / 64] >> (i % 64) & 1, kept_expected[i]);
+    memset(kept, 0, sizeof kept);
+    kept[(n + 63) / 64] = 17;
+    for (size_t lo = 0; lo < n; lo += piece)
+        set->keep(rate, &rng, kept, lo, lo + piece < n ? lo + piece : n);
     for (size_t i = 0; i < n; i++)
         assert_int_equal(kept[i / 64] >> (i % 64) & 1, kept_expected[i]);
     pcg32_advance(&rng, (n + 1) / 2);

@@ -75,6 +75,18 @@ static void matches_the_definition(void **state)
             }
 }
 
+static void dropout_in_the_epilogue_is_that_of_a_pass_of_its_own(void **state)
+{
+    (void)state;
+    for (const struct native *const *native = native_all(); *native; native++)
+        for (size_t name = 0; name < COUNT(NAMES); name++)
+            for (size_t i = 0; i < COUNT(SHAPES); i++) {
+                struct conv c = conv_of(&SHAPES[i]);
+                if (c.relu)
+                    conv_check_dropout(kernel_of(*native, NAMES[name]), &c, SHAPES[i].n, SHAPES[i].chunk);
+            }
+}
+
 /* Blocks follow the cache, and sums do not follow blocks. */
 static void bits_do_not_depend_on_the_cache(void **state)
 {
@@ -328,6 +340,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matches_the_definition),
+        cmocka_unit_test(dropout_in_the_epilogue_is_that_of_a_pass_of_its_own),
         cmocka_unit_test(bits_do_not_depend_on_the_cache),
         cmocka_unit_test(a_step_is_that_of_the_gradient),
         cmocka_unit_test(errors_are_bounded_multiples_of_a_direct_sum),

@@ -10,6 +10,7 @@
  * dense_backward copies dy in both orders first, which a call pays once: ranges of 256 inputs or more make that small,
  * and with 128 outputs leave gradients, weights and momentum (384 KiB) in the second-level cache for the optimizer's
  * step. SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/native/drop.h"
 #include "trainer/backend/cpu/native/kernels.h"
 #include "trainer/backend/cpu/native/sgd.h"
 #include "trainer/backend/cpu/native/transpose.h"
@@ -49,6 +50,7 @@ struct tile {
     size_t c_step, add_step;
     size_t last; /* values of the last vector that exist, VEC_N: all */
     bool relu;
+    const struct native_drop *drop; /* NULL, or of c */
     const float *ahead[2]; /* fetched into the second-level cache, ahead_step floats further for each k */
     size_t ahead_step[2];
     struct made made; /* in place of c, of the last two below */
@@ -113,6 +115,9 @@ VEC_INLINE void tile_run(const struct tile *t, int rows, int vecs, int form)
         }
     if (!across && t->relu)
         VEC_UNROLL for (int i = 0; i < rows * vecs; i++) sum[i] = vec_max(vec_zero(), sum[i]);
+    if (!across && t->drop)
+        VEC_UNROLL for (int i = 0; i < rows * vecs; i++) sum[i] =
+            drop_vec(t->drop, t->c + (size_t)(i / vecs) * t->c_step + i % vecs * VEC_N, sum[i]);
     VEC_UNROLL for (int r = 0; r < rows; r++)
     {
         float *c = t->c + (size_t)r * t->c_step;
@@ -196,7 +201,7 @@ size_t NATIVE(dense_stride)(size_t out)
 }
 
 void NATIVE(dense_forward)(const struct dense *d, const float *w, const float *bias, const float *x, float *y,
-                           size_t lo, size_t hi, size_t from, size_t to)
+                           const struct native_drop *drop, size_t lo, size_t hi, size_t from, size_t to)
 {
     const size_t vecs = (d->out + VEC_N - 1) / VEC_N, end = (to + VEC_N - 1) / VEC_N;
 
@@ -218,6 +223,7 @@ void NATIVE(dense_forward)(const struct dense *d, const float *w, const float *b
                                  .add_step = d->out,
                                  .last = v0 + nv == vecs ? last_of(d->out) : VEC_N,
                                  .relu = d->relu && !next,
+                                 .drop = next ? NULL : drop,
                                  .ahead_step = {d->stride, d->stride}};
                 n = share(hi - r0, TILE_ROWS[nv]);
                 if (!k0) {
@@ -233,8 +239,11 @@ void NATIVE(dense_forward)(const struct dense *d, const float *w, const float *b
     }
 }
 
-void NATIVE(dense_mask)(const struct dense *d, const float *y, float *dy, float *db, size_t rows)
+void NATIVE(dense_mask)(const struct dense *d, const float *y, float *dy, float *db, const struct native_drop *drop,
+                        size_t rows)
 {
+    const vec scale = drop_scale(drop);
+
     for (size_t o = 0; o < d->out; o += VEC_N) {
         size_t n = least(VEC_N, d->out - o);
         vec sum = vec_zero();
@@ -243,7 +252,7 @@ void NATIVE(dense_mask)(const struct dense *d, const float *y, float *dy, float 
             vec g = vec_load(at);
             if (d->relu) {
                 vec v = vec_load(y + r * d->out + o);
-                g = vec_where(vec_mask_or(vec_gt(v, vec_zero()), vec_unordered(v)), g);
+                g = vec_where(vec_mask_or(vec_gt(v, vec_zero()), vec_unordered(v)), g * scale);
                 if (n == VEC_N)
                     vec_store(at, g);
                 else

@@ -83,6 +83,7 @@ struct job {
     size_t x_row, x_col, kernel_row, y_row, y_col, rows, cols, p, q, channels;
     ptrdiff_t w_row, w_col;
     bool relu;
+    const struct native_drop *drop;
 };
 
 /* n outputs of a row, a vector of channels. */
@@ -109,8 +110,11 @@ VEC_INLINE void outputs(const struct job *j, const float *x, const float *w, vec
         x += j->kernel_row;
         w += j->w_row;
     } while (--rows);
-    VEC_UNROLL for (int i = 0; i < n; i++)
-        vec_store_some(y + (size_t)i * j->y_col, j->relu ? vec_max(vec_zero(), acc[i]) : acc[i], lanes);
+    VEC_UNROLL for (int i = 0; i < n; i++) {
+        float *to = y + (size_t)i * j->y_col;
+        vec v = j->relu ? vec_max(vec_zero(), acc[i]) : acc[i];
+        vec_store_some(to, j->drop ? drop_vec(j->drop, to, v) : v, lanes);
+    }
 }
 
 static void job_run(const struct job *j)
@@ -165,7 +169,7 @@ static void forward(const struct conv *c, const struct conv_args *a, size_t lo, 
     struct job j = {.w = a->weights, .bias = a->bias, .x_row = stride * pitch, .x_col = stride * z.k,
                     .kernel_row = pitch, .y_row = (size_t)c->q * z.k, .y_col = z.k, .rows = (size_t)c->r,
                     .cols = (size_t)c->s, .p = (size_t)c->p, .q = (size_t)c->q, .channels = z.k,
-                    .w_row = c->s * (ptrdiff_t)z.pad, .w_col = (ptrdiff_t)z.pad, .relu = c->relu};
+                    .w_row = c->s * (ptrdiff_t)z.pad, .w_col = (ptrdiff_t)z.pad, .relu = c->relu, .drop = a->drop};
 
     (void)training;
     frame_clear(&z.x, a->scratch, 1);
@@ -300,11 +304,12 @@ static void backward(const struct conv *c, const struct conv_args *a, size_t lo,
         const float *y = a->y + lo * (size_t)c->p * width, *d = z.d.bare ? dy : d_room;
         for (size_t i = 0; i < (size_t)c->p && (c->bias || !z.d.bare); i++)
             if (z.d.bare)
-                spread_row(dy + i * width, NULL, NULL, db, (size_t)c->q, z.k, z.k);
+                spread_row(dy + i * width, NULL, NULL, NULL, db, (size_t)c->q, z.k, z.k);
             else if (c->relu)
-                spread_row(dy + i * width, y + i * width, d_room + inside + i * t.d_row, db, (size_t)c->q, z.k, z.k);
+                spread_row(dy + i * width, y + i * width, a->drop, d_room + inside + i * t.d_row, db, (size_t)c->q, z.k,
+                           z.k);
             else
-                spread_row(dy + i * width, NULL, d_room + inside + i * t.d_row, db, (size_t)c->q, z.k, z.k);
+                spread_row(dy + i * width, NULL, NULL, d_room + inside + i * t.d_row, db, (size_t)c->q, z.k, z.k);
         weights_gradient(c, &z, &t, x, d + inside, a->partial);
         if (!a->dx || !c->need_dx)
             continue;
@@ -333,6 +338,7 @@ static void finish(const struct conv *c, const float *partial, float *dw, float 
 
 const struct conv_kernel NATIVE(conv_depthwise) = {
     .name = "depthwise",
+    .drops = true,
     .covers = covers,
     .weights_floats = weights_floats,
     .weight_at = weight_at,

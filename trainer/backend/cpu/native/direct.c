@@ -219,6 +219,7 @@ static void job_run(const struct direct_job *j)
                                  .y_col = j->y_col,
                                  .lanes = n - (width - VEC_N),
                                  .end = j->end,
+                                 .drop = j->drop,
                                  .mask_col = j->mask_col};
 
         if (j->bias)
@@ -281,7 +282,8 @@ static void forward(const struct conv *c, const struct conv_args *a, size_t lo, 
                     .mask_col = mask_pixel(c, &z),
                     .end = c->pool   ? DIRECT_POOL
                            : c->relu ? DIRECT_RELU
-                                     : DIRECT_PLAIN};
+                                     : DIRECT_PLAIN,
+                    .drop = a->drop};
 
     j.mask_row = ow * j.mask_col;
     j.mask_image = oh * j.mask_row;
@@ -302,9 +304,10 @@ static void forward(const struct conv *c, const struct conv_args *a, size_t lo, 
 }
 
 /* A row of dy of the convolution's output, `cols` pixels, into a frame; db: sums. Two for a pool. */
-static void spread_pooled(const struct conv *c, const struct shape *z, const float *dy, const uint16_t *mask, float *o,
-                          float *db)
+static void spread_pooled(const struct conv *c, const struct shape *z, const struct native_drop *drop, const float *dy,
+                          const uint16_t *mask, float *o, float *db)
 {
+    const vec scale = drop_scale(drop);
     size_t k = (size_t)c->k, depth = z->filters, below = z->d.cols * depth, step = mask_pixel(c, z);
 
     for (size_t v = 0; v < depth; v += VEC_N) {
@@ -313,7 +316,7 @@ static void spread_pooled(const struct conv *c, const struct shape *z, const flo
         for (size_t x = 0; x < z->q / 2; x++) {
             const uint16_t *m = mask + x * step + v / VEC_N * 4;
             float *to = o + 2 * x * depth + v;
-            vec d = vec_load(dy + x * k + v);
+            vec d = vec_load(dy + x * k + v) * scale;
             vec d0 = vec_where(vec_mask_from(m[0]), d), d1 = vec_where(vec_mask_from(m[1]), d);
             vec d2 = vec_where(vec_mask_from(m[2]), d), d3 = vec_where(vec_mask_from(m[3]), d);
             vec_store_some(to, d0, lanes);
@@ -326,7 +329,7 @@ static void spread_pooled(const struct conv *c, const struct shape *z, const flo
     }
 }
 
-/* Rows [from, to) of dy of image n into a frame (NULL: sums alone), through ReLU and out of the pool. */
+/* Rows [from, to) of dy of image n into a frame (NULL: sums alone), through dropout and ReLU and out of the pool. */
 static void spread(const struct conv *c, const struct shape *z, const struct conv_args *a, size_t g, size_t n,
                    size_t from, size_t to, float *o, float *db)
 {
@@ -334,18 +337,18 @@ static void spread(const struct conv *c, const struct shape *z, const struct con
 
     if (c->pool) {
         for (size_t i = from / 2; i < to / 2; i++, o += 2 * row)
-            spread_pooled(c, z, a->dy + (n * oh + i) * ow * k + g * z->filters,
+            spread_pooled(c, z, a->drop, a->dy + (n * oh + i) * ow * k + g * z->filters,
                           (const uint16_t *)a->aux + (n * oh + i) * ow * step + g * z->filters_pad / VEC_N * 4, o, db);
         return;
     }
     for (size_t i = from; i < to; i++) {
         size_t at = (n * z->p + i) * z->q * k + g * z->filters;
         if (!o)
-            spread_row(a->dy + at, NULL, NULL, db, z->q, k, z->filters);
+            spread_row(a->dy + at, NULL, NULL, NULL, db, z->q, k, z->filters);
         else if (c->relu)
-            spread_row(a->dy + at, a->y + at, o + (i - from) * row, db, z->q, k, z->filters);
+            spread_row(a->dy + at, a->y + at, a->drop, o + (i - from) * row, db, z->q, k, z->filters);
         else
-            spread_row(a->dy + at, NULL, o + (i - from) * row, db, z->q, k, z->filters);
+            spread_row(a->dy + at, NULL, NULL, o + (i - from) * row, db, z->q, k, z->filters);
     }
 }
 
@@ -512,6 +515,7 @@ static void finish(const struct conv *c, const float *partial, float *dw, float 
 
 const struct conv_kernel NATIVE(conv_direct) = {
     .name = "direct",
+    .drops = true,
     .covers = covers,
     .weights_floats = weights_floats,
     .weight_at = weight_at,

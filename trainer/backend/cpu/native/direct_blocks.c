@@ -109,6 +109,7 @@ size_t NATIVE(direct_wide_run)(const struct direct_job *j)
             size_t from = i % parts * j->run / parts, to = (i % parts + 1) * j->run / parts;
             t.run = to - from;
             t.relu = i + 1 == panels && j->end == DIRECT_RELU;
+            t.drop = i + 1 == panels ? j->drop : NULL;
             /* of both blocks, for the panel after this one */
             t.ahead[0] = t.ahead[1] = (const char *)t.w;
             t.ahead_step[0] = t.ahead_step[1] = 0;

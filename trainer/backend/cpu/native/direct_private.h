@@ -34,6 +34,7 @@ struct direct_strip {
     size_t count;
     size_t lanes; /* of the last vector */
     enum direct_end end;
+    const struct native_drop *drop; /* NULL, or of y */
     uint16_t *mask; /* of the pool: four for each vector and pooled pixel, or NULL */
     size_t mask_col, mask_tile;
 };
@@ -73,6 +74,7 @@ struct direct_wide {
     const float *bias; /* DIRECT_WIDE of them */
     size_t lanes;      /* of the last vector */
     bool relu;
+    const struct native_drop *drop; /* NULL, or of y */
     const char *ahead[2]; /* memory that will be read soon: so many bytes on at each fetch */
     size_t ahead_step[2];
 };
@@ -99,6 +101,7 @@ struct direct_job {
     size_t y_image, y_row, y_col, mask_image, mask_row, mask_col; /* of outputs, after the pool */
     size_t images, filters, p, q;
     enum direct_end end;
+    const struct native_drop *drop; /* NULL, or of y */
     const float *soon[2]; /* NULL, or what is wanted next: so many floats of it */
     size_t soon_floats[2];
 };

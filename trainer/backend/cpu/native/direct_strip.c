@@ -76,8 +76,14 @@ VEC_INLINE void put(const struct direct_strip *t, float *y, uint16_t *mask, cons
         VEC_UNROLL for (int j = 0; j < cols / 2; j++)
             VEC_UNROLL for (int v = 0; v < nv; v++) {
                 const vec *a = acc + 2 * j * nv + v, *b = a + cols * nv;
-                vec best = pool(a[0], a[nv], b[0], b[nv], mask ? mask + (size_t)j * t->mask_col + 4 * v : NULL);
-                vec_store_some(y + (size_t)j * t->y_col + v * VEC_N, best, v == nv - 1 ? lanes : VEC_N);
+                uint16_t *four = mask ? mask + (size_t)j * t->mask_col + 4 * v : NULL;
+                float *to = y + (size_t)j * t->y_col + v * VEC_N;
+                vec best = pool(a[0], a[nv], b[0], b[nv], four);
+                if (t->drop) {
+                    best = drop_vec(t->drop, to, best);
+                    drop_masks(t->drop, to, four);
+                }
+                vec_store_some(to, best, v == nv - 1 ? lanes : VEC_N);
             }
         return;
     }
@@ -85,10 +91,12 @@ VEC_INLINE void put(const struct direct_strip *t, float *y, uint16_t *mask, cons
         VEC_UNROLL for (int j = 0; j < cols; j++)
             VEC_UNROLL for (int v = 0; v < nv; v++) {
                 vec a = acc[(i * cols + j) * nv + v];
+                float *to = y + (size_t)i * t->y_row + (size_t)j * t->y_col + v * VEC_N;
                 if (t->end == DIRECT_RELU)
                     a = vec_max(vec_zero(), a);
-                vec_store_some(y + (size_t)i * t->y_row + (size_t)j * t->y_col + v * VEC_N, a,
-                               v == nv - 1 ? lanes : VEC_N);
+                if (t->drop)
+                    a = drop_vec(t->drop, to, a);
+                vec_store_some(to, a, v == nv - 1 ? lanes : VEC_N);
             }
 }
 

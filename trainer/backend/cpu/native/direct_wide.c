@@ -68,6 +68,9 @@ VEC_INLINE void wide(const struct direct_wide *t, int pixels)
     if (t->relu)
         VEC_UNROLL for (int i = 0; i < pixels * NV; i++)
             acc[i] = vec_max(vec_zero(), acc[i]);
+    if (t->drop)
+        VEC_UNROLL for (int i = 0; i < pixels * NV; i++)
+            acc[i] = drop_vec(t->drop, t->y[i / NV] + i % NV * VEC_N, acc[i]);
     VEC_UNROLL for (int i = 0; i < pixels; i++)
     {
         VEC_UNROLL for (int v = 0; v < NV - 1; v++)

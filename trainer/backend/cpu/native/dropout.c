@@ -126,6 +126,16 @@ static uint32_t threshold_of(double rate)
     return (uint32_t)(rate * 65536 + 0.5);
 }
 
+void NATIVE(dropout_keep)(double rate, const struct pcg32 *rng, uint64_t *kept, size_t lo, size_t hi)
+{
+    const uint32_t threshold = threshold_of(rate);
+    struct lanes l;
+
+    lanes_at(&l, rng, lo / 2);
+    for (size_t i = lo; i < hi; i += BLOCK)
+        kept[i / BLOCK] = decide(&l, threshold);
+}
+
 void NATIVE(dropout)(double rate, const struct pcg32 *rng, const float *x, float *y, uint64_t *kept, size_t lo,
                      size_t hi)
 {

@@ -3,6 +3,7 @@
 #ifndef FLEXP_TRAINER_CPU_NATIVE_FRAME_H
 #define FLEXP_TRAINER_CPU_NATIVE_FRAME_H
 
+#include "trainer/backend/cpu/native/drop.h"
 #include "trainer/backend/cpu/native/native.h"
 #include "trainer/backend/cpu/native/vec.h"
 
@@ -113,26 +114,29 @@ static inline void frame_fill(const struct frame *f, float *to, const float *fro
     }
 }
 
-VEC_INLINE vec spread_one(const float *dy, const float *y, float *o, size_t lanes)
+VEC_INLINE vec spread_one(const float *dy, const float *y, vec scale, float *o, size_t lanes)
 {
     vec d = vec_load(dy);
 
     if (y)
-        d = vec_where(vec_not_le(vec_load(y), vec_zero()), d);
+        d = vec_where(vec_not_le(vec_load(y), vec_zero()), d * scale);
     if (o)
         vec_store_some(o, d, lanes);
     return d;
 }
 
-/* A row of `cols` pixels of dy (and y), k floats apart, through ReLU to o, `depth` floats apart; their sums to db.
- * y: NULL where there is no ReLU; o: NULL where sums are all that is wanted. */
-VEC_INLINE void spread_row(const float *dy, const float *y, float *o, float *db, size_t cols, size_t k, size_t depth)
+/* A row of `cols` pixels of dy (and y), k floats apart, through dropout and ReLU to o, `depth` floats apart; their sums to
+ * db. y: NULL where there is no ReLU; o: NULL where sums are all that is wanted. */
+VEC_INLINE void spread_row(const float *dy, const float *y, const struct native_drop *drop, float *o, float *db,
+                           size_t cols, size_t k, size_t depth)
 {
+    const vec scale = drop_scale(drop);
+
     for (size_t v = 0; v < depth; v += VEC_N) {
         size_t lanes = depth - v < VEC_N ? depth - v : VEC_N, x = 0;
         vec sum = vec_load(db + v);
 #define ONE(i)                                                                                                         \
-    spread_one(dy + (x + i) * k + v, y ? y + (x + i) * k + v : NULL, o ? o + (x + i) * depth + v : NULL, lanes)
+    spread_one(dy + (x + i) * k + v, y ? y + (x + i) * k + v : NULL, scale, o ? o + (x + i) * depth + v : NULL, lanes)
         for (; x + 4 <= cols; x += 4) {
             vec d0 = ONE(0), d1 = ONE(1), d2 = ONE(2), d3 = ONE(3);
             sum += (d0 + d1) + (d2 + d3);

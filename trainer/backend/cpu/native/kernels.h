@@ -11,9 +11,10 @@ extern const struct conv_kernel NATIVE(conv_winograd_f4), NATIVE(conv_winograd_f
     NATIVE(conv_depthwise), NATIVE(conv_batched);
 
 size_t NATIVE(dense_stride)(size_t out);
-void NATIVE(dense_forward)(const struct dense *d, const float *w, const float *bias, const float *x, float *y, size_t lo,
-                           size_t hi, size_t from, size_t to);
-void NATIVE(dense_mask)(const struct dense *d, const float *y, float *dy, float *db, size_t rows);
+void NATIVE(dense_forward)(const struct dense *d, const float *w, const float *bias, const float *x, float *y,
+                           const struct native_drop *drop, size_t lo, size_t hi, size_t from, size_t to);
+void NATIVE(dense_mask)(const struct dense *d, const float *y, float *dy, float *db, const struct native_drop *drop,
+                        size_t rows);
 void NATIVE(dense_backward)(const struct dense *d, const float *w, const float *x, const float *dy, float *dx, float *dw,
                             size_t rows, size_t i0, size_t i1, void *scratch);
 void NATIVE(dense_backward_sgd)(const struct dense *d, const struct native_sgd *sgd, const float *from, float *w,
@@ -21,6 +22,7 @@ void NATIVE(dense_backward_sgd)(const struct dense *d, const struct native_sgd *
                                 size_t i1, void *scratch);
 size_t NATIVE(dense_scratch_bytes)(const struct dense *d, size_t rows);
 
+void NATIVE(dropout_keep)(double rate, const struct pcg32 *rng, uint64_t *kept, size_t lo, size_t hi);
 void NATIVE(dropout)(double rate, const struct pcg32 *rng, const float *x, float *y, uint64_t *kept, size_t lo,
                      size_t hi);
 void NATIVE(dropout_backward)(double rate, const uint64_t *kept, const float *dy, float *dx, size_t lo, size_t hi);

@@ -56,6 +56,15 @@ struct native_step {
     float *w, *state; /* both in the working layout; state: read with momentum alone */
 };
 
+/* Dropout of y, behind ReLU and pool: value i of y, counted from `first`, is kept and multiplied by scale where bit
+ * i % 64 of word i / 64 is set, else it becomes 0. There is one word more than y has bits for. Backward reads scale alone:
+ * what is dropped is 0 in y, and in the pool's masks. */
+struct native_drop {
+    const float *first;
+    const uint64_t *kept;
+    float scale;
+};
+
 /* Where the output of a 2x2 block came from is kept from forward to backward in aux; where no pool follows, backward
  * applies ReLU's mask by y. The gradient is 0 where ReLU's output is 0; the first of equals wins the pool. */
 struct conv_args {
@@ -70,11 +79,13 @@ struct conv_args {
     const struct native_step *step; /* NULL, or, by parts and where all rows are given at once: weights are changed once
                                        dx is there, partial has no dw, finish is given none */
     void *scratch;               /* scratch_bytes, one for each thread; contents need not last */
+    const struct native_drop *drop; /* NULL, or, with relu and a kernel that drops: the same in both passes */
     struct conv_part part;       /* of prepare; of forward and backward where by_parts says so */
 };
 
 struct conv_kernel {
     const char *name; /* "winograd_f4", "winograd_f2", "direct", "depthwise", "batched" */
+    bool drops; /* takes conv_args.drop */
     bool (*covers)(const struct conv *c);
     size_t (*weights_floats)(const struct conv *c); /* of the working layout, padding included (kept 0 by all) */
     /* Where weight [k][c of its group][r][s] stands in it: for each k, a part for c plus one for (r, s). */
@@ -116,11 +127,13 @@ struct native {
     const struct conv_kernel *const *convs; /* NULL-terminated */
 
     size_t (*dense_stride)(size_t out);
-    /* Outputs [from, to) of rows [lo, hi); from a multiple of 2 x NATIVE_LANES, to likewise or out. */
-    void (*dense_forward)(const struct dense *d, const float *w, const float *bias, const float *x, float *y, size_t lo,
-                          size_t hi, size_t from, size_t to);
-    /* dy becomes 0 where ReLU's y is; db (NULL: none) = sums over the rows, overwritten. */
-    void (*dense_mask)(const struct dense *d, const float *y, float *dy, float *db, size_t rows);
+    /* Outputs [from, to) of rows [lo, hi); from a multiple of 2 x NATIVE_LANES, to likewise or out. drop: NULL, or with
+     * relu. */
+    void (*dense_forward)(const struct dense *d, const float *w, const float *bias, const float *x, float *y,
+                          const struct native_drop *drop, size_t lo, size_t hi, size_t from, size_t to);
+    /* dy becomes 0 where ReLU's y is, elsewhere times drop's scale; db (NULL: none) = sums over the rows, overwritten. */
+    void (*dense_mask)(const struct dense *d, const float *y, float *dy, float *db, const struct native_drop *drop,
+                       size_t rows);
     /* For inputs [i0, i1), i0 a multiple of 64: dx (NULL: not wanted) of all rows, overwritten, and the gradients of these
      * rows of W: dw[(i - i0) * stride + o], overwritten, padding 0. */
     void (*dense_backward)(const struct dense *d, const float *w, const float *x, const float *dy, float *dx, float *dw,
@@ -135,7 +148,9 @@ struct native {
 
     /* Values [lo, hi) of a tensor, lo a multiple of 64; rng stands at value 0 and is not moved: behind the whole tensor the
      * caller advances it by ceil(n / 2). Each number drawn decides two values, its low 16 bits the first: below rate *
-     * 65536 a value is dropped. kept: a bit for each value, value i at bit i % 64 of word i / 64. y may be x, dx dy. */
+     * 65536 a value is dropped. kept: a bit for each value, value i at bit i % 64 of word i / 64. y may be x, dx dy.
+     * dropout_keep: the decisions alone. */
+    void (*dropout_keep)(double rate, const struct pcg32 *rng, uint64_t *kept, size_t lo, size_t hi);
     void (*dropout)(double rate, const struct pcg32 *rng, const float *x, float *y, uint64_t *kept, size_t lo, size_t hi);
     void (*dropout_backward)(double rate, const uint64_t *kept, const float *dy, float *dx, size_t lo, size_t hi);
 

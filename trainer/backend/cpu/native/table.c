@@ -63,6 +63,7 @@ const struct native NATIVE(native) = {
     .dense_backward = NATIVE(dense_backward),
     .dense_backward_sgd = NATIVE(dense_backward_sgd),
     .dense_scratch_bytes = NATIVE(dense_scratch_bytes),
+    .dropout_keep = NATIVE(dropout_keep),
     .dropout = NATIVE(dropout),
     .dropout_backward = NATIVE(dropout_backward),
     .norm_scratch_bytes = NATIVE(norm_scratch_bytes),

@@ -232,6 +232,7 @@ static void finish(const struct winograd *w, const float *partial, float *dw, fl
     }                                                                                                                  \
     const struct conv_kernel NATIVE(conv_winograd_f##m) = {                                                            \
         .name = "winograd_f" #m,                                                                                       \
+        .drops = true,                                                                                                 \
         .covers = covers,                                                                                              \
         .weights_floats = weights_floats,                                                                              \
         .weight_at = weight_at,                                                                                        \

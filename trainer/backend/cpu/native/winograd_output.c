@@ -1,6 +1,8 @@
-/* winograd_output.c - the output's side of a Winograd convolution: M to y with bias, ReLU and pool, dy to D.
+/* winograd_output.c - the output's side of a Winograd convolution: M to y with bias, ReLU, pool and
+ * dropout, dy to D.
  * Pooled, aux has four masks of VEC_N bits for each pixel and vector of filters: whose gradient which of the four gets.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cpu/native/drop.h"
 #include "trainer/backend/cpu/native/winograd_private.h"
 #include "trainer/backend/cpu/native/winograd_transform.h"
 
@@ -60,6 +62,7 @@ struct corner {
     float *y;
     const float *dy;
     uint16_t *aux;
+    const struct native_drop *drop; /* NULL, or of y */
     size_t pitch, pixel, aux_pitch, aux_pixel, rows, columns;
 };
 
@@ -88,17 +91,24 @@ VEC_INLINE void output_lanes(size_t m, enum kind kind, bool edge, const struct c
         if (kind != POOL) {
             VEC_UNROLL
             for (size_t r = 0; r < m; r++)
-                if (!edge || r < at->rows)
-                    store_lanes(at->y + r * at->pitch + c * at->pixel + k,
-                                kind == RELU ? vec_max(vec_zero(), out[r * m + c]) : out[r * m + c], lanes);
+                if (!edge || r < at->rows) {
+                    float *to = at->y + r * at->pitch + c * at->pixel + k;
+                    vec v = kind == RELU ? vec_max(vec_zero(), out[r * m + c]) : out[r * m + c];
+                    store_lanes(to, kind == RELU && at->drop ? drop_vec(at->drop, to, v) : v, lanes);
+                }
         } else if (c % 2) {
             VEC_UNROLL
             for (size_t r = 0; r < m; r += 2)
                 if (!edge || r < at->rows) {
                     const vec *v = out + r * m + c - 1;
                     uint16_t *aux = at->aux + r / 2 * at->aux_pitch + c / 2 * at->aux_pixel + k / VEC_N * 4;
-                    store_lanes(at->y + r / 2 * at->pitch + c / 2 * at->pixel + k,
-                                pool_max(v[0], v[1], v[m], v[m + 1], training ? aux : NULL), lanes);
+                    float *to = at->y + r / 2 * at->pitch + c / 2 * at->pixel + k;
+                    vec most = pool_max(v[0], v[1], v[m], v[m + 1], training ? aux : NULL);
+                    if (at->drop) {
+                        most = drop_vec(at->drop, to, most);
+                        drop_masks(at->drop, to, aux);
+                    }
+                    store_lanes(to, most, lanes);
                 }
         }
     }
@@ -120,6 +130,7 @@ VEC_INLINE void output_tile(size_t m, enum kind kind, bool edge, const struct co
 VEC_INLINE void gradient_tile(size_t m, enum kind kind, bool edge, const struct corner *at, const struct winograd *w,
                               float *d)
 {
+    const vec scale = drop_scale(at->drop);
     size_t a = m + 2;
 
     for (size_t k = w->k_lo; k < w->k_hi; k += VEC_N) {
@@ -139,7 +150,7 @@ VEC_INLINE void gradient_tile(size_t m, enum kind kind, bool edge, const struct 
                         to[0] = to[1] = to[m] = to[m + 1] = vec_zero();
                         continue;
                     }
-                    dy = vec_load(at->dy + r / 2 * at->pitch + c / 2 * at->pixel + k);
+                    dy = vec_load(at->dy + r / 2 * at->pitch + c / 2 * at->pixel + k) * scale;
                     to[0] = vec_where(vec_mask_from(aux[0]), dy);
                     to[1] = vec_where(vec_mask_from(aux[1]), dy);
                     to[m] = vec_where(vec_mask_from(aux[2]), dy);
@@ -161,7 +172,8 @@ VEC_INLINE void gradient_tile(size_t m, enum kind kind, bool edge, const struct 
                     if (kind == RELU) {
                         vec through = vec_load(at->y + from);
                         y[r * m + c] =
-                            vec_where(vec_mask_or(vec_gt(through, vec_zero()), vec_unordered(through)), y[r * m + c]);
+                            vec_where(vec_mask_or(vec_gt(through, vec_zero()), vec_unordered(through)),
+                                      y[r * m + c] * scale);
                     }
                 }
             }
@@ -184,7 +196,7 @@ VEC_INLINE void walk(size_t m, enum kind kind, bool backward, const struct winog
                      const struct conv_args *a, size_t lo, size_t hi, float *d, bool training)
 {
     size_t side = kind == POOL ? 2 : 1;
-    struct corner at = {.pixel = w->k, .aux_pixel = w->k_vecs * 4};
+    struct corner at = {.pixel = w->k, .aux_pixel = w->k_vecs * 4, .drop = a->drop};
     size_t height = (size_t)c->p / side, width = (size_t)c->q / side;
 
     at.pitch = width * at.pixel;
