@@ -23,7 +23,7 @@ enum message_op {
     MSG_CHECKPOINT,  /* run, seq, units, path (relative to the trial's folder), bytes */
     MSG_LOG,         /* run, level, text; not acknowledged */
     MSG_DONE,        /* run, seq, reason: length | converged | stopped | preempted | evaluated; units */
-    MSG_FAILED,      /* run, seq, reason: out_of_memory | non_finite | bad_configuration | error; text */
+    MSG_FAILED,      /* run, seq, reason: out_of_memory | memory_in_use | non_finite | bad_configuration | error; text */
     MSG_HEARTBEAT,   /* rank */
     /* orchestrator to worker */
     MSG_PLAN,          /* id, sections, hyperparameters, slots (a number) */

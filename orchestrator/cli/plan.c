@@ -22,8 +22,9 @@ static int build_requests(const struct experiment_config *config, const char *ho
     json_t *list = json_array(), *point, *sections;
     char *cache = format_text("%s/cache", home);
     size_t i;
-    /* how many trials a slot takes costs a look at the GPU: asked where it is to be known */
+    /* a look at the GPU costs time: asked for where it must be one, or how many trials a slot takes is to be known */
     const char *slot_type = json_string_or(json_object_get(config->resolved, "resources"), "slot_type", "auto");
+    bool look = !config->trials_per_slot || config->slot_type == SLOT_CUDA;
 
     json_array_foreach((json_t *)points, i, point) {
         int code = 0;
@@ -40,7 +41,7 @@ static int build_requests(const struct experiment_config *config, const char *ho
         json_array_append_new(list, json_pack("{s:O, s:o, s:I, s:s*, s:I, s:s*}", "hyperparameters", point, "sections", sections,
                                               "slots", (json_int_t)config->slots_per_trial, "cache_dir", cache,
                                               "data_seed", (json_int_t)config->data_seed, "slot_type",
-                                              config->trials_per_slot ? NULL : slot_type));
+                                              look ? slot_type : NULL));
     }
     free(cache);
     *ret = list;

@@ -100,8 +100,18 @@ struct training {
     bool canceled;                 /* out: given up. Nothing was reduced, what stands in the replicas means nothing */
 };
 
+/* Why a GPU has too little memory for a trial at the moment. */
+struct squeeze {
+    size_t gpu; /* of those that the backend was opened with */
+    const char *name;
+    size_t needed_bytes;              /* by the trial */
+    size_t free_bytes;                /* or held by this process */
+    size_t total_bytes, others_bytes; /* others: held by other processes, about */
+};
+
 struct backend_ops {
     int api_version;
+    /* -ENOBUFS: other processes hold all the memory of a GPU. */
     int (*open)(const struct backend_options *options, struct backend **ret, struct error *err);
     void (*close)(struct backend *backend);
     struct backend_info (*info)(const struct backend *backend);
@@ -114,6 +124,10 @@ struct backend_ops {
      * (shapes and counts are looked at alone) and pay to be trained in one call; without it: 1. At least 1. */
     int (*fit)(struct backend *backend, const struct model *model, const struct plan_options *options,
                const struct dataset *dataset, size_t replicas, size_t *ret_trials, struct error *err);
+    /* Optional, asked after -ENOMEM: whether a trial of this plan is out of memory only because other processes hold what
+     * it lacks. */
+    bool (*squeezed)(struct backend *backend, const struct model *model, const struct plan_options *options,
+                     const struct dataset *dataset, struct squeeze *ret);
     void (*release_plan)(struct plan *plan);
     /* Optional: gives back the memory that plans other than this one hold between calls, but for resident models; their next
      * calls make it anew. Whether there was any. */

@@ -103,6 +103,7 @@ void run_evaluate(struct run *run)
         struct scores values = evaluation_scores(&run->validation);
         scores_put(metrics, "test", &values);
     }
+    rc = session_blame(&run->loan, run->sections, rc, &err);
     run_tear_down(run);
     if (!rc) {
         run_send(run, "report", json_pack("{s:s, s:O, s:O}", "kind", "test", "units", test.units, "metrics", metrics));

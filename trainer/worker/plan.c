@@ -120,12 +120,23 @@ static const struct backend_ops *backend_for(struct planner *planner, const stru
 
     if (options->precision < PRECISION_TF32)
         return &BACKEND_CPU;
-    if (!gpu_of(planner)) {
+    if (!gpu_of(planner) && planner->why.code != -ENOBUFS) { /* one that others use is there */
         fail(&err, -EINVAL, "training.precision: %s needs a GPU: %s", PRECISION_NAMES[options->precision],
              planner->why.text);
         add_error(problems, "training", &err);
     }
     return &BACKEND_CUDA;
+}
+
+/* What can never fit on the GPU. One is looked at where trials are to have one, or where it was opened already. */
+static void check_memory(struct planner *planner, const char *slot_type, const struct model *model,
+                         const struct plan_options *options, size_t *mem_bytes, json_t *problems)
+{
+    struct error err = {0};
+    bool wanted = !strcmp(slot_type, "cuda") ? gpu_of(planner) != NULL : planner->gpu && strcmp(slot_type, "cpu");
+
+    if (wanted && BACKEND_CUDA.compile(planner->gpu, model, options, NULL, mem_bytes, &err))
+        add_error(problems, "model", &err);
 }
 
 /* Of trials like this one on a slot of the type that is asked about. A CPU core gains nothing by several. */
@@ -210,6 +221,8 @@ void plan_answer(struct planner *planner, struct connection *connection, const s
                 add_error(problems, "model", &err);
             else if (backend_for(planner, &options, problems)->compile(NULL, model, &options, NULL, &mem_bytes, &err))
                 add_error(problems, "model", &err);
+            else
+                check_memory(planner, slot_type, model, &options, &mem_bytes, problems);
         }
     }
     if (sections && wants(describe, "data") && !json_array_size(problems))

@@ -30,6 +30,7 @@ void run_failed(struct run *run, int code, const struct error *err)
 {
     const char *reason = run->bad_checkpoint ? "bad_checkpoint"
                          : code == -ENOMEM ? "out_of_memory"
+                         : code == -ENOBUFS ? "memory_in_use"
                          : code == -EDOM ? "non_finite"
                          : code == -EINVAL ? "bad_configuration" : "error";
 
@@ -293,6 +294,7 @@ static void train(struct run *run)
         rc = live(run, &verdict, &err);
     if (!rc && verdict != RELEASED)
         rc = run_leave_result(run, &err);
+    rc = session_blame(&run->loan, run->sections, rc, &err);
     run_tear_down(run);
     if (rc == -ECANCELED || verdict == RELEASED)
         log_info("run %lld was released", (long long)run->id);

@@ -30,6 +30,7 @@ struct session {
     struct backend *backend;
     int cores[1024];
     size_t cores_n, gpus_n;
+    json_t *slots; /* that the backend was opened for */
     struct kept *data, *splits, *plans;
     uint64_t uses;
 };
@@ -185,6 +186,13 @@ char *session_pack_key(const json_t *sections, uint64_t data_seed, const struct 
 
 /* --- preparing --------------------------------------------------------------------------------------------------- */
 
+static const char *slot_name(const struct session *session, size_t gpu)
+{
+    const char *name = json_string_value(json_array_get(session->slots, gpu));
+
+    return name ? name : "the GPU";
+}
+
 static int open_backend(struct session *session, const json_t *slots, struct error *err)
 {
     const struct backend_ops *ops = &BACKEND_CPU;
@@ -219,11 +227,13 @@ static int open_backend(struct session *session, const json_t *slots, struct err
     memcpy(session->cores, cores, n * sizeof *cores);
     session->cores_n = n;
     session->gpus_n = gpus;
+    json_decref(session->slots);
+    session->slots = json_deep_copy(slots);
     rc = ops->open(&(struct backend_options){.cores = session->cores, .cores_n = n, .gpus_n = gpus}, &session->backend,
                    err);
     pack_use(session->pack, ops, session->backend);
     pack_leave(session->pack);
-    return rc;
+    return rc == -ENOBUFS && gpus == 1 ? fail_prefix(err, "%s", slot_name(session, 0)) : rc;
 }
 
 static int open_data(struct session *session, const json_t *data, uint64_t data_seed, const char *cache_dir,
@@ -340,6 +350,28 @@ static int load(struct session *session, const struct dataset *dataset, struct e
     return rc;
 }
 
+static int say_squeezed(const struct session *session, const struct squeeze *s, struct error *err)
+{
+    return fail(err, -ENOBUFS, "%s (%s): a trial needs %zu MiB of GPU memory, %zu of %zu MiB are free; other processes hold about"
+                " %zu MiB", slot_name(session, s->gpu), s->name, s->needed_bytes >> 20, s->free_bytes >> 20, s->total_bytes >> 20,
+                s->others_bytes >> 20);
+}
+
+int session_blame(const struct session_loan *loan, const json_t *sections, int rc, struct error *err)
+{
+    struct session *session = loan->session;
+    struct plan_options options = plan_options_from(json_object_get(sections, "training"));
+    struct squeeze squeeze;
+    bool squeezed;
+
+    if (rc != -ENOMEM || !loan->model || !session->ops->squeezed)
+        return rc;
+    pack_enter(session->pack);
+    squeezed = session->ops->squeezed(session->backend, loan->model, &options, loan->data->dataset, &squeeze);
+    pack_leave(session->pack);
+    return squeezed ? say_squeezed(session, &squeeze, err) : rc;
+}
+
 int session_prepare(struct session *session, const json_t *sections, uint64_t data_seed, const char *cache_dir,
                     const json_t *slots, struct session_loan *ret, struct error *err)
 {
@@ -350,10 +382,11 @@ int session_prepare(struct session *session, const json_t *sections, uint64_t da
     if ((rc = open_backend(session, slots, err)) ||
         (rc = open_data(session, json_object_get(sections, "data"), data_seed, cache_dir, &loan.data, err)) ||
         (rc = open_split(session, sections, data_seed, loan.data, &loan.kept_split, err)) ||
-        (rc = load(session, loan.data->dataset, err)) ||
         (rc = open_model(sections, loan.data->dataset, &loan.model, err)) ||
+        (rc = load(session, loan.data->dataset, err)) ||
         (rc = open_plan(session, sections, loan.data->dataset, loan.model, &loan.plan, err)) ||
         (rc = seat_take(session->pack, loan.plan->plan, loan.data->dataset, &loan.seat, err))) {
+        rc = session_blame(&loan, sections, rc, err);
         session_return(&loan);
     } else {
         loan.dataset = loan.data->dataset;

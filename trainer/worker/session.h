@@ -27,10 +27,13 @@ struct session_loan {
     struct kept *data, *kept_split, *plan;
 };
 
-/* sections: checked and resolved. slots: list such as ["cpu:0"]. -ENOMEM: out of memory; -EINVAL: the file is wrong, err
- * says where; -EBUSY: runs are here that hold other slots. */
+/* sections: checked and resolved. slots: list such as ["cpu:0"]. -ENOMEM: out of memory; -ENOBUFS: for now, because other
+ * processes hold what it lacks, and err says how much of which GPU; -EINVAL: the file is wrong, err says where; -EBUSY: runs
+ * are here that hold other slots. */
 int session_prepare(struct session *session, const json_t *sections, uint64_t data_seed, const char *cache_dir,
                     const json_t *slots, struct session_loan *ret, struct error *err);
+/* What a run that ended with rc has ended of: -ENOBUFS, as above, where that was -ENOMEM. */
+int session_blame(const struct session_loan *loan, const json_t *sections, int rc, struct error *err);
 /* Also of a loan that is all zeros. */
 void session_return(struct session_loan *loan);
 

@@ -22,7 +22,8 @@ int gpu_open(const struct driver *driver, int index, struct backend **ret, struc
     b->driver = driver;
     if ((rc = driver->open(index, NULL, &b->device, err))) {
         free(b);
-        return rc;
+        return rc == -ENOMEM ? fail(err, -ENOBUFS, "other processes hold its memory: there is none for a context (GPU %d)", index)
+                             : rc;
     }
     driver->info(b->device, &b->info);
     *ret = b;
@@ -108,29 +109,14 @@ static int cuda_load_dataset(struct backend *b, const struct dataset *d, struct 
     return (b->peers ? parallel_load_dataset : gpu_load_dataset)(b, d, err);
 }
 
-/* Refuses what can never fit; what does not fit at the moment fails when it is made. */
 static int cuda_compile(struct backend *b, const struct model *model, const struct plan_options *options,
                         struct plan **ret, size_t *ret_mem_bytes, struct error *err)
 {
-    size_t shared, lane;
-    int rc;
+    int rc = cuda_check_memory(b, model, options, ret_mem_bytes, err);
 
-    if (!options->batch)
-        return fail(err, -EINVAL, "a batch has at least 1 sample");
-    rc = cuda_plan_bytes(model, options->batch, options->precision, b ? b->dataset : NULL, &shared, &lane, err);
-    if (rc)
+    if (rc || !ret)
         return rc;
-    if (b && b->peers)
-        shared += NCCL_BYTES;
-    if (ret_mem_bytes)
-        *ret_mem_bytes = shared + lane;
-    for (size_t i = 0; b && i < (b->peers ? ranks_n(b->ranks) : 1); i++) {
-        const struct device_info *info = b->peers ? &b->peers[i]->info : &b->info;
-        if (shared + lane > info->total_bytes)
-            return fail(err, -ENOMEM, "needs %zu MiB of GPU memory for batches of %zu, but %s has %zu MiB",
-                        (shared + lane) >> 20, options->batch, info->name, info->total_bytes >> 20);
-    }
-    return ret ? (b->peers ? parallel_plan_new : cuda_plan_new)(b, model, options, ret, err) : 0;
+    return (b->peers ? parallel_plan_new : cuda_plan_new)(b, model, options, ret, err);
 }
 
 void selftest_device(struct backend *b, const struct driver **ret_driver, struct device **ret_device)
@@ -147,6 +133,7 @@ const struct backend_ops BACKEND_CUDA = {
     .load_dataset = cuda_load_dataset,
     .compile = cuda_compile,
     .fit = cuda_fit,
+    .squeezed = cuda_squeezed,
     .release_plan = cuda_plan_free,
     .trim = cuda_trim,
     .train = cuda_train,

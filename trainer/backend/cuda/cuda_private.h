@@ -9,6 +9,7 @@
  *   shared.c     dense layers of plain SGD replicas that share the round's start
  *   parallel_step.c     gradients of a batch that several GPUs share
  *   plan.c       working layout of the weights, memory of a plan
+ *   memory.c     refused, as many as fit, or to be waited for
  *   reduce.c     weighted sums, models that stay on the device
  *   train.c, evaluate.c, cuda.c   the table of functions
  *   parallel.c, parallel_train.c   calls on several GPUs
@@ -142,12 +143,17 @@ struct plan {
 int cuda_plan_new(struct backend *backend, const struct model *model, const struct plan_options *options,
                   struct plan **ret, struct error *err);
 void cuda_plan_free(struct plan *plan);
-int cuda_fit(struct backend *backend, const struct model *model, const struct plan_options *options,
-             const struct dataset *dataset, size_t replicas, size_t *ret_trials, struct error *err);
 bool cuda_trim(struct backend *backend, const struct plan *but);
 /* Bytes on the device: of what all lanes share, and of a lane (with its optimizer's state and its own start). */
 int cuda_plan_bytes(const struct model *model, size_t batch, enum precision precision, const struct dataset *dataset,
                     size_t *ret_shared, size_t *ret_lane, struct error *err);
+/* memory.c; as in backend.h. check_memory is what compile does with ret NULL. */
+int cuda_check_memory(const struct backend *backend, const struct model *model, const struct plan_options *options,
+                      size_t *ret_bytes, struct error *err);
+int cuda_fit(struct backend *backend, const struct model *model, const struct plan_options *options,
+             const struct dataset *dataset, size_t replicas, size_t *ret_trials, struct error *err);
+bool cuda_squeezed(struct backend *backend, const struct model *model, const struct plan_options *options,
+                   const struct dataset *dataset, struct squeeze *ret);
 void *cuda_plan_host(struct plan *plan, size_t bytes); /* NULL: out of memory */
 /* Where the next parameter may stand. */
 size_t plan_place_end(const struct plan *plan, size_t param);

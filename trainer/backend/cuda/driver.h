@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-#define DRIVER_API_VERSION 2
+#define DRIVER_API_VERSION 3
 #define DRIVER_SYMBOL "flexp_cuda_driver"
 
 /* Kernels that take an index each: name, and the struct of their arguments. The matrix products are apart. */
@@ -91,6 +91,7 @@ struct driver {
     void (*close)(struct device *device);
     void (*info)(const struct device *device, struct device_info *ret);
     int (*memory)(struct device *device, size_t *ret_free, size_t *ret_total, struct error *err);
+    size_t (*own)(const struct device *device); /* bytes that alloc gave and release has not taken back */
     /* Of the device, aligned to 256. -ENOMEM. */
     int (*alloc)(struct device *device, size_t bytes, void **ret, struct error *err);
     void (*release)(struct device *device, void *memory);

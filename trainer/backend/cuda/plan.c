@@ -159,20 +159,6 @@ int cuda_plan_bytes(const struct model *m, size_t batch, enum precision precisio
     return rc;
 }
 
-/* A trial's own: its lanes, its sum and its resident model. A tenth of the memory serves tables. */
-int cuda_fit(struct backend *b, const struct model *m, const struct plan_options *options,
-             const struct dataset *dataset, size_t replicas, size_t *ret_trials, struct error *err)
-{
-    size_t shared, lane, trial, memory = b->info.total_bytes / 10 * 9;
-    int rc = cuda_plan_bytes(m, options->batch, options->precision, dataset, &shared, &lane, err);
-
-    if (rc)
-        return rc;
-    trial = replicas * lane + m->weights_n * (sizeof(double) + sizeof(float));
-    *ret_trials = memory > shared + trial ? (memory - shared) / trial : 1;
-    return 0;
-}
-
 static int device_new(struct plan *p, struct error *err)
 {
     const struct driver *d = p->backend->driver;

@@ -26,6 +26,7 @@ static struct {
     int devices;                  /* that are visible; 0: 1 */
     struct {
         size_t used, capacity; /* capacity 0: as the others */
+        size_t others;         /* what other processes hold */
     } of[FAKE_DEVICES];
     bool no_nccl;
     int hangs; /* 1 + the device that never answers the others */
@@ -222,8 +223,11 @@ static int fake_open(int index, const char *uuid, struct device **ret, struct er
         return fail(err, -ENODEV, "there is no GPU %s", uuid);
     if (index >= visible)
         return fail(err, -ENODEV, "there is no GPU %d: %d are visible", index, visible);
+    index = index < 0 ? 0 : index;
+    if (fake.of[index].others && fake.of[index].others == fake.capacity) /* not even for a context */
+        return fail(err, -ENOMEM, "out of GPU memory");
     d = calloc(1, sizeof *d);
-    d->index = index < 0 ? 0 : index;
+    d->index = index;
     pthread_mutex_lock(&fake_lock);
     fake.opened++;
     pthread_mutex_unlock(&fake_lock);
@@ -258,9 +262,14 @@ static int fake_memory(struct device *device, size_t *ret_free, size_t *ret_tota
     (void)err;
     pthread_mutex_lock(&fake_lock);
     *ret_total = fake_capacity(device);
-    *ret_free = *ret_total - fake.of[device->index].used;
+    *ret_free = *ret_total - fake.of[device->index].used - fake.of[device->index].others;
     pthread_mutex_unlock(&fake_lock);
     return 0;
+}
+
+static size_t fake_own(const struct device *device)
+{
+    return fake.of[device->index].used;
 }
 
 /* what is known of it, guard, memory, guard */
@@ -272,7 +281,7 @@ static int fake_alloc(struct device *device, size_t bytes, void **ret, struct er
 
     assert(!device->capturing);
     pthread_mutex_lock(&fake_lock);
-    fits = fake.of[device->index].used + bytes <= fake_capacity(device);
+    fits = fake.of[device->index].used + fake.of[device->index].others + bytes <= fake_capacity(device);
     if (fits) {
         memset(block, 0xff, whole);
         *block = (struct fake_block){bytes, device, fake_blocks};
@@ -441,6 +450,7 @@ static const struct driver FAKE_DRIVER = {
     .close = fake_close,
     .info = fake_info,
     .memory = fake_memory,
+    .own = fake_own,
     .alloc = fake_alloc,
     .release = fake_release,
     .upload = fake_upload,

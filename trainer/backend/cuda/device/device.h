@@ -11,6 +11,11 @@
 
 #include "trainer/backend/cuda/device/launch.h"
 
+struct block {
+    void *memory;
+    size_t bytes;
+};
+
 struct device {
     int index;
     cudaStream_t stream;
@@ -19,6 +24,8 @@ struct device {
     struct device_info info;
     void *cudnn, *cublas; /* handles; NULL: not there */
     struct link *link;    /* to other GPUs */
+    struct block *blocks; /* allocated; some dozens, so they are looked for one by one */
+    size_t blocks_n, blocks_room, own_bytes;
 };
 
 struct library {

@@ -112,6 +112,7 @@ static void device_close(struct device *d)
             cudaEventDestroy(d->events[i]);
     if (d->stream)
         cudaStreamDestroy(d->stream);
+    free(d->blocks);
     free(d);
 }
 
@@ -181,20 +182,54 @@ static int device_memory(struct device *d, size_t *ret_free, size_t *ret_total, 
     return cuda_fail(err, cudaMemGetInfo(ret_free, ret_total), "asking for memory");
 }
 
+static size_t device_own(const struct device *d)
+{
+    return d->own_bytes;
+}
+
+static int room_for_block(struct device *d, struct error *err)
+{
+    size_t room = d->blocks_room ? 2 * d->blocks_room : 64;
+    struct block *grown;
+
+    if (d->blocks_n < d->blocks_room)
+        return 0;
+    grown = realloc(d->blocks, room * sizeof *grown);
+    if (!grown)
+        return fail(err, -ENOMEM, "out of memory");
+    d->blocks = grown;
+    d->blocks_room = room;
+    return 0;
+}
+
 static int device_alloc(struct device *d, size_t bytes, void **ret, struct error *err)
 {
     char what[64];
+    void *memory;
+    int rc = room_for_block(d, err);
 
     enter(d);
     snprintf(what, sizeof what, "%zu MiB", bytes >> 20);
-    return cuda_fail(err, cudaMalloc(ret, bytes ? bytes : 1), what);
+    if (rc || (rc = cuda_fail(err, cudaMalloc(&memory, bytes ? bytes : 1), what)))
+        return rc;
+    d->blocks[d->blocks_n++] = (struct block){memory, bytes};
+    d->own_bytes += bytes;
+    *ret = memory;
+    return 0;
 }
 
 static void device_release(struct device *d, void *memory)
 {
+    size_t i = d->blocks_n;
+
+    if (!memory)
+        return;
     enter(d);
-    if (memory)
-        cudaFree(memory);
+    cudaFree(memory);
+    while (i && d->blocks[i - 1].memory != memory)
+        i--;
+    d->own_bytes -= d->blocks[i - 1].bytes;
+    d->blocks[i - 1] = d->blocks[--d->blocks_n];
 }
 
 static int device_upload(struct device *d, void *to, const void *from, size_t bytes, struct error *err)
@@ -404,6 +439,7 @@ const struct driver flexp_cuda_driver = {
     .close = device_close,
     .info = device_info,
     .memory = device_memory,
+    .own = device_own,
     .alloc = device_alloc,
     .release = device_release,
     .upload = device_upload,
