@@ -235,8 +235,8 @@ struct plan {
     dnnl_memory_desc_t *working;   /* by layer; ndims 0 where there are no such weights */
     struct place *places;          /* by parameter */
     size_t weights_n, trainable_n; /* floats of the working layout */
-    const struct node **dense_of;  /* by parameter: the dense layer of our own whose weights it is, or NULL */
-    uint32_t *where;               /* canonical index -> working index; of the other parameters */
+    const struct node **node_of;   /* by parameter: the layer with kernels of our own whose weights it is, or NULL */
+    uint32_t **where;              /* by parameter: canonical -> working index of oneDNN's weights; NULL: another's */
     struct variant **variants;
     size_t variants_n;
     size_t *chunks;              /* by layer: choose_chunk; 0: it has none */
@@ -267,8 +267,8 @@ size_t plan_aligned(size_t bytes);
 
 /* layout.c */
 
-/* Places of the parameters in the working layout; -ENOMEM: more than 2^32 floats. */
-int layout_make(struct plan *plan);
+/* Places of the parameters in the working layout, behind the first variant; -ENOMEM: or more than 2^32 floats. */
+int layout_make(struct plan *plan, struct error *err);
 /* canonical -> working (padding zeroed), and back; the sums of a round; what is like the trainable part alone. */
 void plan_gather(const struct plan *plan, const float *canonical, float *working);
 void plan_scatter(const struct plan *plan, const float *working, float *canonical);

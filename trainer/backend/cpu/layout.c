@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/cpu_private.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static size_t weights_floats(const struct plan *p, size_t i)
@@ -35,14 +36,16 @@ static int place_params(struct plan *p)
 }
 
 /* oneDNN's layouts are asked value by value. */
-static void map_onednn(struct plan *p, size_t i)
+static int map_onednn(struct plan *p, size_t i)
 {
     const struct layer *l = &p->model->layers[i];
     const struct node *node = &p->graph.nodes[i];
     const struct param *param = &p->model->params[l->weight];
-    size_t base = p->places[l->weight].offset;
+    uint32_t *where = p->where[l->weight] = malloc((param->size + 1) * sizeof *where);
     int64_t shape[4] = {1, 1, 1, 1};
 
+    if (!where)
+        return -ENOMEM;
     for (int d = 0; d < param->dims; d++)
         shape[d] = param->shape[d];
     for (size_t k = 0; k < param->size; k++) {
@@ -55,52 +58,29 @@ static void map_onednn(struct plan *p, size_t i)
             int64_t pixels = (int64_t)node->image.h * node->image.w;
             index[1] = index[1] % pixels * node->image.c + index[1] / pixels;
         }
-        p->where[param->offset + k] = (uint32_t)(base + linear_offset(&p->working[i], l, index));
-    }
-}
-
-/* Ours are, for each filter, sums of two parts (native.h). */
-static void map_conv(struct plan *p, size_t i)
-{
-    const struct node *n = &p->graph.nodes[i];
-    const struct conv *c = &n->conv;
-    const struct param *param = &p->model->params[p->model->layers[i].weight];
-    size_t taps = (size_t)(c->r * c->s), base = p->places[p->model->layers[i].weight].offset;
-    uint32_t *where = p->where + param->offset, *first = where; /* of the filter's first channel */
-
-    for (int k = 0; k < c->k; k++, first = where)
-        for (int ci = 0; ci < c->c / c->groups; ci++) {
-            uint32_t at = (uint32_t)(base + n->kernel->weight_at(c, k, ci, 0, 0));
-            for (size_t t = 0; t < taps; t++)
-                *where++ = ci ? at + (first[t] - first[0])
-                              : (uint32_t)(base + n->kernel->weight_at(c, k, 0, (int)t / c->s, (int)t % c->s));
-        }
-}
-
-int layout_make(struct plan *p)
-{
-    const struct model *m = p->model;
-    int rc = place_params(p);
-
-    if (rc)
-        return rc;
-    for (size_t k = 0; k < m->params_n; k++)
-        for (size_t i = 0; i < m->params[k].size; i++)
-            p->where[m->params[k].offset + i] = (uint32_t)(p->places[k].offset + i);
-    for (size_t i = 0; i < m->layers_n; i++) {
-        if (p->graph.nodes[i].own_dense)
-            p->dense_of[m->layers[i].weight] = &p->graph.nodes[i];
-        else if (p->graph.nodes[i].kernel)
-            map_conv(p, i);
-        else if (plan_is_linear(&m->layers[i]))
-            map_onednn(p, i);
+        where[k] = (uint32_t)linear_offset(&p->working[i], l, index);
     }
     return 0;
 }
 
-/* Each pair of a canonical value C and its place W. A dense layer, canonical [o][c][pixel], working [pixel][c][o] (where
- * nothing is permuted there is one pixel), is walked in tiles: the working side of one stays in the first cache, of the
- * canonical side each line is met once. */
+int layout_make(struct plan *p, struct error *err)
+{
+    const struct model *m = p->model;
+    int rc = place_params(p);
+
+    for (size_t i = 0; i < m->layers_n && !rc; i++) {
+        const struct node *n = &p->graph.nodes[i];
+        if (n->own_dense || n->kernel)
+            p->node_of[m->layers[i].weight] = n;
+        else if (plan_is_linear(&m->layers[i]))
+            rc = map_onednn(p, i);
+    }
+    return rc ? fail(err, rc, "out of memory for the model's weights, or they are too many") : 0;
+}
+
+/* Each pair of a canonical value C and its place W, in tiles: the working side of one stays in the first cache, of the
+ * canonical side each line is met once. A dense layer is canonical [o][c][pixel], working [pixel][c][o] (where nothing is
+ * permuted there is one pixel); a convolution canonical [k][c][tap]. */
 #define TILE 16
 
 struct tile_range {
@@ -130,21 +110,48 @@ static struct tile_range tile(size_t at, size_t n)
                             }                                                                                          \
                 }                                                                                                      \
     }                                                                                                                  \
+    static void name##_conv(const struct node *n, work_type *work, can_type *can, double weight)                       \
+    {                                                                                                                  \
+        const struct conv *conv = &n->conv;                                                                            \
+        size_t channels = (size_t)(conv->c / conv->groups), taps = (size_t)(conv->r * conv->s);                        \
+        (void)weight;                                                                                                  \
+        for (size_t kt = 0; kt < (size_t)conv->k; kt += TILE)                                                          \
+            for (size_t ct = 0; ct < channels; ct += TILE) {                                                           \
+                struct tile_range k = tile(kt, (size_t)conv->k), c = tile(ct, channels);                               \
+                for (size_t i = k.from; i < k.to; i++) {                                                               \
+                    struct conv_place at = n->kernel->place(conv, (int)i);                                             \
+                    for (size_t b = c.from; b < c.to; b++)                                                             \
+                        for (size_t t = 0; t < taps; t++) {                                                            \
+                            work_type *W = &work[at.first + b * at.channel + t * at.tap];                              \
+                            can_type *C = &can[(i * channels + b) * taps + t];                                         \
+                            ACT;                                                                                       \
+                        }                                                                                              \
+                }                                                                                                      \
+            }                                                                                                          \
+    }                                                                                                                  \
+    static void name##_others(const uint32_t *where, size_t n, work_type *work, can_type *can, double weight)          \
+    {                                                                                                                  \
+        (void)weight;                                                                                                  \
+        for (size_t i = 0; i < n; i++) {                                                                               \
+            work_type *W = &work[where ? where[i] : i];                                                                \
+            can_type *C = &can[i];                                                                                     \
+            ACT;                                                                                                       \
+        }                                                                                                              \
+    }                                                                                                                  \
     static void name(const struct plan *p, work_type *work, can_type *can, bool trainable, double weight)              \
     {                                                                                                                  \
         for (size_t k = 0; k < p->model->params_n; k++) {                                                              \
             const struct param *param = &p->model->params[k];                                                          \
+            const struct node *n = p->node_of[k];                                                                      \
+            work_type *to = work + p->places[k].offset;                                                                \
             if (trainable && !param->trainable)                                                                        \
                 continue;                                                                                              \
-            if (p->dense_of[k]) {                                                                                      \
-                name##_dense(p->dense_of[k], work + p->places[k].offset, can + param->offset, weight);                 \
-                continue;                                                                                              \
-            }                                                                                                          \
-            for (size_t i = param->offset; i < param->offset + param->size; i++) {                                     \
-                work_type *W = &work[p->where[i]];                                                                     \
-                can_type *C = &can[i];                                                                                 \
-                ACT;                                                                                                   \
-            }                                                                                                          \
+            if (!n)                                                                                                    \
+                name##_others(p->where[k], param->size, to, can + param->offset, weight);                              \
+            else if (n->own_dense)                                                                                     \
+                name##_dense(n, to, can + param->offset, weight);                                                      \
+            else                                                                                                       \
+                name##_conv(n, to, can + param->offset, weight);                                                       \
         }                                                                                                              \
     }
 

@@ -140,12 +140,12 @@ int plan_compile(struct backend *backend, const struct model *model, const struc
     p->places = calloc(model->params_n + 1, sizeof *p->places);
     p->workers = calloc(crew_size(backend->crew), sizeof(struct worker *));
     p->scratch = calloc(crew_size(backend->crew), sizeof *p->scratch);
-    p->where = malloc((model->weights_n + 1) * sizeof *p->where);
-    p->dense_of = calloc(model->params_n + 1, sizeof *p->dense_of);
+    p->where = calloc(model->params_n + 1, sizeof *p->where);
+    p->node_of = calloc(model->params_n + 1, sizeof *p->node_of);
     if ((rc = choose_rules(backend->native, p->batch, options->precision, &rules, err)))
         goto out;
     rules.l2_bytes = backend->l2_bytes;
-    if (!p->working || !p->places || !p->workers || !p->scratch || !p->where || !p->dense_of ||
+    if (!p->working || !p->places || !p->workers || !p->scratch || !p->where || !p->node_of ||
         graph_init(&p->graph, model, &rules, p->rows_max) || size_own(p)) {
         rc = fail(err, -ENOMEM, "out of memory for the model");
         goto out;
@@ -155,10 +155,8 @@ int plan_compile(struct backend *backend, const struct model *model, const struc
     p->grain = p->onednn && p->batch / 8 ? p->batch / 8 : 1;
     if ((rc = plan_variant(p, p->batch, true, &first, err)))
         goto out;
-    if ((rc = layout_make(p))) {
-        fail(err, rc, "the model is too large");
+    if ((rc = layout_make(p, err)))
         goto out;
-    }
     p->start = buffer_new(p->weights_n * sizeof *p->start + 64); /* kernels may read that far past its end */
     if (!p->start)
         rc = fail(err, -ENOMEM, "out of memory for the model's weights");
@@ -190,8 +188,10 @@ void plan_free(struct plan *p)
     free(p->chunks);
     free(p->working);
     free(p->places);
+    for (size_t i = 0; p->where && i < p->model->params_n; i++)
+        free(p->where[i]);
     free(p->where);
-    free(p->dense_of);
+    free(p->node_of);
     buffer_free(p->start);
     for (size_t i = 0; i < p->sums_n; i++)
         buffer_free(p->sums[i]);
@@ -203,7 +203,7 @@ void plan_free(struct plan *p)
 }
 
 /* An estimate from shapes alone: weights, gradients, two states, a start and a copy waiting for its turn; activations
- * and their gradients; the shared start, map and sum. oneDNN's scratch is small beside these. */
+ * and their gradients; the shared start and sum, a map where oneDNN has the weights. oneDNN's scratch is small beside these. */
 size_t plan_mem_bytes(const struct model *model, size_t batch, size_t threads)
 {
     double rows = (double)largest(batch, EVALUATE_ROWS), values = 0, bytes;

@@ -15,6 +15,14 @@
 
 #include <cmocka.h>
 
+/* Where weight [k][c of its group][r][s] stands. */
+static size_t check_weight(const struct conv_kernel *kernel, const struct conv *c, int k, int ci, int r, int s)
+{
+    struct conv_place at = kernel->place(c, k);
+
+    return at.first + (size_t)ci * at.channel + (size_t)(r * c->s + s) * at.tap;
+}
+
 struct conv_error {
     double max, rms;
 };
@@ -141,10 +149,8 @@ static void case_new(struct conv_case *k, const struct conv_kernel *kernel, cons
         for (int ci = 0; ci < per; ci++)
             for (int r = 0; r < c->r; r++)
                 for (int s = 0; s < c->s; s++) {
-                    size_t at = kernel->weight_at(c, f, ci, r, s);
+                    size_t at = check_weight(kernel, c, f, ci, r, s);
                     assert_true(at < k->weights_size);
-                    assert_true(at + kernel->weight_at(c, f, 0, 0, 0) ==
-                                kernel->weight_at(c, f, ci, 0, 0) + kernel->weight_at(c, f, 0, r, s));
                     assert_true(k->weights[at] == 0);
                     k->weights[at] = check_random(&rng) / sqrtf((float)(c->r * c->s * per));
                 }
@@ -243,7 +249,7 @@ static void truth_new(struct truth *t, struct conv_case *k)
                     for (int ci = 0; ci < per; ci++)
                         for (int r = 0; r < c->r; r++)
                             for (int s = 0; s < c->s; s++)
-                                sum += (double)k->weights[k->kernel->weight_at(c, f, ci, r, s)] *
+                                sum += (double)k->weights[check_weight(k->kernel, c, f, ci, r, s)] *
                                        truth_x(k, n, f / kper * per + ci, p * c->stride - c->pad_top + r,
                                                q * c->stride - c->pad_left + s);
                     t->conv[(n * (size_t)c->k + (size_t)f) * plane + (size_t)(p * c->q + q)] = sum;
@@ -285,7 +291,7 @@ static void truth_new(struct truth *t, struct conv_case *k)
                             for (int s = 0; s < c->s; s++) {
                                 int ch = f / kper * per + ci, y = p * c->stride - c->pad_top + r,
                                     x = q * c->stride - c->pad_left + s;
-                                size_t at = k->kernel->weight_at(c, f, ci, r, s);
+                                size_t at = check_weight(k->kernel, c, f, ci, r, s);
                                 if (y < 0 || x < 0 || y >= c->h || x >= c->w)
                                     continue;
                                 t->dw[at] += dy * truth_x(k, n, ch, y, x);
@@ -369,7 +375,7 @@ static struct conv_errors conv_check(const struct conv_kernel *kernel, const str
 }
 
 /* Dropout behind it, in its epilogue: the bits of one that is a pass of its own. */
-static void conv_check_dropout(const struct conv_kernel *kernel, const struct conv *c, size_t n, size_t chunk)
+static inline void conv_check_dropout(const struct conv_kernel *kernel, const struct conv *c, size_t n, size_t chunk)
 {
     struct conv_case apart, fused;
     struct pcg32 rng = rng_key(3, RNG_DROPOUT, 0, 0, 0);

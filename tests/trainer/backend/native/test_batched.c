@@ -132,7 +132,7 @@ static void what_is_no_number_or_infinite_passes_through(void **state)
             if (where < 2)
                 k.x[check_at(c.x_batched, 3, 1, 4, 4, c.c, c.h, c.w)] = bad;
             else if (where == 2)
-                k.weights[kernel->weight_at(&c, 2, 1, 1, 1)] = bad;
+                k.weights[check_weight(kernel, &c, 2, 1, 1, 1)] = bad;
             else
                 for (size_t i = 0; i < pixels; i++) /* ReLU lets one of them through */
                     k.dy[check_at(c.y_batched, 3, 2, (int)i / k.yw, (int)i % k.yw, c.k, k.yh, k.yw)] = bad;

@@ -56,9 +56,11 @@ static size_t weights_floats(const struct conv *c)
     return sizes_of(c).weights;
 }
 
-static size_t weight_at(const struct conv *c, int k, int ci, int r, int s)
+static struct conv_place place(const struct conv *c, int k)
 {
-    return (size_t)(((k * c->c + ci) * c->r + r) * c->s + s);
+    size_t taps = (size_t)(c->r * c->s);
+
+    return (struct conv_place){(size_t)k * (size_t)c->c * taps, taps, 1};
 }
 
 static size_t prepared_bytes(const struct conv *c)
@@ -386,7 +388,7 @@ const struct conv_kernel NATIVE(conv_batched) = {
     .name = "batched",
     .covers = covers,
     .weights_floats = weights_floats,
-    .weight_at = weight_at,
+    .place = place,
     .prepared_bytes = prepared_bytes,
     .scratch_bytes = scratch_bytes,
     .aux_row_bytes = aux_row_bytes,

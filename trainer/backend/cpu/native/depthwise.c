@@ -38,10 +38,9 @@ static size_t weights_floats(const struct conv *c)
     return (size_t)(c->r * c->s) * whole_vectors((size_t)c->k);
 }
 
-static size_t weight_at(const struct conv *c, int k, int ci, int r, int s)
+static struct conv_place place(const struct conv *c, int k)
 {
-    (void)ci;
-    return (size_t)(r * c->s + s) * whole_vectors((size_t)c->k) + (size_t)k;
+    return (struct conv_place){(size_t)k, 0, whole_vectors((size_t)c->k)};
 }
 
 static size_t prepared_bytes(const struct conv *c)
@@ -341,7 +340,7 @@ const struct conv_kernel NATIVE(conv_depthwise) = {
     .drops = true,
     .covers = covers,
     .weights_floats = weights_floats,
-    .weight_at = weight_at,
+    .place = place,
     .prepared_bytes = prepared_bytes,
     .scratch_bytes = scratch_bytes,
     .aux_row_bytes = aux_row_bytes,

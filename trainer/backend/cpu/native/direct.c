@@ -86,13 +86,13 @@ static size_t block_width(size_t filters_pad, size_t k)
     return filters_pad - k / DIRECT_BLOCK * DIRECT_BLOCK < DIRECT_BLOCK ? VEC_N : DIRECT_BLOCK;
 }
 
-static size_t weight_at(const struct conv *c, int k, int ci, int r, int s)
+static struct conv_place place(const struct conv *c, int k)
 {
     struct shape z = shape_of(c);
     size_t f = (size_t)k % z.filters, width = block_width(z.filters_pad, f), block = f / DIRECT_BLOCK * DIRECT_BLOCK;
-    size_t tap = ((size_t)r * (size_t)c->s + (size_t)s) * z.channels + (size_t)ci;
 
-    return (size_t)k / z.filters * z.group_size + block * (size_t)c->r * z.run + tap * width + f % DIRECT_BLOCK;
+    return (struct conv_place){(size_t)k / z.filters * z.group_size + block * (size_t)c->r * z.run + f % DIRECT_BLOCK,
+                               width, z.channels * width};
 }
 
 static size_t prepared_bytes(const struct conv *c)
@@ -518,7 +518,7 @@ const struct conv_kernel NATIVE(conv_direct) = {
     .drops = true,
     .covers = covers,
     .weights_floats = weights_floats,
-    .weight_at = weight_at,
+    .place = place,
     .prepared_bytes = prepared_bytes,
     .scratch_bytes = scratch_bytes,
     .aux_row_bytes = aux_row_bytes,

@@ -68,7 +68,7 @@ struct native_drop {
 /* Where the output of a 2x2 block came from is kept from forward to backward in aux; where no pool follows, backward
  * applies ReLU's mask by y. The gradient is 0 where ReLU's output is 0; the first of equals wins the pool. */
 struct conv_args {
-    const float *weights, *bias; /* as weight_at says; bias: NULL where there is none */
+    const float *weights, *bias; /* as place says; bias: NULL where there is none */
     void *prepared;              /* prepared_bytes, filled by prepare from these weights; shared by the threads */
     const float *x;
     float *y;
@@ -83,13 +83,17 @@ struct conv_args {
     struct conv_part part;       /* of prepare; of forward and backward where by_parts says so */
 };
 
+/* Where a filter's weights stand: [c of its group][r][s] at first + c * channel + (r * width of the kernel + s) * tap. */
+struct conv_place {
+    size_t first, channel, tap;
+};
+
 struct conv_kernel {
     const char *name; /* "winograd_f4", "winograd_f2", "direct", "depthwise", "batched" */
     bool drops; /* takes conv_args.drop */
     bool (*covers)(const struct conv *c);
     size_t (*weights_floats)(const struct conv *c); /* of the working layout, padding included (kept 0 by all) */
-    /* Where weight [k][c of its group][r][s] stands in it: for each k, a part for c plus one for (r, s). */
-    size_t (*weight_at)(const struct conv *c, int k, int ci, int r, int s);
+    struct conv_place (*place)(const struct conv *c, int k); /* of filter k in it */
     size_t (*prepared_bytes)(const struct conv *c);
     size_t (*scratch_bytes)(const struct conv *c);
     size_t (*aux_row_bytes)(const struct conv *c);

@@ -67,11 +67,11 @@ static size_t weights_floats(const struct conv *c)
     return (size_t)c->c * 9 * (((size_t)c->k + VEC_N - 1) / VEC_N * VEC_N);
 }
 
-static size_t weight_at(const struct conv *c, int k, int ci, int r, int s)
+static struct conv_place place(const struct conv *c, int k)
 {
     size_t vector = (size_t)k / VEC_N, lane = (size_t)k % VEC_N;
 
-    return ((vector * (size_t)c->c + (size_t)ci) * 9 + (size_t)(r * 3 + s)) * VEC_N + lane;
+    return (struct conv_place){vector * (size_t)c->c * 9 * VEC_N + lane, 9 * VEC_N, VEC_N};
 }
 
 static size_t aux_row_bytes(const struct conv *c) /* four masks for each pooled pixel and vector of filters */
@@ -235,7 +235,7 @@ static void finish(const struct winograd *w, const float *partial, float *dw, fl
         .drops = true,                                                                                                 \
         .covers = covers,                                                                                              \
         .weights_floats = weights_floats,                                                                              \
-        .weight_at = weight_at,                                                                                        \
+        .place = place,                                                                                                \
         .prepared_bytes = prepared_bytes_f##m,                                                                         \
         .scratch_bytes = scratch_bytes_f##m,                                                                           \
         .aux_row_bytes = aux_row_bytes,                                                                                \
