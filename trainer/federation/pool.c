@@ -2,6 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/federation/pool.h"
 
+#include "common/buffer.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,14 +38,14 @@ int pool_new(const struct pool_settings *settings, size_t cohort_n, struct pool 
     pool->cohort_room = cohort_n;
     pool->replicas = calloc(cohort_n, sizeof *pool->replicas);
     pool->replies = calloc(cohort_n, sizeof *pool->replies);
-    pool->weights = calloc(settings->model->weights_n, sizeof *pool->weights);
+    pool->weights = buffer_new(settings->model->weights_n * sizeof *pool->weights);
     if (!keeps(settings))
-        pool->sum = calloc(settings->model->weights_n, sizeof *pool->sum);
+        pool->sum = buffer_new(settings->model->weights_n * sizeof *pool->sum);
     if (!settings->federated)
         pool->state_n = optimizer_state_floats(&settings->optimizer, settings->model->trainable_n);
     if (pool->state_n) {
-        pool->state = calloc(pool->state_n, sizeof *pool->state);
-        pool->next_state = calloc(pool->state_n, sizeof *pool->next_state);
+        pool->state = buffer_new(pool->state_n * sizeof *pool->state);
+        pool->next_state = buffer_new(pool->state_n * sizeof *pool->next_state);
     }
     if (!pool->replicas || !pool->replies || !pool->weights || (!keeps(settings) && !pool->sum) ||
         (pool->state_n && (!pool->state || !pool->next_state))) {
@@ -59,12 +61,12 @@ void pool_free(struct pool *pool)
     if (!pool)
         return;
     seat_drop_model(pool->settings.seat, pool->resident);
-    free(pool->weights);
+    buffer_free(pool->weights);
     free(pool->replicas);
     free(pool->replies);
-    free(pool->sum);
-    free(pool->state);
-    free(pool->next_state);
+    buffer_free(pool->sum);
+    buffer_free(pool->state);
+    buffer_free(pool->next_state);
     free(pool);
 }
 

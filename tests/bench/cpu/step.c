@@ -13,6 +13,7 @@
  * one model on all of the cores. Answers are lines of JSON. What is timed is backend.h's train(): shuffle, batch
  * assembly with augmentation, forward, backward, optimizer, and what begins and ends a client.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "common/buffer.h"
 #include "common/file.h"
 #include "common/keys.h"
 #include "trainer/backend/backend.h"
@@ -123,7 +124,7 @@ static int set_up(struct bench *b, json_t *request, struct error *err)
         (rc = BACKEND_CPU.load_dataset(b->backend, b->dataset, err)))
         return rc;
     b->weights = calloc(b->model->weights_n, sizeof *b->weights);
-    b->sum = calloc(b->model->weights_n, sizeof *b->sum);
+    b->sum = buffer_new(b->model->weights_n * sizeof *b->sum);
     b->replicas = calloc(b->cores_n * CLIENTS_PER_CORE, sizeof *b->replicas);
     model_init_weights(b->model, 1, 1, b->weights);
     return 0;
@@ -149,7 +150,7 @@ static void bench_done(struct bench *b)
     dataset_close(b->dataset);
     free(b->samples);
     free(b->weights);
-    free(b->sum);
+    buffer_free(b->sum);
     free(b->replicas);
     json_decref(b->sections);
     json_decref(b->request);
@@ -189,7 +190,6 @@ static int train(struct bench *b, size_t clients, int64_t batches, struct took *
                                           .weight = 1.0 / (double)clients};
     began = now();
     cpu_began = cpu_now();
-    memset(b->sum, 0, b->model->weights_n * sizeof *b->sum);
     if ((rc = backend_train(&BACKEND_CPU, b->plan, b->replicas, clients, &b->augment, &reduction, NULL, err)))
         return rc;
     *ret = (struct took){.seconds = now() - began, .cpu_seconds = cpu_now() - cpu_began};

@@ -4,6 +4,7 @@
  * clients" adds what each client of the cohort evaluates on its own held-out tenth. Times are the quickest of several
  * rounds: processor time on one core, wall clock on all.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "common/buffer.h"
 #include "common/keys.h"
 #include "trainer/backend/backend.h"
 #include "trainer/data/split.h"
@@ -116,7 +117,7 @@ static int set_up(struct bench *b, const struct row *row, const json_t *sections
         return rc;
     b->augment = augment_from(data);
     b->weights = calloc(b->model->weights_n, sizeof *b->weights);
-    b->sum = calloc(b->model->weights_n, sizeof *b->sum);
+    b->sum = buffer_new(b->model->weights_n * sizeof *b->sum);
     b->scores = calloc(b->split->validation.n * (size_t)b->dataset->classes, sizeof *b->scores);
     if (!b->weights || !b->sum || !b->scores)
         return fail(err, -ENOMEM, "out of memory");
@@ -146,7 +147,7 @@ static void bench_done(struct bench *b)
     dataset_close(b->dataset);
     evaluation_done(&b->evaluation);
     free(b->weights);
-    free(b->sum);
+    buffer_free(b->sum);
     free(b->scores);
 }
 

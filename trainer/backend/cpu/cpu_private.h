@@ -22,6 +22,7 @@
 #ifndef FLEXP_TRAINER_CPU_PRIVATE_H
 #define FLEXP_TRAINER_CPU_PRIVATE_H
 
+#include "common/buffer.h"
 #include "common/rng.h"
 #include "common/topology.h"
 #include "trainer/backend/backend.h"
@@ -283,10 +284,6 @@ void plan_add_trainable(const struct plan *plan, const float *canonical, float *
 /* For n threads in teams of `team`: the leaders' workers with bindings of all variants, and scratch for every thread. */
 int plan_workers(struct plan *plan, size_t n, size_t team, struct error *err);
 void worker_free(struct worker *w);
-
-/* buffer.c: 64-byte aligned and zeroed; huge pages where large. NULL: no memory. */
-void *buffer_new(size_t bytes);
-void buffer_free(void *buffer);
 
 /* own.c */
 

@@ -1,8 +1,10 @@
-/* buffer.c - memory for arrays of floats. Large buffers come from the kernel as zeros that nobody has touched: a page is
+/* buffer.c - memory for arrays of numbers. Large buffers come from the kernel as zeros that nobody has touched: a page is
  * made when it is first written, by the thread that writes it and so on its NUMA node, and never where nothing is.
  * Before every buffer stands how to give it back. SPDX-License-Identifier: Apache-2.0 */
-#include "trainer/backend/cpu/cpu_private.h"
+#include "common/buffer.h"
 
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -29,7 +31,8 @@ static char *align_up(char *at, size_t alignment)
 void *buffer_new(size_t bytes)
 {
     bool large = bytes >= 2 * HUGE_PAGE;
-    size_t alignment = large ? HUGE_PAGE : ALIGN, whole = bytes + ALIGN + alignment;
+    size_t alignment = large ? HUGE_PAGE : ALIGN, room = (bytes + alignment - 1) / alignment * alignment;
+    size_t whole = room + ALIGN + alignment;
     char *base = large ? mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
                        : malloc(whole);
     char *buffer;
@@ -38,9 +41,9 @@ void *buffer_new(size_t bytes)
         return NULL;
     buffer = align_up(base + ALIGN, alignment);
     if (large)
-        madvise(buffer, bytes, MADV_HUGEPAGE); /* advice: may be refused */
+        madvise(buffer, room, MADV_HUGEPAGE); /* advice: may be refused */
     else
-        memset(buffer, 0, bytes);
+        memset(buffer, 0, room);
     *head_of(buffer) = (struct head){base, large ? whole : 0};
     return buffer;
 }
