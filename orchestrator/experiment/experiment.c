@@ -86,13 +86,18 @@ struct trial *experiment_trial(const struct experiment *experiment, int64_t numb
     return number >= 1 && (uint64_t)number <= experiment->trials_n ? experiment->trials[number - 1] : NULL;
 }
 
-enum rank { RANK_ALONE, RANK_BEGUN, RANK_NEW };
+enum rank { RANK_ALONE, RANK_BEGUN, RANK_NEW, RANK_SQUEEZED, RANKS };
+
+static enum rank rank_of(const struct trial *trial)
+{
+    return trial->squeezed ? RANK_SQUEEZED : trial->alone ? RANK_ALONE : trial->attempts ? RANK_BEGUN : RANK_NEW;
+}
 
 static size_t list_queued(const struct experiment *experiment, enum rank rank, struct wanted *ret, size_t n, size_t room)
 {
     for (size_t i = 0; i < experiment->trials_n && n < room; i++) {
         const struct trial *trial = experiment->trials[i];
-        if (trial->state == TRIAL_QUEUED && rank == (trial->alone ? RANK_ALONE : trial->attempts ? RANK_BEGUN : RANK_NEW))
+        if (trial->state == TRIAL_QUEUED && rank == rank_of(trial))
             ret[n++] = (struct wanted){trial->number, experiment->config->slots_per_trial, trial->alone};
     }
     return n;
@@ -109,9 +114,9 @@ size_t experiment_wanted(const struct experiment *experiment, struct wanted *ret
         ret[n++] = (struct wanted){experiment->best_trial, experiment->config->slots_per_trial, false};
     if (experiment->state != EXPERIMENT_ACTIVE || !experiment->state_n[TRIAL_QUEUED])
         return n;
-    n = list_queued(experiment, RANK_ALONE, ret, n, room);
-    n = list_queued(experiment, RANK_BEGUN, ret, n, room);
-    return list_queued(experiment, RANK_NEW, ret, n, room);
+    for (enum rank rank = 0; rank < RANKS; rank++)
+        n = list_queued(experiment, rank, ret, n, room);
+    return n;
 }
 
 bool experiment_goes_on_with(const struct experiment *experiment, int64_t number)

@@ -9,7 +9,7 @@
  *
  * Trials: QUEUED (wants slots) -> RUNNING -> WAITING (checkpointed at a rung, holds no slot) -> QUEUED ... -> COMPLETED |
  * STOPPED | CANCELED | ERROR; PAUSED by a user only. A run that dies costs a restart unless it was preempted, the
- * orchestrator was lost, the disk was full or other runs died with it; past max_restarts the trial is in ERROR and the searcher is told.
+ * orchestrator was lost, the disk was full, other programs held its memory or other runs died with it; past max_restarts the trial is in ERROR and the searcher is told.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_EXPERIMENT_H
 #define FLEXP_ORCHESTRATOR_EXPERIMENT_H
@@ -79,7 +79,8 @@ const struct experiment_config *experiment_get_config(const struct experiment *e
 bool experiment_has_ended(const struct experiment *experiment); /* state final, and no run left */
 
 /* What the scheduler is told: trials that want slots, in the order they should get them (a restarted or preempted trial
- * before a new one, one that is to run alone before these, an evaluation of the best before all), and those that hold some. */
+ * before a new one, one that is to run alone before these, an evaluation of the best before all; one that other programs kept
+ * from its memory after all), and those that hold some. */
 struct wanted {
     int64_t trial;
     int64_t slots;

@@ -68,6 +68,7 @@ struct trial {
     bool excused; /* its last run ended in order without a checkpoint at `told`: none is asked for again */
     bool alone;   /* its next run shares its worker with none, until it has come past the unit proven */
     double proven;
+    bool squeezed; /* other programs held the memory that its last run lacked: those of the experiment that may need less go first */
     bool dirty;   /* in experiment->dirty */
     struct checkpoint *checkpoints; /* kept ones, oldest first */
     size_t checkpoints_n, checkpoints_room;

@@ -309,6 +309,7 @@ static void on_failed(struct experiment *experiment, struct trial *trial, bool e
     bool retry = strcmp(reason, "bad_configuration") && strcmp(reason, "non_finite"); /* these would fail the same way */
     /* Not the trial's fault, and there are only so many checkpoints to lose: that costs no restart. */
     bool crowded = !evaluation && trial->run->shares && !strcmp(reason, "out_of_memory"); /* it may fit alone */
+    bool squeezed = !strcmp(reason, "memory_in_use"); /* by other programs, which go some time */
     bool damage = !strcmp(reason, "bad_checkpoint") &&
                   damage_note(experiment, trial, message->run, evaluation, json_string_or(message->body, "path", ""), text,
                               turn);
@@ -316,13 +317,16 @@ static void on_failed(struct experiment *experiment, struct trial *trial, bool e
     turn_ack(turn, message->run, message->seq);
     turn_effect(turn, EFFECT_FREE_SLOTS, message->run);
     if (evaluation) {
-        evaluation_over(experiment, reason, text, retry && !damage, true, turn);
+        evaluation_over(experiment, reason, text, retry && !damage, !squeezed, turn);
         return;
     }
     if (!strcmp(reason, "out_of_memory")) /* which it might be again at any moment */
         trial_isolate(trial, INFINITY);
+    else if (squeezed && trial->run->alone) /* it has shown nothing */
+        trial_isolate(trial, trial->run->proven);
+    trial->squeezed = squeezed;
     trial_end_run(experiment, trial, reason, text, turn);
-    trial_fail(experiment, trial, reason, text, retry, !damage && !crowded, turn);
+    trial_fail(experiment, trial, reason, text, retry, !damage && !crowded && !squeezed, turn);
 }
 
 static int handle(struct experiment *experiment, struct trial *trial, bool evaluation, const struct message *message,

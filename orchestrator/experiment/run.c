@@ -172,7 +172,7 @@ static int64_t start(struct experiment *experiment, struct trial *trial, bool ev
     trial->attempts++;
     run->alone = trial->alone;
     run->proven = trial->proven;
-    trial->excused = trial->alone = false;
+    trial->excused = trial->alone = trial->squeezed = false;
     /* A trial that owes a checkpoint trains again to the unit that the searcher has heard of. */
     run->train_until = evaluation ? checkpoint->unit : trial->verdict == VERDICT_TRAIN ? trial->until : trial->told;
     if (checkpoint && !evaluation)

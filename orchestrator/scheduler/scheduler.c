@@ -106,13 +106,13 @@ static int64_t count_slots(const struct decide *d, enum slot_kind kind, bool onl
     int64_t n = 0;
 
     for (size_t i = 0; i < d->slots_n; i++)
-        n += d->slots[i].kind == kind && d->slots[i].leased && !(only_free && d->taken[i]);
+        n += d->slots[i].kind == kind && d->slots[i].open && !(only_free && d->taken[i]);
     return n;
 }
 
 static bool is_free(const struct decide *d, enum slot_kind kind, size_t i)
 {
-    return d->slots[i].kind == kind && d->slots[i].leased && !d->taken[i];
+    return d->slots[i].kind == kind && d->slots[i].open && !d->taken[i];
 }
 
 static void add_start(struct decide *d, const struct sched_wanted *wanted)
@@ -381,7 +381,7 @@ static void hold(struct decide *d, const struct sched_run *run)
     }
     holding->runs++;
     holding->staying += !run->ending;
-    holding->closed |= run->alone;
+    holding->closed |= run->alone || !d->slots[run->slots[0]].open;
     for (size_t i = 0; i < run->slots_n; i++)
         d->taken[run->slots[i]] = true;
 }

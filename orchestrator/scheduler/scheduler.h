@@ -29,7 +29,7 @@ enum slot_kind { SLOT_KIND_CPU, SLOT_KIND_CUDA };
 
 struct sched_slot {
     enum slot_kind kind;
-    bool leased; /* one that is not is neither given nor counted */
+    bool open; /* one that is not is neither given nor counted, nobody joins what runs there, and that is not preempted for it */
     unsigned cache, node; /* slots of equal numbers share a cache, and the memory of a NUMA node */
 };
 

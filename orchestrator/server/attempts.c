@@ -78,6 +78,7 @@ void attempt_free(struct server *server, struct attempt *attempt)
     *at = attempt->next;
     if (hand && !attempt->freed)
         hand_note_company(hand);
+    squeeze_wake(server, attempt);
     free(attempt->why);
     free(attempt->why_text);
     free(attempt->waits);

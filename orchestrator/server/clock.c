@@ -99,18 +99,24 @@ static struct delay *delay_make(struct entry *entry, int64_t trial)
     return delay_find(entry, trial);
 }
 
+uint64_t pause_ms(const struct server *server, int n)
+{
+    uint64_t pause = server->limits.backoff;
+
+    for (int i = 0; i < n && pause < DELAY_MAX_MS; i++)
+        pause *= 2;
+    return pause < DELAY_MAX_MS ? pause : DELAY_MAX_MS;
+}
+
 void delay_add(struct server *server, int64_t experiment, int64_t trial, bool grows)
 {
     struct entry *entry = entry_find(server, experiment);
     struct delay *delay = entry && experiment_goes_on_with(entry->experiment, trial) ? delay_make(entry, trial) : NULL;
-    uint64_t wait = server->limits.backoff;
 
     if (!delay)
         return; /* also without memory: tried again at once, which is harmless */
-    for (int i = 0; i < delay->failures && wait < DELAY_MAX_MS; i++)
-        wait *= 2;
+    delay->until_ms = clock_ms() + pause_ms(server, delay->failures);
     delay->failures += grows;
-    delay->until_ms = clock_ms() + (wait < DELAY_MAX_MS ? wait : DELAY_MAX_MS);
     if (delay->until_ms > server->delayed_until_ms)
         server->delayed_until_ms = delay->until_ms;
 }

@@ -275,6 +275,7 @@ static void note_progress(struct server *server, struct attempt *attempt, const 
             attempt->longest_ms = now - attempt->reported_ms;
         attempt->reported_ms = now;
         delay_remove(server, attempt->experiment, attempt->trial);
+        squeeze_clear(server, attempt);
     }
     subscriptions_changed(server, attempt->experiment);
 }
@@ -285,6 +286,7 @@ static void free_early(struct server *server, struct hand *hand, struct attempt 
 {
     if ((!hand->reuses && hand_load(hand) == 1) || server->state != SERVER_RUNS)
         return;
+    squeeze_wake(server, attempt);
     attempt->slots_n = 0;
     attempt->ending = attempt->freed = true;
     hand_note_company(hand);
@@ -306,6 +308,19 @@ static void on_dropped_message(struct hand *hand, struct attempt *attempt, const
     schedule(server);
 }
 
+static void note_failure(struct server *server, const struct attempt *attempt, const struct message *message)
+{
+    const char *reason = json_string_or(message->body, "reason", ""), *text = json_string_or(message->body, "text", "");
+    char name[96];
+
+    if (!strcmp(reason, "memory_in_use")) {
+        squeeze_note(server, attempt, text);
+        return;
+    }
+    log_warning("%s: %s: %s", attempt_name(attempt, name, sizeof name), reason, text);
+    delay_add(server, attempt->experiment, attempt->trial, true);
+}
+
 static struct attempt *attempt_on(const struct hand *hand, int64_t run)
 {
     struct attempt *attempt = attempt_find(hand->server, run);
@@ -320,7 +335,7 @@ static void on_run_message(struct hand *hand, const struct message *message)
     struct entry *entry = attempt ? entry_find(server, attempt->experiment) : NULL;
     struct error err = {0};
     struct turn turn;
-    char text[sizeof err.text + 64], name[96];
+    char text[sizeof err.text + 64];
 
     if (attempt && attempt->dropped) {
         on_dropped_message(hand, attempt, message);
@@ -341,11 +356,8 @@ static void on_run_message(struct hand *hand, const struct message *message)
     if (message->op == MSG_LOG)
         attempt_note_waits(attempt, message->body);
     attempt->over = message->op == MSG_DONE || message->op == MSG_FAILED;
-    if (message->op == MSG_FAILED) {
-        log_warning("%s: %s: %s", attempt_name(attempt, name, sizeof name), json_string_or(message->body, "reason", ""),
-                    json_string_or(message->body, "text", ""));
-        delay_add(server, attempt->experiment, attempt->trial, true);
-    }
+    if (message->op == MSG_FAILED)
+        note_failure(server, attempt, message);
     if (message->op == MSG_REPORT && !strcmp(json_string_or(message->body, "kind", ""), "validation"))
         failpoint("in_journal");
     if (attempt->over)

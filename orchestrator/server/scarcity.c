@@ -113,17 +113,27 @@ void attempt_note_waits(struct attempt *attempt, const json_t *log)
 
 json_t *waiting_of(const struct server *server, int64_t experiment)
 {
+    const struct squeeze *squeeze;
+    size_t at = 0;
+
     if (!server->no_space)
         for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
             if (attempt->experiment == experiment && attempt->waits)
                 return json_sprintf("in trial %lld: %s", (long long)attempt->trial, attempt->waits);
+    if (!*server->waiting && (squeeze = squeeze_next(server, experiment, &at)))
+        return json_sprintf("in trial %lld: for memory that other programs hold: %s", (long long)squeeze->trial, squeeze->text);
     return *server->waiting ? json_string(server->waiting) : json_null();
 }
 
 json_t *problems_of(const struct server *server)
 {
     json_t *rows = json_copy(server->problems);
+    const struct squeeze *squeeze;
+    size_t at = 0;
 
+    while ((squeeze = squeeze_next(server, 0, &at)))
+        json_array_append_new(rows, json_pack("{s:I, s:I, s:s}", "experiment", (json_int_t)squeeze->experiment, "trial",
+                                              (json_int_t)squeeze->trial, "text", squeeze->text));
     for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
         if (attempt->waits)
             json_array_append_new(rows, json_pack("{s:I, s:I, s:s}", "experiment", (json_int_t)attempt->experiment,

@@ -33,12 +33,14 @@ static int show_slots(const struct server *server, struct table *table)
 {
     const struct slot_info *slots;
     size_t n = launcher_slots(server->launcher, &slots);
+    uint64_t now = clock_ms();
 
     table->slots = calloc(n + 1, sizeof *table->slots);
     if (!table->slots)
         return -ENOMEM;
     for (size_t i = 0; i < n; i++)
-        table->slots[table->slots_n++] = (struct sched_slot){slots[i].kind, slots[i].ours, slots[i].cache, slots[i].node};
+        table->slots[table->slots_n++] =
+            (struct sched_slot){slots[i].kind, slots[i].ours && !squeeze_holds(server, i, now), slots[i].cache, slots[i].node};
     return 0;
 }
 

@@ -1,7 +1,7 @@
 /* server_private.h - what the files of server/ share.
  * server.c starts and ends it, home.c holds the lock and names the socket, turns.c commits and then carries out,
  * experiments.c keeps what lives, attempts.c and hands.c bring runs and workers together, schedule.c gives out slots,
- * clock.c watches every deadline, scarcity.c gets it through a full disk and the like, connections.c and subscriptions.c serve clients, requests*.c answer them.
+ * clock.c watches every deadline, scarcity.c gets it through a full disk and the like, squeeze.c past memory that others hold, connections.c and subscriptions.c serve clients, requests*.c answer them.
  *
  * One way through: an input (a message, a request, an end, a deadline) is handed to an experiment with a struct turn;
  * server_submit gives the turn to the store; when it is on disk its effects are carried out, the answers that waited
@@ -79,6 +79,15 @@ struct delay {
     uint64_t until_ms; /* 0: it does not wait */
 };
 
+/* A slot where runs find too little memory, because other programs hold it: it is given to nobody for a while. */
+struct squeeze {
+    int failures;      /* one after the other */
+    uint64_t until_ms;
+    int64_t order;             /* later attempts show whether it is over */
+    int64_t experiment, trial; /* the last one that failed so, and what it said */
+    char *text;        /* NULL: that runs again, or nobody did */
+};
+
 /* An experiment that has not ended. */
 struct entry {
     struct entry *next;
@@ -147,6 +156,8 @@ struct server {
     struct entry *entries;
     struct attempt *attempts;
     struct hand *hands;
+    struct squeeze *squeezes; /* of slot i; NULL: there never was one */
+    size_t squeezes_n;
     uint64_t delayed_until_ms; /* when the last delay of all passes; 0: that was seen to */
     struct connection *connections;
     size_t connections_n;
@@ -192,6 +203,8 @@ void clock_start(struct server *server);
  * that has ended. */
 void delay_add(struct server *server, int64_t experiment, int64_t trial, bool grows);
 void delay_remove(struct server *server, int64_t experiment, int64_t trial);
+/* The n-th pause (from 0) of those that double, up to a minute. */
+uint64_t pause_ms(const struct server *server, int n);
 bool delay_holds(const struct entry *entry, int64_t trial, uint64_t now);
 size_t delays_hold(const struct entry *entry, uint64_t now); /* so many trials */
 /* Some trial waits, or has ceased to since this was asked last: the scheduler is to be asked. */
@@ -272,6 +285,17 @@ char *program_of(const struct server *server, int64_t experiment);
 
 /* --- schedule.c --- */
 void schedule(struct server *server);
+
+/* --- squeeze.c --- */
+/* This run was kept from its memory by other programs: its slots are given to nobody for 1 s, 2 s, ... 60 s, or until a run that
+ * shares them ends. Said once. */
+void squeeze_note(struct server *server, const struct attempt *attempt, const char *text);
+void squeeze_clear(struct server *server, const struct attempt *attempt); /* it has its memory */
+void squeeze_wake(struct server *server, const struct attempt *attempt);  /* it gives some back */
+bool squeeze_holds(const struct server *server, size_t slot, uint64_t now);
+/* From slot *at on the next that keeps a trial of this experiment (0: of any) waiting; NULL: there is none more. */
+const struct squeeze *squeeze_next(const struct server *server, int64_t experiment, size_t *at);
+void squeezes_free(struct server *server);
 
 /* --- scarcity.c --- */
 /* Looks whether the store waits for space, and holds or lets go what depends on it. */

@@ -443,6 +443,70 @@ static void out_of_memory_in_company_costs_no_restart_but_alone_it_does(void **s
     bench_close(&b);
 }
 
+/* However often: they are gone some time. Meanwhile those of the experiment that may need less go before it. */
+static void memory_that_other_programs_hold_costs_no_restart(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, "max_restarts: 0\nresources: {trials_per_slot: 4}\n" PLAIN);
+    for (int64_t run = 1; run <= 5; run++) {
+        bench_start(&b, 1);
+        say_failed(&b, run, 1, "memory_in_use");
+        assert_string_equal(run_ended_by(&b, run), "memory_in_use");
+        assert_string_equal(trial_is(&b, 1), "queued memory_in_use");
+        assert_int_equal(restarts(&b, 1), 0);
+        assert_string_equal(wanted(&b), "2 3 1");
+        assert_string_equal(wanted_alone(&b), "");
+    }
+    bench_start(&b, 1);
+    bench_preempt(&b, 6);
+    say_end(&b, 6, 1, "preempted");
+    assert_string_equal(wanted(&b), "1 2 3");
+    bench_close(&b);
+}
+
+static void who_is_suspected_stays_so_when_others_hold_its_memory(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, "max_restarts: 1\nresources: {trials_per_slot: 4}\n" PLAIN);
+    bench_start(&b, 1);
+    note_company(&b, true, 1, 1);
+    bench_dies(&b, 1, "signal");
+    assert_string_equal(wanted_alone(&b), "1");
+    bench_start(&b, 1);
+    say_failed(&b, 2, 1, "memory_in_use");
+    assert_string_equal(wanted_alone(&b), "1");
+    bench_close(&b);
+}
+
+/* The evaluation of the best, too. */
+static void an_evaluation_waits_for_memory_that_other_programs_hold(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, "max_restarts: 0\n" PLAIN);
+    for (int64_t run = 1; run <= 3; run++) {
+        bench_start(&b, run);
+        say_value(&b, run, 1, 4, "0.5");
+        say_saved(&b, run, 2, 4);
+        say_end(&b, run, 3, "stopped");
+    }
+    assert_string_equal(wanted(&b), "1");
+    for (int64_t run = 4; run <= 6; run++) {
+        bench_start(&b, 1);
+        say_failed(&b, run, 1, "memory_in_use");
+        assert_string_equal(wanted(&b), "1");
+    }
+    bench_start(&b, 1);
+    say_failed(&b, 7, 1, "error");
+    assert_string_equal(wanted(&b), "");
+    bench_close(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -463,6 +527,9 @@ int main(void)
         cmocka_unit_test(who_outlives_the_death_alone_shares_again),
         cmocka_unit_test(company_that_left_is_none),
         cmocka_unit_test(out_of_memory_in_company_costs_no_restart_but_alone_it_does),
+        cmocka_unit_test(memory_that_other_programs_hold_costs_no_restart),
+        cmocka_unit_test(who_is_suspected_stays_so_when_others_hold_its_memory),
+        cmocka_unit_test(an_evaluation_waits_for_memory_that_other_programs_hold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,7 +3,7 @@
  * another cache from here on, /: another node);
  * experiments "id:priority:weight:max_slots[:g[:last_start[:trials_per_slot]]]", wanted "experiment/trial:slots[a]" (a: alone), runs
  * "run:experiment:started[:ea][@slot]" (e: ending, a: alone; slot: one that it shares with the run of that slot's digit, or
- * with others written so, the slot being x or X); the decision as text "experiment/trial@slot,slot ... -run -run".
+ * with others written so, the slot being x or X, or Y: on cuda, and closed); the decision as text "experiment/trial@slot,slot ... -run -run".
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_SCHEDULER_TEST_H
 #define FLEXP_SCHEDULER_TEST_H
@@ -45,7 +45,7 @@ static inline void read_slots(const char *text, struct table *t)
         }
         slot = &t->slots[t->slots_n++];
         bool cuda = *text == 'g' || (*text >= 'A' && *text <= 'Z');
-        *slot = (struct sched_slot){cuda ? SLOT_KIND_CUDA : SLOT_KIND_CPU, *text != '-', cache, node};
+        *slot = (struct sched_slot){cuda ? SLOT_KIND_CUDA : SLOT_KIND_CPU, *text != '-' && *text != 'Y', cache, node};
         t->on[t->slots_n - 1] = *text >= '0' && *text <= '9' ? *text - '0' : *text >= 'A' && *text < 'X' ? *text - 'A' + 1 : 0;
     }
 }
@@ -145,7 +145,7 @@ static inline void check(const struct row *rows, size_t n)
 static inline void lease_all(struct table *t)
 {
     for (size_t i = 0; i < t->slots_n; i++)
-        t->slots[i].leased = true;
+        t->slots[i].open = true;
 }
 
 #endif

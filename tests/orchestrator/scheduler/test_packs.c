@@ -63,6 +63,19 @@ static void a_trial_that_is_to_run_alone_shares_with_none(void **state)
     CHECK(ROWS);
 }
 
+static void a_closed_slot_is_neither_joined_nor_waited_for(void **state)
+{
+    static const struct row ROWS[] = {
+        {"Y", "1:42:1:0:g:0:4", "1/2:1", "1:1:1@0", ""},
+        {"Yg", "1:42:1:0:g:0:4", "1/2:1", "1:1:1@0", "1/2@1"},
+        {"Yg", "1:42:1:0:g 2:42:1:0:g", "2/1:2 1/1:1", "", "1/1@1"}, /* two are wanted, and one is there */
+        {"YA", "1:42:1:0:g 2:40:1:0:g", "2/1:1", "1:1:2 2:1:9@0", "-1"}, /* who started last is spared, for its slot would not help */
+        {"YA", "1:42:1:0:g 2:40:1:0:g", "2/1:1", "1:1:2 2:1:1:e@0", "-1"},
+    };
+    (void)state;
+    CHECK(ROWS);
+}
+
 static void a_pack_counts_as_one_slot(void **state)
 {
     static const struct row ROWS[] = {
@@ -119,7 +132,7 @@ static void draw_runs(struct table *t, size_t n)
         size_t in_pack = experiment->trials_per_slot > 1 ? 1 + draw((size_t)experiment->trials_per_slot) : 0;
         int64_t run = (int64_t)t->runs_n + 1;
         for (size_t i = 0, given = 0; i < t->slots_n; i++) {
-            if (t->on[i] || !t->slots[i].leased || t->slots[i].kind != experiment->kind || draw(3))
+            if (t->on[i] || !t->slots[i].open || t->slots[i].kind != experiment->kind || draw(3))
                 continue;
             t->on[i] = run;
             for (size_t k = 0; k < (in_pack ? in_pack : !given); k++)
@@ -148,7 +161,7 @@ static void draw_table(struct table *t)
                                                       .last_start = (int64_t)draw(3)};
     t->slots_n = draw(20);
     for (size_t i = 0; i < t->slots_n; i++)
-        t->slots[i] = (struct sched_slot){.kind = draw(2) ? SLOT_KIND_CPU : SLOT_KIND_CUDA, .leased = draw(8) > 0,
+        t->slots[i] = (struct sched_slot){.kind = draw(2) ? SLOT_KIND_CPU : SLOT_KIND_CUDA, .open = draw(8) > 0,
                                             .cache = (unsigned)i / 3, .node = (unsigned)i / 6};
     draw_runs(t, draw(6));
     t->wanted_n = draw(30);
@@ -183,7 +196,7 @@ static void check_start(const struct table *t, const struct sched_decision *deci
     assert_int_equal(start->slots, wanted->slots);
     for (size_t k = 0; k < start->slots; k++) {
         size_t at = decision->slot_indexes[start->first + k];
-        assert_true(at < t->slots_n && t->slots[at].leased && t->slots[at].kind == e->kind);
+        assert_true(at < t->slots_n && t->slots[at].open && t->slots[at].kind == e->kind);
         if (s->runs[at]) { /* shared: of one experiment, with room, by those who may, and not one that is coming free */
             assert_true(s->experiment[at] == start->experiment && s->runs[at] < e->trials_per_slot);
             assert_true(start->slots == 1 && !wanted->alone && !s->alone[at]);
@@ -316,6 +329,7 @@ int main(void)
         cmocka_unit_test(trials_are_spread_where_slots_would_be_idle),
         cmocka_unit_test(a_trial_joins_the_emptiest_slot_of_its_experiment),
         cmocka_unit_test(a_trial_that_is_to_run_alone_shares_with_none),
+        cmocka_unit_test(a_closed_slot_is_neither_joined_nor_waited_for),
         cmocka_unit_test(a_pack_counts_as_one_slot),
         cmocka_unit_test(a_pack_is_preempted_as_a_whole),
         cmocka_unit_test(holds_its_rules_on_random_tables),

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Memory that other programs hold: a run that says so is queued again at no cost, its slot is left alone for a while, and
+people are told what is waited for.
+
+Drives the real program with the scripted worker. Prints TAP. Arguments: names of tests, for these alone.
+SPDX-License-Identifier: Apache-2.0
+"""
+import json
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from server_home import run_tests, test, wait_for  # noqa: E402
+
+SHORT = {"at": {"1": "failed:memory_in_use"}}
+LONG_MS = "600000"  # nobody waits that long here
+
+
+def reasons(home, trial=None):
+    return [row[1] for row in home.runs(trial=trial)]
+
+
+@test
+def a_run_without_memory_waits_and_is_told_of_once(home):
+    home.env.update(FLEXP_CORES="1", FLEXP_BACKOFF_MS="400")
+    home.create(script={**SHORT, "tries": 4}, trials=1, max_restarts=0)
+    waiting = wait_for("describe to say what is waited for", lambda: home.describe()["waiting"])
+    assert waiting == "in trial 1: for memory that other programs hold: failed as the script says", waiting
+    assert "for memory that other programs hold" in home.flexp("describe", "1").stdout
+    problems = json.loads(home.flexp("status", "--json").stdout)["problems"]
+    assert [(row["experiment"], row["trial"]) for row in problems] == [(1, 1)], problems
+    row = json.loads(home.flexp("trials", "1", "--json").stdout)["trials"][0]
+    assert (row["reason"], row["text"]) == ("memory_in_use", "failed as the script says"), row
+    done = home.wait_end()
+    assert reasons(home) == 4 * ["memory_in_use"] + ["stopped"], reasons(home)
+    assert home.restarts() == {1: 0} and done["waiting"] is None
+    assert home.log().count("memory_in_use: failed as the script says") == 1, home.log()
+    starts = [line["time"] for line in home.events() if "assigned" in line]
+    pauses = [later - earlier for earlier, later in zip(starts, starts[1:])]
+    assert all(pause >= 0.4 * 2 ** i for i, pause in enumerate(pauses)), pauses
+
+
+@test
+def it_waits_on_after_the_orchestrator_was_killed(home):
+    home.env.update(FLEXP_CORES="1", FLEXP_BACKOFF_MS=LONG_MS)
+    home.create(script={**SHORT, "tries": 2}, trials=1, max_restarts=0)
+    wait_for("the first run to fail", lambda: home.describe()["waiting"])
+    home.kill9()
+    home.up()
+    wait_for("the second run to fail", lambda: reasons(home) == 2 * ["memory_in_use"])
+    wait_for("describe to say so again", lambda: home.describe()["waiting"])
+    home.kill9()
+    home.up()
+    home.wait_end()
+    assert reasons(home) == ["memory_in_use", "memory_in_use", "stopped"], reasons(home)
+    assert home.restarts() == {1: 0}
+
+
+@test
+def another_slot_is_tried_at_once(home):
+    home.env.update(FLEXP_BACKOFF_MS=LONG_MS)
+    home.create(script={**SHORT, "tries": 1}, trials=1)
+    home.wait_end()
+    slots = [json.loads(row[0]) for row in home.sql("SELECT slots FROM v_runs ORDER BY run")]
+    assert slots == [["cpu:0"], ["cpu:1"]], slots
+
+
+@test
+def a_trial_of_the_same_slot_that_ends_opens_it_again(home):
+    gate = home.file("gate")
+    home.env.update(FLEXP_CORES="1", FLEXP_BACKOFF_MS=LONG_MS)
+    home.create(script={"capabilities": ["reuse", "plan", "pack"], "gate": gate, "gate_round": 1,
+                        "trials": {"2": {**SHORT, "tries": 1, "gate": None}}}, trials=2, resources={"trials_per_slot": 2})
+    wait_for("the second to wait", lambda: home.describe()["waiting"])
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end()
+    assert reasons(home, 2) == ["memory_in_use", "stopped"] and reasons(home, 1) == ["stopped"], home.runs()
+    assert home.restarts() == {1: 0, 2: 0}
+
+
+@test
+def others_of_the_experiment_go_first(home):
+    home.env.update(FLEXP_CORES="1", FLEXP_BACKOFF_MS="50")
+    home.create(script={"trials": {"1": {**SHORT, "tries": 1}}}, trials=3, concurrent=3)
+    home.wait_end()
+    assert [row[0] for row in home.runs() if row[1] == "stopped"] == [2, 3, 1], home.runs()
+
+
+if __name__ == "__main__":
+    sys.exit(run_tests())
