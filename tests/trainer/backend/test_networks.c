@@ -255,6 +255,7 @@ static void compare_settings(const struct trial *t, const struct outcome *best, 
         compare(t, &(struct setting){.isa = (*native)->name}, best, truth);
     compare(t, &(struct setting){.kernels = "onednn"}, best, truth);
     compare(t, &(struct setting){.kernels = "direct"}, best, truth);
+    compare(t, &(struct setting){.kernels = "winograd_f4"}, best, truth);
 }
 
 /* Slopes of the loss along directions of which each moves all weights of a tensor by as much, up or down. */

@@ -13,7 +13,7 @@
 #define TAIL "\"flatten\", {\"dense\": {\"units\": 70, \"activation\": \"relu\"}}, {\"dropout\": {\"rate\": 0.5}}, " \
              "{\"dense\": {\"units\": \"classes\"}}]"
 /* Winograd; direct (5x5, and one without a pool); a lane for each sample; norms and residuals; a wide Winograd layer, which
- * is shared by parts; pools by themselves. */
+ * is shared by parts, and one with a stride; pools by themselves. */
 static const char *const NETS[] = {
     "[" CONV(20, 3, "same") ", " CONV(33, 3, "same") ", " POOL ", {\"dropout\": {\"rate\": 0.25}}, " TAIL,
     "[" CONV(20, 5, "same") ", " POOL ", " CONV(17, 5, "valid") ", " TAIL,
@@ -22,6 +22,8 @@ static const char *const NETS[] = {
     ", {\"conv2d\": {\"filters\": 24, \"kernel\": 3, \"padding\": \"same\"}}, {\"group_norm\": {\"groups\": 4}}]}}, "
     "{\"batch_norm\": {\"activation\": \"relu\"}}, \"global_avg_pool2d\", {\"dense\": {\"units\": \"classes\"}}]",
     "[" CONV(72, 3, "same") ", " POOL ", " CONV(110, 3, "same") ", " POOL ", " TAIL,
+    "[" CONV(66, 3, "same") ", {\"conv2d\": {\"filters\": 98, \"kernel\": 3, \"stride\": 2, \"padding\": 1}}, "
+    "{\"group_norm\": {\"groups\": 7}}, " POOL ", " TAIL,
     "[{\"max_pool2d\": {\"size\": 3, \"stride\": 1}}, " CONV(9, 3, "same") ", {\"avg_pool2d\": {\"size\": 2}}, "
     "{\"residual\": {\"layers\": [{\"conv2d\": {\"filters\": 9, \"kernel\": 1}}]}}, \"relu\", "
     "{\"residual\": {\"layers\": [{\"max_pool2d\": {\"size\": 3, \"stride\": 1, \"padding\": 1}}]}}, "

@@ -58,6 +58,7 @@ static const struct conv_kernel *named(const struct choose_rules *r, const char 
 const struct conv_kernel *choose_conv(const struct choose_rules *r, const struct conv *c)
 {
     const struct conv_kernel *kernel = NULL;
+    int least;
 
     if (!r->native)
         return NULL;
@@ -67,12 +68,9 @@ const struct conv_kernel *choose_conv(const struct choose_rules *r, const struct
         return named(r, "depthwise", c);
     if (c->c < NATIVE_LANES && c->k <= NATIVE_LANES && r->batch >= 10)
         kernel = named(r, "batched", c);
-    if (!kernel && c->c >= 16 && c->k >= 16 && c->r == 3 && c->s == 3 && c->stride == 1) {
-        if (!r->strict)
-            kernel = named(r, "winograd_f4", c);
-        else if (c->c >= 32 && c->k >= 32)
-            kernel = named(r, "winograd_f2", c);
-    }
+    least = c->stride == 2 ? 64 : r->strict ? 32 : 16;
+    if (!kernel && c->c >= least && c->k >= least)
+        kernel = named(r, r->strict ? "winograd_f2" : "winograd_f4", c);
     return kernel ? kernel : named(r, "direct", c);
 }
 

@@ -1,5 +1,5 @@
-/* winograd.c - 3x3 convolutions of stride 1 by Winograd's F(4x4) and F(2x2); winograd_private.h has the plan of it.
- * partial: dU, then db. Weights: [filter / VEC_N][channel][9][VEC_N], filters padded to whole vectors.
+/* winograd.c - 3x3 convolutions by Winograd's F(4x4), of stride 1 and 2, and F(2x2); winograd_private.h has the plan of
+ * it. partial: dU, then db. Weights: [filter / VEC_N][channel][9][VEC_N], filters padded to whole vectors.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/winograd_private.h"
 
@@ -19,9 +19,14 @@ static size_t padded(size_t channels)
 
 struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m)
 {
-    struct winograd w = {.m = m, .a = m + 2, .points = (m + 2) * (m + 2), .c = (size_t)c->c, .k = (size_t)c->k};
+    struct winograd w = {.m = m, .stride = (size_t)c->stride, .c = (size_t)c->c, .k = (size_t)c->k};
     size_t tiles, least;
 
+    w.a = m + 3 - w.stride;
+    w.points = w.a * w.a;
+    w.phases = w.stride * w.stride;
+    w.products = w.phases == 1 ? w.points : (2 * w.a - 1) * (2 * w.a - 1);
+    winograd_take_phase(&w, 0);
     w.p = (size_t)(c->pool ? c->p / 2 * 2 : c->p);
     w.q = (size_t)(c->pool ? c->q / 2 * 2 : c->q);
     w.tile_rows = (w.p + m - 1) / m;
@@ -52,15 +57,26 @@ struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m)
 /* zeros, or what falls off the input; then V, then M or D */
 static size_t edge_floats(const struct winograd *w)
 {
-    return (w->a * w->c + 2 * VEC_N + 15) / 16 * 16;
+    return (((w->a - 1) * w->stride + 1) * w->c + 2 * VEC_N + 15) / 16 * 16;
 }
 
 static bool covers(const struct conv *c)
 {
-    return c->r == 3 && c->s == 3 && c->stride == 1 && c->groups == 1 && c->pad_top >= 0 && c->pad_top <= 2 &&
+    return c->r == 3 && c->s == 3 && c->groups == 1 && c->pad_top >= 0 && c->pad_top <= 2 &&
            c->pad_left >= 0 && c->pad_left <= 2 && !c->x_batched && !c->y_batched && (c->relu || !c->pool) &&
            c->p > c->pool && c->q > c->pool;
 }
+
+static bool covers_f4(const struct conv *c)
+{
+    return covers(c) && (c->stride == 1 || c->stride == 2);
+}
+
+static bool covers_f2(const struct conv *c)
+{
+    return covers(c) && c->stride == 1;
+}
+
 
 static size_t weights_floats(const struct conv *c)
 {
@@ -81,7 +97,7 @@ static size_t aux_row_bytes(const struct conv *c) /* four masks for each pooled 
 
 static size_t prepared_bytes(const struct winograd *w, bool need_dx)
 {
-    return w->wide ? 0 : w->points * (w->u_point + (need_dx ? w->ut_point : 0)) * 4;
+    return w->wide ? 0 : w->products * (w->u_point + (need_dx ? w->ut_point : 0)) * 4;
 }
 
 static size_t scratch_bytes(const struct winograd *w)
@@ -92,7 +108,7 @@ static size_t scratch_bytes(const struct winograd *w)
 /* Of dU, or dw. */
 static size_t gradient_floats(const struct winograd *w)
 {
-    return w->wide ? w->c * 9 * w->k_vecs * VEC_N : w->points * w->u_point;
+    return w->wide ? w->c * 9 * w->k_vecs * VEC_N : w->products * w->u_point;
 }
 
 static size_t partial_floats(const struct winograd *w)
@@ -102,27 +118,30 @@ static size_t partial_floats(const struct winograd *w)
 
 static void prepare(const struct winograd *w, const struct conv *c, const struct conv_args *a, bool training)
 {
-    float *u = a->prepared;
-
-    struct winograd part = *w;
+    float *u = a->prepared, *ut = u + w->products * w->u_point;
+    struct winograd filters = *w, channels = *w;
 
     if (w->wide)
         return;
-    winograd_share(a->part, w->k, &part.k_lo, &part.k_hi);
-    if (part.k_lo < part.k_hi)
-        NATIVE(winograd_weights)(&part, a->weights, u + part.k_lo * w->c, NULL);
-    part = *w;
-    winograd_share(a->part, w->c, &part.c_lo, &part.c_hi);
-    if (training && c->need_dx && part.c_lo < part.c_hi)
-        NATIVE(winograd_weights)(&part, a->weights, NULL, u + w->points * w->u_point + part.c_lo * w->k);
+    winograd_share(a->part, w->k, &filters.k_lo, &filters.k_hi);
+    winograd_share(a->part, w->c, &channels.c_lo, &channels.c_hi);
+    for (size_t i = 0; i < w->phases; i++) {
+        winograd_take_phase(&filters, i);
+        winograd_take_phase(&channels, i);
+        if (filters.k_lo < filters.k_hi)
+            NATIVE(winograd_weights)(&filters, a->weights, u + filters.before * w->u_point + filters.k_lo * w->c, NULL);
+        if (training && c->need_dx && channels.c_lo < channels.c_hi)
+            NATIVE(winograd_weights)(&channels, a->weights, NULL,
+                                     ut + channels.before * w->ut_point + channels.c_lo * w->k);
+    }
 }
 
 static void forward(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo, size_t hi,
                     bool training)
 {
     float *zeros = a->scratch, *v = zeros + edge_floats(w), *m = v + w->points * w->v_point;
-    const float *u = a->prepared;
     size_t end = hi * w->tile_rows, next;
+    struct winograd part = *w;
 
     memset(zeros, 0, edge_floats(w) * 4);
     if (w->wide) {
@@ -131,20 +150,51 @@ static void forward(const struct winograd *w, const struct conv *c, const struct
     }
     for (size_t row = lo * w->tile_rows; row < end; row = next) {
         next = row + w->block < end ? row + w->block : end;
-        NATIVE(winograd_input)(w, c, a->x, row, next, v, zeros);
-        for (size_t f = 0; f < w->points; f++)
-            NATIVE(winograd_gemm)(v + f * w->v_point, w->c_tile, u + f * w->u_point, m + f * w->d_point, w->k_tile,
-                                  (next - row) * w->tile_columns, w->c, w->k_vecs, false, v + (f + 1) * w->v_point);
+        for (size_t i = 0; i < w->phases; i++) {
+            const float *u;
+
+            winograd_take_phase(&part, i);
+            u = (const float *)a->prepared + part.before * w->u_point;
+            NATIVE(winograd_input)(&part, c, a->x, row, next, v, zeros);
+            for (size_t f = 0; f < part.rows * part.columns; f++)
+                NATIVE(winograd_gemm)(v + f * w->v_point, w->c_tile, u + f * w->u_point,
+                                      m + winograd_frequency(&part, f) * w->d_point, w->k_tile,
+                                      (next - row) * w->tile_columns, w->c, w->k_vecs, i > 0,
+                                      v + (f + 1) * w->v_point);
+        }
         NATIVE(winograd_output)(w, c, a, row, next, m, training);
     }
+}
+
+/* Of a block of tiles: from x and D to dU and dx. add: to dU. */
+static void backward_phase(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t row,
+                           size_t next, float *v, const float *d, float *edge, bool add)
+{
+    size_t tiles = (next - row) * w->tile_columns;
+    const float *ut = (const float *)a->prepared + w->products * w->u_point + w->before * w->ut_point;
+    float *du = a->partial + w->before * w->u_point;
+
+    NATIVE(winograd_input)(w, c, a->x, row, next, v, edge);
+    for (size_t f = 0; f < w->rows * w->columns; f++) {
+        float *vf = v + f * w->v_point;
+        const float *df = d + winograd_frequency(w, f) * w->d_point;
+
+        NATIVE(winograd_gemm_weights)(vf, w->c_tile, df, w->k_tile, du + f * w->u_point, w->c, tiles, w->k_vecs, add,
+                                      vf + w->v_point);
+        if (a->dx) /* V of this frequency has had its use: dV takes its place */
+            NATIVE(winograd_gemm)(df, w->k_tile, ut + f * w->ut_point, vf, w->c_tile, tiles, w->k, w->c_vecs, false,
+                                  df + w->d_point);
+    }
+    if (a->dx)
+        NATIVE(winograd_spread)(w, c, a->dx, row, next, v, edge);
 }
 
 static void backward(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo, size_t hi)
 {
     float *edge = a->scratch, *v = edge + edge_floats(w), *d = v + w->points * w->v_point;
-    const float *ut = (const float *)a->prepared + w->points * w->u_point;
     float *db = a->partial + gradient_floats(w);
     size_t begin = lo * w->tile_rows, end = hi * w->tile_rows, next;
+    struct winograd part = *w;
 
     if (w->wide) {
         NATIVE(winograd_wide_backward)(w, c, a, lo, hi, edge, edge_floats(w), v, db);
@@ -152,26 +202,15 @@ static void backward(const struct winograd *w, const struct conv *c, const struc
     }
     memset(db, 0, w->k_vecs * VEC_N * 4);
     for (size_t row = begin; row < end; row = next) {
-        size_t tiles;
-
         next = row + w->block < end ? row + w->block : end;
-        tiles = (next - row) * w->tile_columns;
-        memset(edge, 0, edge_floats(w) * 4);
-        NATIVE(winograd_input)(w, c, a->x, row, next, v, edge);
         NATIVE(winograd_gradient)(w, c, a, row, next, d);
         if (c->bias)
-            NATIVE(winograd_bias_back)(w, d, tiles, db);
-        for (size_t f = 0; f < w->points; f++) {
-            float *vf = v + f * w->v_point, *df = d + f * w->d_point;
-
-            NATIVE(winograd_gemm_weights)(vf, w->c_tile, df, w->k_tile, a->partial + f * w->u_point, w->c, tiles,
-                                          w->k_vecs, row > begin, vf + w->v_point);
-            if (a->dx) /* V of this frequency has had its use: dV takes its place */
-                NATIVE(winograd_gemm)(df, w->k_tile, ut + f * w->ut_point, vf, w->c_tile, tiles, w->k, w->c_vecs,
-                                      false, df + w->d_point);
+            NATIVE(winograd_bias_back)(w, d, (next - row) * w->tile_columns, db);
+        for (size_t i = 0; i < w->phases; i++) {
+            winograd_take_phase(&part, i);
+            memset(edge, 0, edge_floats(w) * 4);
+            backward_phase(&part, c, a, row, next, v, d, edge, row > begin);
         }
-        if (a->dx)
-            NATIVE(winograd_spread)(w, c, a->dx, row, next, v, edge);
     }
 }
 
@@ -184,8 +223,10 @@ static void finish(const struct winograd *w, const float *partial, float *dw, fl
     if (w->wide && dw && part.k_lo < part.k_hi)
         memcpy(dw + part.k_lo * filter, partial + part.k_lo * filter,
                winograd_vecs(part.k_hi - part.k_lo) * VEC_N * filter * 4);
-    else if (!w->wide && part.k_lo < part.k_hi)
-        NATIVE(winograd_weights_back)(&part, partial + part.k_lo * w->c, dw, false, NULL);
+    for (size_t i = 0; i < w->phases && !w->wide && part.k_lo < part.k_hi; i++) {
+        winograd_take_phase(&part, i);
+        NATIVE(winograd_weights_back)(&part, partial + part.before * w->u_point + part.k_lo * w->c, dw, false, NULL);
+    }
     if (db && !share.index)
         memcpy(db, partial + gradient_floats(w), w->k * 4);
 }
@@ -233,7 +274,7 @@ static void finish(const struct winograd *w, const float *partial, float *dw, fl
     const struct conv_kernel NATIVE(conv_winograd_f##m) = {                                                            \
         .name = "winograd_f" #m,                                                                                       \
         .drops = true,                                                                                                 \
-        .covers = covers,                                                                                              \
+        .covers = covers_f##m,                                                                                         \
         .weights_floats = weights_floats,                                                                              \
         .place = place,                                                                                                \
         .prepared_bytes = prepared_bytes_f##m,                                                                         \

@@ -4,117 +4,123 @@
 #include "trainer/backend/cpu/native/winograd_private.h"
 #include "trainer/backend/cpu/native/winograd_transform.h"
 
-/* Which of a tile's rows, or columns, are in the input: [ret_lo, ret_hi). */
-static void cut(size_t tile, size_t m, int pad, int size, size_t *ret_lo, size_t *ret_hi)
+/* Where a tile's first row, or column, of n is; it may be outside the input. */
+VEC_INLINE ptrdiff_t first_of(size_t a, size_t n, size_t tile, int pad)
 {
-    ptrdiff_t first = (ptrdiff_t)(tile * m) - pad, end = (ptrdiff_t)size - first;
+    return (ptrdiff_t)(tile * winograd_m(a) * winograd_stride(a) + (a - n)) - pad;
+}
 
-    *ret_lo = first < 0 ? (size_t)-first : 0;
-    *ret_hi = end <= 0 ? 0 : end < (ptrdiff_t)m + 2 ? (size_t)end : m + 2;
+/* Which of them are in the input: [ret_lo, ret_hi). */
+VEC_INLINE void cut(size_t a, size_t n, size_t tile, int pad, int size, size_t *ret_lo, size_t *ret_hi)
+{
+    ptrdiff_t stride = (ptrdiff_t)winograd_stride(a), first = first_of(a, n, tile, pad), in = size - first;
+
+    *ret_lo = first < 0 ? (size_t)((stride - 1 - first) / stride) : 0;
+    in = (in + stride - 1) / stride;
+    *ret_hi = size <= first ? 0 : in < (ptrdiff_t)n ? (size_t)in : n;
 }
 
 /* The rows of the leftmost tile of a row of tiles, at that tile's first column, be it in the input or not, and by how
  * much they move on from tile to tile; off: what stands in for rows outside. */
-VEC_INLINE void start(size_t m, const struct winograd *w, const struct conv *c, float *x, size_t row, float *off,
-                      float **rows, size_t *steps)
+VEC_INLINE void start(size_t a, size_t height, size_t width, const struct winograd *w, const struct conv *c, float *x,
+                      size_t row, float *off, float **rows, size_t *steps)
 {
-    size_t n = row / w->tile_rows, i = row % w->tile_rows, lo, hi;
+    size_t n = row / w->tile_rows, i = row % w->tile_rows, stride = winograd_stride(a), lo, hi;
     ptrdiff_t pitch = (ptrdiff_t)c->w * c->c;
-    float *first = x + ((ptrdiff_t)n * c->h + (ptrdiff_t)(i * m) - c->pad_top) * pitch - (ptrdiff_t)c->pad_left * c->c;
+    float *first = x + ((ptrdiff_t)n * c->h + first_of(a, height, i, c->pad_top)) * pitch +
+                   first_of(a, width, 0, c->pad_left) * c->c;
 
-    cut(i, m, c->pad_top, c->h, &lo, &hi);
-    for (size_t r = 0; r < m + 2; r++) {
+    cut(a, height, i, c->pad_top, c->h, &lo, &hi);
+    for (size_t r = 0; r < height; r++) {
         bool in = r >= lo && r < hi;
 
-        rows[r] = in ? first + (ptrdiff_t)r * pitch : off;
-        steps[r] = in ? m * w->c : 0;
+        rows[r] = in ? first + (ptrdiff_t)(r * stride) * pitch : off;
+        steps[r] = in ? winograd_m(a) * stride * w->c : 0;
     }
 }
 
 /* Its columns [lo, hi) are in the input. */
-VEC_INLINE void input_tile(size_t m, const struct winograd *w, bool edge, float *const *rows, size_t lo, size_t hi,
-                           float *v)
+VEC_INLINE void input_tile(size_t a, size_t height, size_t width, const struct winograd *w, bool edge,
+                           float *const *rows, size_t lo, size_t hi, float *v)
 {
-    size_t a = m + 2;
-
     for (size_t c = w->c_lo; c < w->c_hi; c += VEC_N) {
         vec x[6], half[36];
         float *o = v + (c - w->c_lo);
         size_t point = winograd_hide(w->v_point);
 
         VEC_UNROLL
-        for (size_t s = 0; s < a; s++) {
+        for (size_t s = 0; s < width; s++) {
             if (edge && (s < lo || s >= hi)) {
                 VEC_UNROLL
-                for (size_t r = 0; r < a; r++)
-                    half[r * a + s] = vec_zero();
+                for (size_t r = 0; r < height; r++)
+                    half[r * width + s] = vec_zero();
                 continue;
             }
             VEC_UNROLL
-            for (size_t r = 0; r < a; r++)
-                x[r] = vec_load(rows[r] + s * w->c + c);
-            winograd_bt(m, x, 1, half + s, a);
+            for (size_t r = 0; r < height; r++)
+                x[r] = vec_load(rows[r] + s * winograd_stride(a) * w->c + c);
+            winograd_bt(a, height, x, 1, half + s, width);
         }
         VEC_UNROLL
-        for (size_t r = 0; r < a; r++) {
-            winograd_bt(m, half + r * a, 1, x, 1);
+        for (size_t r = 0; r < height; r++) {
+            winograd_bt(a, width, half + r * width, 1, x, 1);
             VEC_UNROLL
-            for (size_t s = 0; s < a; s++, o += point)
+            for (size_t s = 0; s < width; s++, o += point)
                 vec_store(o, x[s]);
         }
     }
 }
 
-VEC_INLINE void input(size_t m, const struct winograd *w, const struct conv *c, const float *x, size_t lo, size_t hi,
-                      float *v, const float *zeros)
+VEC_INLINE void input(size_t a, size_t height, size_t width, const struct winograd *w, const struct conv *c,
+                      const float *x, size_t lo, size_t hi, float *v, const float *zeros)
 {
-    size_t a = m + 2;
-
     for (size_t row = lo; row < hi; row++) {
         float *rows[6];
         size_t steps[6];
 
-        start(m, w, c, (float *)(uintptr_t)x, row, (float *)(uintptr_t)zeros, rows, steps); /* only read */
+        /* only read */
+        start(a, height, width, w, c, (float *)(uintptr_t)x, row, (float *)(uintptr_t)zeros, rows, steps);
         for (size_t j = 0; j < w->tile_columns; j++, v += w->c_tile) {
             size_t first, end;
 
-            cut(j, m, c->pad_left, c->w, &first, &end);
-            if (first == 0 && end == a)
-                input_tile(m, w, false, rows, first, end, v);
+            cut(a, width, j, c->pad_left, c->w, &first, &end);
+            if (first == 0 && end == width)
+                input_tile(a, height, width, w, false, rows, first, end, v);
             else
-                input_tile(m, w, true, rows, first, end, v);
-            for (size_t r = 0; r < a; r++)
+                input_tile(a, height, width, w, true, rows, first, end, v);
+            for (size_t r = 0; r < height; r++)
                 rows[r] += steps[r];
         }
     }
 }
 
-/* A tile's first two rows and columns were written by the tiles above (above) and to the left of it (left): added to.
- * lanes: VEC_N, or less at the end of the channels. */
-VEC_INLINE void spread_lanes(size_t m, const struct winograd *w, bool edge, float *const *rows, size_t lo, size_t hi,
-                             bool above, bool left, const float *v, size_t c, size_t lanes)
+/* A tile's first rows and columns, by which tiles overlap, were written by the tiles above (above) and to the left of
+ * it (left): added to. lanes: VEC_N, or less at the end of the channels. */
+VEC_INLINE void spread_lanes(size_t a, size_t height, size_t width, const struct winograd *w, bool edge,
+                             float *const *rows, size_t lo, size_t hi, bool above, bool left, const float *v, size_t c,
+                             size_t lanes)
 {
-    size_t a = m + 2, point = winograd_hide(w->v_point);
+    size_t m = winograd_m(a), point = winograd_hide(w->v_point);
     vec x[6], half[36];
 
     v += c - w->c_lo;
     VEC_UNROLL
-    for (size_t r = 0; r < a; r++) {
+    for (size_t r = 0; r < height; r++) {
         VEC_UNROLL
-        for (size_t s = 0; s < a; s++, v += point)
+        for (size_t s = 0; s < width; s++, v += point)
             x[s] = vec_load(v);
-        winograd_b(m, x, 1, half + r * a, 1);
+        winograd_b(a, width, x, 1, half + r * width, 1);
     }
     VEC_UNROLL
-    for (size_t s = 0; s < a; s++) {
+    for (size_t s = 0; s < width; s++) {
         if (edge && (s < lo || s >= hi))
             continue;
-        winograd_b(m, half + s, a, x, 1);
+        winograd_b(a, height, half + s, width, x, 1);
         VEC_UNROLL
-        for (size_t r = 0; r < a; r++) {
-            float *o = rows[r] + s * w->c + c;
+        for (size_t r = 0; r < height; r++) {
+            float *o = rows[r] + s * winograd_stride(a) * w->c + c;
 
-            if ((r < 2 && above) || (s < 2 && left))
+            if ((r + m < height && above) || (s + m < width && left))
                 x[r] += lanes == VEC_N ? vec_load(o) : vec_load_n(o, lanes);
             if (lanes == VEC_N)
                 vec_store(o, x[r]);
@@ -124,42 +130,57 @@ VEC_INLINE void spread_lanes(size_t m, const struct winograd *w, bool edge, floa
     }
 }
 
-VEC_INLINE void spread_tile(size_t m, const struct winograd *w, bool edge, float *const *rows, size_t lo, size_t hi,
-                            bool above, bool left, const float *v)
+VEC_INLINE void spread_tile(size_t a, size_t height, size_t width, const struct winograd *w, bool edge,
+                            float *const *rows, size_t lo, size_t hi, bool above, bool left, const float *v)
 {
     size_t c = w->c_lo;
 
     for (; c + VEC_N <= w->c_hi; c += VEC_N)
-        spread_lanes(m, w, edge, rows, lo, hi, above, left, v, c, VEC_N);
+        spread_lanes(a, height, width, w, edge, rows, lo, hi, above, left, v, c, VEC_N);
     if (c < w->c_hi)
-        spread_lanes(m, w, edge, rows, lo, hi, above, left, v, c, w->c_hi - c);
+        spread_lanes(a, height, width, w, edge, rows, lo, hi, above, left, v, c, w->c_hi - c);
 }
 
-VEC_INLINE void spread(size_t m, const struct winograd *w, const struct conv *c, float *dx, size_t lo, size_t hi,
-                       const float *dv, float *dump)
+/* Tiles need not reach the input's end: a pool that drops the last row, or an output cut short. */
+VEC_INLINE bool reach(size_t a, size_t n, size_t tiles, int pad, int size)
 {
-    size_t a = m + 2, image = (size_t)c->h * (size_t)c->w * w->c;
-    /* Tiles need not reach the input's end: a pool that drops the last row, or an output cut short. */
-    bool all = w->tile_rows * m + 2 >= (size_t)(c->h + c->pad_top) &&
-               w->tile_columns * m + 2 >= (size_t)(c->w + c->pad_left);
+    return first_of(a, n, tiles - 1, pad) + (ptrdiff_t)(n * winograd_stride(a)) >= size;
+}
+
+/* The channels of a phase's pixels. */
+VEC_INLINE void clear(size_t a, size_t height, size_t width, const struct winograd *w, const struct conv *c,
+                      float *image)
+{
+    size_t stride = winograd_stride(a);
+
+    for (size_t i = (a - height + (size_t)c->pad_top) % stride; i < (size_t)c->h; i += stride)
+        for (size_t j = (a - width + (size_t)c->pad_left) % stride; j < (size_t)c->w; j += stride)
+            memset(image + (i * (size_t)c->w + j) * w->c + w->c_lo, 0, (w->c_hi - w->c_lo) * 4);
+}
+
+VEC_INLINE void spread(size_t a, size_t height, size_t width, const struct winograd *w, const struct conv *c, float *dx,
+                       size_t lo, size_t hi, const float *dv, float *dump)
+{
+    size_t image = (size_t)c->h * (size_t)c->w * w->c;
+    bool all = reach(a, height, w->tile_rows, c->pad_top, c->h) && reach(a, width, w->tile_columns, c->pad_left, c->w);
 
     for (size_t row = lo; row < hi; row++) {
         bool above = row % w->tile_rows;
         float *rows[6];
         size_t steps[6];
 
-        for (size_t i = w->c_lo; i < image && !above && !all; i += w->c)
-            memset(dx + row / w->tile_rows * image + i, 0, (w->c_hi - w->c_lo) * 4);
-        start(m, w, c, dx, row, dump, rows, steps);
+        if (!above && !all)
+            clear(a, height, width, w, c, dx + row / w->tile_rows * image);
+        start(a, height, width, w, c, dx, row, dump, rows, steps);
         for (size_t j = 0; j < w->tile_columns; j++, dv += w->c_tile) {
             size_t first, end;
 
-            cut(j, m, c->pad_left, c->w, &first, &end);
-            if (above && j && first == 0 && end == a)
-                spread_tile(m, w, false, rows, first, end, true, true, dv);
+            cut(a, width, j, c->pad_left, c->w, &first, &end);
+            if (above && j && first == 0 && end == width)
+                spread_tile(a, height, width, w, false, rows, first, end, true, true, dv);
             else
-                spread_tile(m, w, true, rows, first, end, above, j > 0, dv);
-            for (size_t r = 0; r < a; r++)
+                spread_tile(a, height, width, w, true, rows, first, end, above, j > 0, dv);
+            for (size_t r = 0; r < height; r++)
                 rows[r] += steps[r];
         }
     }
@@ -168,17 +189,13 @@ VEC_INLINE void spread(size_t m, const struct winograd *w, const struct conv *c,
 void NATIVE(winograd_input)(const struct winograd *w, const struct conv *c, const float *x, size_t lo, size_t hi,
                             float *v, const float *zeros)
 {
-    if (w->m == 4)
-        input(4, w, c, x, lo, hi, v, zeros);
-    else
-        input(2, w, c, x, lo, hi, v, zeros);
+#define INPUT(a, height, width) input(a, height, width, w, c, x, lo, hi, v, zeros)
+    WINOGRAD_EACH(w, INPUT);
 }
 
 void NATIVE(winograd_spread)(const struct winograd *w, const struct conv *c, float *dx, size_t lo, size_t hi,
                              const float *dv, float *dump)
 {
-    if (w->m == 4)
-        spread(4, w, c, dx, lo, hi, dv, dump);
-    else
-        spread(2, w, c, dx, lo, hi, dv, dump);
+#define SPREAD(a, height, width) spread(a, height, width, w, c, dx, lo, hi, dv, dump)
+    WINOGRAD_EACH(w, SPREAD);
 }

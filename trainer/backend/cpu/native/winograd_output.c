@@ -66,10 +66,10 @@ struct corner {
     size_t pitch, pixel, aux_pitch, aux_pixel, rows, columns;
 };
 
-VEC_INLINE void output_lanes(size_t m, enum kind kind, bool edge, const struct corner *at, const float *s, size_t point,
+VEC_INLINE void output_lanes(size_t a, enum kind kind, bool edge, const struct corner *at, const float *s, size_t point,
                              vec bias, size_t k, size_t lanes, bool training)
 {
-    size_t a = m + 2;
+    size_t m = winograd_m(a);
     vec x[6], half[24], out[16];
 
     point = winograd_hide(point);
@@ -78,11 +78,11 @@ VEC_INLINE void output_lanes(size_t m, enum kind kind, bool edge, const struct c
         VEC_UNROLL
         for (size_t c = 0; c < a; c++, s += point)
             x[c] = vec_load(s);
-        winograd_at(m, x, 1, half + r * m, 1);
+        winograd_at(a, x, 1, half + r * m, 1);
     }
     VEC_UNROLL
     for (size_t c = 0; c < m; c++) {
-        winograd_at(m, half + c, m, out + c, m);
+        winograd_at(a, half + c, m, out + c, m);
         VEC_UNROLL
         for (size_t r = 0; r < m; r++)
             out[r * m + c] += bias;
@@ -114,24 +114,24 @@ VEC_INLINE void output_lanes(size_t m, enum kind kind, bool edge, const struct c
     }
 }
 
-VEC_INLINE void output_tile(size_t m, enum kind kind, bool edge, const struct corner *at, const struct winograd *w,
+VEC_INLINE void output_tile(size_t a, enum kind kind, bool edge, const struct corner *at, const struct winograd *w,
                             const float *s, const float *bias, bool training)
 {
     size_t k = w->k_lo, rest;
 
     for (; k + VEC_N <= w->k_hi; k += VEC_N, s += VEC_N)
-        output_lanes(m, kind, edge, at, s, w->d_point, bias ? vec_load(bias + k) : vec_zero(), k, VEC_N, training);
+        output_lanes(a, kind, edge, at, s, w->d_point, bias ? vec_load(bias + k) : vec_zero(), k, VEC_N, training);
     rest = w->k_hi - k;
     if (rest)
-        output_lanes(m, kind, edge, at, s, w->d_point, bias ? vec_load_n(bias + k, rest) : vec_zero(), k, rest,
+        output_lanes(a, kind, edge, at, s, w->d_point, bias ? vec_load_n(bias + k, rest) : vec_zero(), k, rest,
                      training);
 }
 
-VEC_INLINE void gradient_tile(size_t m, enum kind kind, bool edge, const struct corner *at, const struct winograd *w,
+VEC_INLINE void gradient_tile(size_t a, enum kind kind, bool edge, const struct corner *at, const struct winograd *w,
                               float *d)
 {
     const vec scale = drop_scale(at->drop);
-    size_t a = m + 2;
+    size_t m = winograd_m(a);
 
     for (size_t k = w->k_lo; k < w->k_hi; k += VEC_N) {
         vec y[16], half[24], x[6];
@@ -180,10 +180,10 @@ VEC_INLINE void gradient_tile(size_t m, enum kind kind, bool edge, const struct 
         }
         VEC_UNROLL
         for (size_t c = 0; c < m; c++)
-            winograd_a(m, y + c, m, half + c, m);
+            winograd_a(a, y + c, m, half + c, m);
         VEC_UNROLL
         for (size_t r = 0; r < a; r++) {
-            winograd_a(m, half + m * r, 1, x, 1);
+            winograd_a(a, half + m * r, 1, x, 1);
             VEC_UNROLL
             for (size_t c = 0; c < a; c++, o += point)
                 vec_store(o, x[c]);
@@ -192,11 +192,11 @@ VEC_INLINE void gradient_tile(size_t m, enum kind kind, bool edge, const struct 
 }
 
 /* Both walk the same tiles. */
-VEC_INLINE void walk(size_t m, enum kind kind, bool backward, const struct winograd *w, const struct conv *c,
-                     const struct conv_args *a, size_t lo, size_t hi, float *d, bool training)
+VEC_INLINE void walk(size_t a, enum kind kind, bool backward, const struct winograd *w, const struct conv *c,
+                     const struct conv_args *args, size_t lo, size_t hi, float *d, bool training)
 {
-    size_t side = kind == POOL ? 2 : 1;
-    struct corner at = {.pixel = w->k, .aux_pixel = w->k_vecs * 4, .drop = a->drop};
+    size_t m = winograd_m(a), side = kind == POOL ? 2 : 1;
+    struct corner at = {.pixel = w->k, .aux_pixel = w->k_vecs * 4, .drop = args->drop};
     size_t height = (size_t)c->p / side, width = (size_t)c->q / side;
 
     at.pitch = width * at.pixel;
@@ -209,48 +209,54 @@ VEC_INLINE void walk(size_t m, enum kind kind, bool backward, const struct winog
             size_t first = n * height * width + i * (m / side) * width + j * (m / side);
 
             at.columns = w->q - j * m < m ? w->q - j * m : m;
-            at.y = a->y + first * at.pixel;
-            at.dy = backward ? a->dy + first * at.pixel : NULL;
-            at.aux = kind == POOL && (training || backward) ? (uint16_t *)a->aux + first * at.aux_pixel : NULL;
+            at.y = args->y + first * at.pixel;
+            at.dy = backward ? args->dy + first * at.pixel : NULL;
+            at.aux = kind == POOL && (training || backward) ? (uint16_t *)args->aux + first * at.aux_pixel : NULL;
             if (at.rows == m && at.columns == m) {
                 if (backward)
-                    gradient_tile(m, kind, false, &at, w, d);
+                    gradient_tile(a, kind, false, &at, w, d);
                 else
-                    output_tile(m, kind, false, &at, w, d, a->bias, training);
+                    output_tile(a, kind, false, &at, w, d, args->bias, training);
             } else {
                 if (backward)
-                    gradient_tile(m, kind, true, &at, w, d);
+                    gradient_tile(a, kind, true, &at, w, d);
                 else
-                    output_tile(m, kind, true, &at, w, d, a->bias, training);
+                    output_tile(a, kind, true, &at, w, d, args->bias, training);
             }
         }
     }
 }
 
-#define EACH_KIND(m, backward, d, training)                                                                            \
+#define EACH_KIND(n, backward, d, training)                                                                            \
     do {                                                                                                               \
         if (c->pool)                                                                                                   \
-            walk(m, POOL, backward, w, c, a, lo, hi, d, training);                                                     \
+            walk(n, POOL, backward, w, c, a, lo, hi, d, training);                                                     \
         else if (c->relu)                                                                                              \
-            walk(m, RELU, backward, w, c, a, lo, hi, d, training);                                                     \
+            walk(n, RELU, backward, w, c, a, lo, hi, d, training);                                                     \
         else                                                                                                           \
-            walk(m, PLAIN, backward, w, c, a, lo, hi, d, training);                                                    \
+            walk(n, PLAIN, backward, w, c, a, lo, hi, d, training);                                                    \
     } while (0)
 
 void NATIVE(winograd_output)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,
                              size_t hi, const float *m, bool training)
 {
-    if (w->m == 4)
-        EACH_KIND(4, false, (float *)(uintptr_t)m, training);
+    float *d = (float *)(uintptr_t)m; /* only read */
+
+    if (w->a == 6)
+        EACH_KIND(6, false, d, training);
+    else if (w->a == 5)
+        EACH_KIND(5, false, d, training);
     else
-        EACH_KIND(2, false, (float *)(uintptr_t)m, training);
+        EACH_KIND(4, false, d, training);
 }
 
 void NATIVE(winograd_gradient)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,
                                size_t hi, float *d)
 {
-    if (w->m == 4)
-        EACH_KIND(4, true, d, true);
+    if (w->a == 6)
+        EACH_KIND(6, true, d, true);
+    else if (w->a == 5)
+        EACH_KIND(5, true, d, true);
     else
-        EACH_KIND(2, true, d, true);
+        EACH_KIND(4, true, d, true);
 }

@@ -6,6 +6,12 @@
  * Points 0, 1, -1, (2, -2,) infinity; Lavin and Gray, arXiv 1509.09308. Backward is the exact adjoint of forward, so
  * that one transform of dy serves both gradients.
  *
+ * A stride of 2 parts the input into phases, by the parity of row and column as the kernel's top left corner counts
+ * them: each is a convolution of stride 1, the even one of taps 0 and 2, the odd one of tap 1, and their sum is y. In
+ * each direction an even phase is F(4, 2) of a = 5 points 0, 1, -1, 2, infinity; an odd phase has the same transform of
+ * the output with nothing at infinity, 4 points. So M and D have 25 frequencies, to which phases add, of 25, 20, 20 and
+ * 16 products. V, U, dU and dV have those of a phase side by side: its rows x columns.
+ *
  * Buffers: V and dV [frequency][tile][channel], M and D [frequency][tile][filter], U in panels of two vectors of
  * filters, [frequency][panel][channel][2 VEC_N] (the last panel has one vector if their number is odd); dU alike; U^T
  * with channels and filters swapped. Lanes of V, D and dU past the last channel hold anything and end in no sum.
@@ -19,6 +25,11 @@
 
 struct winograd {
     size_t m, a, points;   /* points: frequencies, a^2 */
+    size_t stride, phases; /* phases: stride^2 */
+    size_t products;       /* frequencies of all phases of V and U */
+    size_t phase;          /* which transforms go over, odd row * 2 + odd column */
+    size_t rows, columns;  /* its frequencies in each direction, */
+    size_t before;         /* and those of the phases before it */
     size_t p, q;           /* of the outputs that are used: even if a pool drops the last */
     size_t tile_rows, tile_columns;
     size_t block;          /* rows of tiles in a block, at most */
@@ -34,6 +45,48 @@ struct winograd {
 
 struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m);
 
+VEC_INLINE void winograd_take_phase(struct winograd *w, size_t phase)
+{
+    w->phase = phase;
+    w->rows = w->a - phase / 2;
+    w->columns = w->a - phase % 2;
+    w->before = phase ? w->points + (phase - 1) * w->a * (w->a - 1) : 0;
+}
+
+/* Which frequency of M and D goes with frequency f of V and U. */
+VEC_INLINE size_t winograd_frequency(const struct winograd *w, size_t f)
+{
+    return f / w->columns * w->a + f % w->columns;
+}
+
+/* What a follows from, and the stride: each a constant where a is. */
+VEC_INLINE size_t winograd_m(size_t a)
+{
+    return a == 4 ? 2 : 4;
+}
+
+VEC_INLINE size_t winograd_stride(size_t a)
+{
+    return a == 5 ? 2 : 1;
+}
+
+/* do_(a, rows, columns), with constants, for what w's transforms are of. */
+#define WINOGRAD_EACH(w, do_)                                                                                          \
+    do {                                                                                                               \
+        if ((w)->a == 6)                                                                                               \
+            do_(6, 6, 6);                                                                                              \
+        else if ((w)->a == 4)                                                                                          \
+            do_(4, 4, 4);                                                                                              \
+        else if ((w)->phase == 0)                                                                                      \
+            do_(5, 5, 5);                                                                                              \
+        else if ((w)->phase == 1)                                                                                      \
+            do_(5, 5, 4);                                                                                              \
+        else if ((w)->phase == 2)                                                                                      \
+            do_(5, 4, 5);                                                                                              \
+        else                                                                                                           \
+            do_(5, 4, 4);                                                                                              \
+    } while (0)
+
 /* o[i][0 .. vecs) (rows os floats apart) = or += sum over j < n of s[i][j] w[j][0 .. vecs), for one frequency.
  * gemm: s[i * ss + j], w as U's panels, rows of o hold whole vectors.
  * gemm_weights: s[j * ss + i], w[j * ws + ...], o as dU's panels.
@@ -43,8 +96,8 @@ void NATIVE(winograd_gemm)(const float *s, size_t ss, const float *w, float *o, 
 void NATIVE(winograd_gemm_weights)(const float *s, size_t ss, const float *w, size_t ws, float *o, size_t rows,
                                    size_t n, size_t vecs, bool add, const float *next);
 
-/* Rows of tiles [lo, hi), counted through all images. zeros, and dump for what falls off the input: a * c + VEC_N
- * floats. */
+/* Rows of tiles [lo, hi), counted through all images. zeros, and dump for what falls off the input: ((a - 1) * stride
+ * + 1) * c + VEC_N floats. */
 void NATIVE(winograd_input)(const struct winograd *w, const struct conv *c, const float *x, size_t lo, size_t hi,
                             float *v, const float *zeros);
 void NATIVE(winograd_output)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,

@@ -5,7 +5,7 @@
  * one block of tiles is stored nowhere. Threads share the work by filters forward and by channels backward, not by rows:
  * each block of U and dU is then made by one of them, and only V or D by all.
  *
- * V and D lie block of channels by block: [block][frequency][tile][SIDE].
+ * V and D lie block of channels by block: [block][frequency][tile][SIDE]. Each phase of the input has its own blocks.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/winograd_private.h"
 
@@ -19,7 +19,7 @@ static void cover(struct winograd *w, struct conv_part channels, struct conv_par
 {
     winograd_share(channels, w->c, &w->c_from, &w->c_to);
     winograd_share(filters, w->k, &w->k_from, &w->k_to);
-    w->c_blocks = w->c_from < w->c_to ? (w->c_to - w->c_from + SIDE - 1) / SIDE : 0;
+    w->c_blocks = w->c_from < w->c_to ? (w->c_to - w->c_from + SIDE - 1) / SIDE * w->phases : 0;
     w->k_blocks = w->k_from < w->k_to ? (w->k_to - w->k_from + SIDE - 1) / SIDE : 0;
 }
 
@@ -27,7 +27,7 @@ void NATIVE(winograd_wide_plan)(struct winograd *w, const struct conv *c)
 {
     size_t rows = w->tile_rows * c->batch, blocks;
 
-    w->wide = w->points * w->c * w->k * 4 > U_BYTES && rows * w->tile_columns <= TILES_MAX;
+    w->wide = w->products * w->c * w->k * 4 > U_BYTES && rows * w->tile_columns <= TILES_MAX;
     if (!w->wide)
         return;
     blocks = (rows * w->tile_columns + SIDE - 1) / SIDE;
@@ -46,7 +46,8 @@ size_t NATIVE(winograd_wide_scratch)(const struct winograd *w)
 
 static void take_channels(struct winograd *w, size_t block)
 {
-    w->c_lo = w->c_from + block * SIDE;
+    winograd_take_phase(w, block % w->phases);
+    w->c_lo = w->c_from + block / w->phases * SIDE;
     w->c_hi = w->c_lo + SIDE < w->c_to ? w->c_lo + SIDE : w->c_to;
 }
 
@@ -88,9 +89,10 @@ static void forward(struct winograd *w, const struct conv *c, const struct conv_
 
             take_channels(w, i);
             NATIVE(winograd_weights)(w, a->weights, u, NULL);
-            for (size_t f = 0; f < w->points; f++, from += w->v_point)
-                NATIVE(winograd_gemm)(from, SIDE, u + f * w->u_point, m + f * w->d_point, SIDE, tiles,
-                                      w->c_hi - w->c_lo, winograd_vecs(w->k_hi - w->k_lo), i > 0, from + w->v_point);
+            for (size_t f = 0; f < w->rows * w->columns; f++, from += w->v_point)
+                NATIVE(winograd_gemm)(from, SIDE, u + f * w->u_point, m + winograd_frequency(w, f) * w->d_point, SIDE,
+                                      tiles, w->c_hi - w->c_lo, winograd_vecs(w->k_hi - w->k_lo), i > 0,
+                                      from + w->v_point);
         }
         NATIVE(winograd_output)(w, c, a, lo, hi, m, training);
     }
@@ -105,10 +107,10 @@ static void weights_gradient(struct winograd *w, size_t tiles, const float *v, c
             const float *from = v + i * w->points * w->v_point;
 
             take_channels(w, i);
-            for (size_t f = 0; f < w->points; f++, from += w->v_point)
-                NATIVE(winograd_gemm_weights)(from, SIDE, d + f * w->d_point, SIDE, du + f * w->u_point,
-                                              w->c_hi - w->c_lo, tiles, winograd_vecs(w->k_hi - w->k_lo), false,
-                                              from + w->v_point);
+            for (size_t f = 0; f < w->rows * w->columns; f++, from += w->v_point)
+                NATIVE(winograd_gemm_weights)(from, SIDE, d + winograd_frequency(w, f) * w->d_point, SIDE,
+                                              du + f * w->u_point, w->c_hi - w->c_lo, tiles,
+                                              winograd_vecs(w->k_hi - w->k_lo), false, from + w->v_point);
             NATIVE(winograd_weights_back)(w, du, dw, add, step);
         }
     }
@@ -122,13 +124,15 @@ static void input_gradient(struct winograd *w, const struct conv *c, const struc
     for (size_t i = 0; i < w->c_blocks; i++) {
         take_channels(w, i);
         for (size_t k = 0; k < w->k_blocks; k++) {
-            const float *from = d + k * w->points * w->d_point;
+            const float *block = d + k * w->points * w->d_point;
 
             take_filters(w, k);
             NATIVE(winograd_weights)(w, a->weights, NULL, ut);
-            for (size_t f = 0; f < w->points; f++, from += w->d_point)
+            for (size_t f = 0; f < w->rows * w->columns; f++) {
+                const float *from = block + winograd_frequency(w, f) * w->d_point;
                 NATIVE(winograd_gemm)(from, SIDE, ut + f * w->ut_point, dv + f * w->v_point, SIDE, tiles,
                                       w->k_hi - w->k_lo, winograd_vecs(w->c_hi - w->c_lo), k > 0, from + w->d_point);
+            }
         }
         NATIVE(winograd_spread)(w, c, a->dx, lo, hi, dv, dump);
     }
