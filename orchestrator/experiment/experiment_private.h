@@ -163,8 +163,8 @@ struct checkpoint *trial_latest(const struct trial *trial); /* NULL: none */
 struct checkpoint *trial_checkpoint(const struct trial *trial, int64_t id);
 struct checkpoint *trial_add_checkpoint(struct trial *trial);
 void trial_drop_checkpoint(struct trial *trial, size_t index);
-/* Its next run is to be alone with its worker, until it has come past this unit. */
-void trial_isolate(struct trial *trial, double unit);
+/* Its next run is to be alone with its worker, until it has come past this unit; before its present run is ended. */
+void trial_isolate(const struct experiment *experiment, struct trial *trial, double unit, struct turn *turn);
 void running_add(struct experiment *experiment, struct trial *trial, struct run *run);
 void running_remove(struct experiment *experiment, struct trial *trial);
 

@@ -321,9 +321,9 @@ static void on_failed(struct experiment *experiment, struct trial *trial, bool e
         return;
     }
     if (!strcmp(reason, "out_of_memory")) /* which it might be again at any moment */
-        trial_isolate(trial, INFINITY);
+        trial_isolate(experiment, trial, INFINITY, turn);
     else if (squeezed && trial->run->alone) /* it has shown nothing */
-        trial_isolate(trial, trial->run->proven);
+        trial_isolate(experiment, trial, trial->run->proven, turn);
     trial->squeezed = squeezed;
     trial_end_run(experiment, trial, reason, text, turn);
     trial_fail(experiment, trial, reason, text, retry, !damage && !crowded && !squeezed, turn);
@@ -421,7 +421,9 @@ void experiment_run_ended(struct experiment *experiment, int64_t run_id, const c
         evaluation_over(experiment, reason, text, true, counts, turn);
     } else {
         if (!lost)
-            trial_isolate(trial, run->unit > run->trained ? run->unit : run->trained);
+            trial_isolate(experiment, trial, run->unit > run->trained ? run->unit : run->trained, turn);
+        else if (run->alone && run->unit <= run->proven) /* it has shown nothing */
+            trial_isolate(experiment, trial, run->proven, turn);
         trial_end_run(experiment, trial, reason, text, turn);
         trial_fail(experiment, trial, reason, text, true, counts, turn);
     }

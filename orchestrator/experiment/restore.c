@@ -108,6 +108,8 @@ static int restore_trial(struct experiment *experiment, const struct stored_tria
     trial->stored = true;
     trial->restarts = stored->restarts;
     trial->attempts = stored->attempts;
+    trial->alone = stored->alone;
+    trial->proven = stored->alone ? stored->alone_past : 0;
     for (size_t i = 0; i < stored->checkpoints_n; i++) {
         const struct stored_checkpoint *from = &stored->checkpoints[i];
         struct checkpoint *to = trial_add_checkpoint(trial);
@@ -123,6 +125,8 @@ static int restore_trial(struct experiment *experiment, const struct stored_tria
             to->value = stored->best_value;
         }
     }
+    if (trial_latest(trial) && trial_latest(trial)->unit > trial->proven)
+        trial->alone = false;
     if (stored->has_best && trial_checkpoint(trial, stored->best_checkpoint)) {
         trial->has_best = true;
         trial->best_value = stored->best_value;

@@ -102,10 +102,11 @@ void trial_mark(struct experiment *experiment, struct trial *trial)
     push(&experiment->dirty, &experiment->dirty_n, &experiment->dirty_room, trial->number);
 }
 
-void trial_isolate(struct trial *trial, double unit)
+void trial_isolate(const struct experiment *experiment, struct trial *trial, double unit, struct turn *turn)
 {
     trial->alone = true;
     trial->proven = unit > trial->proven ? unit : trial->proven;
+    store_put_trial_alone(turn->writes, trial_ref(experiment, trial), true, trial->proven);
 }
 
 void running_add(struct experiment *experiment, struct trial *trial, struct run *run)
@@ -238,6 +239,8 @@ void trial_end_run(struct experiment *experiment, struct trial *trial, const cha
                    struct turn *turn)
 {
     store_put_run_end(turn->writes, trial->run->id, reason, text, turn->now_us);
+    if (trial->run->alone && !trial->alone)
+        store_put_trial_alone(turn->writes, trial_ref(experiment, trial), false, 0);
     running_remove(experiment, trial);
     experiment->changed = true;
     trial_mark(experiment, trial);

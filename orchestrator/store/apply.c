@@ -48,6 +48,8 @@ static const struct op_row {
          " started_us = CASE WHEN started_us IS NULL AND ?3 = 'running' THEN max(?7, created_us) ELSE started_us END,"
          " ended_us = CASE WHEN ?3 IN ('completed', 'stopped', 'canceled', 'error') THEN max(?7, created_us, coalesce(started_us, 0)) END"
          " WHERE experiment = ?1 AND number = ?2"}},
+    [OP_TRIAL_ALONE] = {"trial_alone", 4, true,
+        {"UPDATE trials SET alone = ?3, alone_past = ?4 WHERE experiment = ?1 AND number = ?2"}},
     [OP_TRIAL_BEST] = {"trial_best", 6, true,
         {"UPDATE trials SET best_value = ?3, best_status = ?4, best_unit = ?5, best_checkpoint = ?6"
          " WHERE experiment = ?1 AND number = ?2"}},

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/read_private.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -125,6 +126,8 @@ static int load_trials(struct store *store, struct stored_experiment *ret, struc
         one->best_unit = sqlite3_column_double(statement, 8);
         one->best_checkpoint = sqlite3_column_int64(statement, 9);
         one->open_run = sqlite3_column_int64(statement, 10);
+        one->alone = sqlite3_column_int(statement, 12);
+        one->alone_past = sqlite3_column_type(statement, 13) == SQLITE_NULL ? INFINITY : sqlite3_column_double(statement, 13);
         if (!row_rc)
             row_rc = load_checkpoints(store, ret->id, sqlite3_column_int64(statement, 11), one, err);
     }

@@ -89,6 +89,15 @@ void store_put_trial_state(struct store_batch *batch, struct trial_ref trial, co
     batch_int(batch, time_us);
 }
 
+void store_put_trial_alone(struct store_batch *batch, struct trial_ref trial, bool alone, double past)
+{
+    if (!batch_op(batch, OP_TRIAL_ALONE))
+        return;
+    put_trial_ref(batch, trial);
+    batch_int(batch, alone);
+    batch_real(batch, past);
+}
+
 void store_put_trial_best(struct store_batch *batch, struct trial_ref trial, double value, double unit,
                           int64_t checkpoint)
 {

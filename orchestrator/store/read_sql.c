@@ -82,7 +82,7 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
     [READ_LOAD_TRIALS] =
         "SELECT t.number, t.hyperparameters, t.state, t.reason, t.restarts, t.runs, t.best_value, t.best_status,"
         " t.best_unit, t.best_checkpoint, (SELECT max(r.id) FROM runs r WHERE r.trial = t.id AND r.ended_us IS NULL),"
-        " t.id FROM trials t WHERE t.experiment = ?1 ORDER BY t.number",
+        " t.id, t.alone, t.alone_past FROM trials t WHERE t.experiment = ?1 ORDER BY t.number",
     /* with the value of the searcher's metric that its own run validated at its unit */
     [READ_LOAD_CHECKPOINTS] =
         "SELECT c.id, c.run, c.unit, c.units, c.path, c.bytes, m.value, m.status FROM checkpoints c"

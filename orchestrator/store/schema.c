@@ -157,4 +157,11 @@ static const char *const FIFTH[] = {
     NULL,
 };
 
-const struct migration MIGRATIONS[] = {{1, FIRST}, {2, SECOND}, {3, THIRD}, {4, FOURTH}, {5, FIFTH}, {0, NULL}};
+/* A trial whose next run shares its worker with none, and the unit past which it may again (NULL: none). */
+static const char *const SIXTH[] = {
+    "ALTER TABLE trials ADD COLUMN alone INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE trials ADD COLUMN alone_past REAL",
+    NULL,
+};
+
+const struct migration MIGRATIONS[] = {{1, FIRST}, {2, SECOND}, {3, THIRD}, {4, FOURTH}, {5, FIFTH}, {6, SIXTH}, {0, NULL}};

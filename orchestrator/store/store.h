@@ -68,6 +68,8 @@ void store_put_trial(struct store_batch *batch, struct trial_ref trial, const js
  * failure's reason ...; text: for a person. Either may be NULL. restarts is what counts toward max_restarts. */
 void store_put_trial_state(struct store_batch *batch, struct trial_ref trial, const char *state, const char *reason,
                            const char *text, int64_t restarts, int64_t time_us);
+/* Whether its next run is to share its worker with none, until it has come past this unit (infinite: as long as it runs). */
+void store_put_trial_alone(struct store_batch *batch, struct trial_ref trial, bool alone, double past);
 /* The best validation so far at a unit whose checkpoint is kept. value and unit NaN: none is left; checkpoint 0: its
  * checkpoint was lost after the search. */
 void store_put_trial_best(struct store_batch *batch, struct trial_ref trial, double value, double unit,
@@ -140,6 +142,8 @@ struct stored_trial {
     json_t *hyperparameters;
     char *state, *reason;
     int64_t restarts, attempts; /* attempts: runs so far */
+    bool alone;
+    double alone_past;
     bool has_best;
     double best_value, best_unit;
     int64_t best_checkpoint;

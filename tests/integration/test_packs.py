@@ -284,6 +284,29 @@ def an_orchestrator_killed_with_packs_ends_as_one_that_was_not(home):
 
 
 @test
+def who_is_to_run_alone_does_after_a_kill_of_the_orchestrator(home):
+    gate = home.file("gate")
+    home.env["FLEXP_BACKOFF_MS"] = "600000"  # none of them begins before the kill
+    create(home, 3, {"gate": gate, "gate_round": 2, "trials": {"2": {"gate": None, "at": {"3": "signal:9"}, "tries": 1}}},
+           trials=3, max_restarts=0)
+    wait_for("all to have died", lambda: [reasons(home, trial) for trial in (1, 2, 3)] == 3 * [["signal"]])
+    home.kill9()
+    home.up()
+    wait_for("one to run", lambda: on_slots(home)["cpu:0"])
+    alone = on_slots(home)["cpu:0"]
+    assert len(alone) == 1, alone
+    home.kill9()  # before it could show anything
+    home.up()
+    wait_for("one to run", lambda: on_slots(home)["cpu:0"])
+    assert on_slots(home)["cpu:0"] == alone, on_slots(home)
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end()
+    assert set(home.restarts().values()) == {0}
+    runs = [(begin, end) for _, _, attempt, begin, end in stays(home) if attempt == 2]
+    assert all(begin >= end for (_, end), (begin, _) in zip(runs, runs[1:]) if end), runs
+
+
+@test
 def auto_is_what_the_plan_says_and_one_where_it_says_nothing(home):
     for experiment, (capabilities, plan, expected) in enumerate(((PACK, {"trials_per_slot": 3}, 3), (PACK, {}, 1),
                                                                  (["reuse", "plan"], {"trials_per_slot": 3}, 1),

@@ -98,6 +98,12 @@ void store_put_trial_state(struct store_batch *batch, struct trial_ref trial, co
                                         "reason", TEXT(reason), "text", TEXT(text), "restarts", NUMBER(restarts)));
 }
 
+void store_put_trial_alone(struct store_batch *batch, struct trial_ref trial, bool alone, double past)
+{
+    put(batch, "trial_alone", json_pack("{s:o, s:b, s:o}", "trial", NUMBER(trial.number), "alone", alone, "past",
+                                        json_from_double(past)));
+}
+
 void store_put_trial_best(struct store_batch *batch, struct trial_ref trial, double value, double unit,
                           int64_t checkpoint)
 {
@@ -291,6 +297,9 @@ static inline void apply_put(json_t *disk, const json_t *fields)
     } else if (!strcmp(name, "trial_state")) {
         assert_false(is_over(trial));
         json_object_update(trial, (json_t *)fields);
+    } else if (!strcmp(name, "trial_alone")) {
+        assert_false(is_over(trial));
+        json_object_update(trial, (json_t *)fields);
     } else if (!strcmp(name, "trial_best")) {
         row = by_id(json_object_get(disk, "checkpoints"), json_int_or(fields, "checkpoint", 0));
         assert_true(row || !json_int_or(fields, "checkpoint", 0));
@@ -376,6 +385,8 @@ static inline void load_trial(const json_t *disk, const json_t *row, struct stor
                                  .state = (char *)json_string_or(row, "state", ""),
                                  .reason = (char *)json_string_or(row, "reason", NULL),
                                  .restarts = json_int_or(row, "restarts", 0),
+                                 .alone = json_bool_or(row, "alone", false),
+                                 .alone_past = json_double_or(row, "past", 0),
                                  .attempts = json_int_or(row, "attempts", 0),
                                  .has_best = best != NULL,
                                  .best_value = json_double_or(best, "value", NAN),

@@ -443,6 +443,46 @@ static void out_of_memory_in_company_costs_no_restart_but_alone_it_does(void **s
     bench_close(&b);
 }
 
+static void that_a_trial_is_to_run_alone_is_remembered_by_the_store(void **state)
+{
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, "max_restarts: 3\nresources: {trials_per_slot: 4}\n" PLAIN);
+    for (int64_t run = 1; run <= 3; run++) {
+        bench_start(&b, run);
+        say_value(&b, run, 1, 2, "0.5");
+        say_saved(&b, run, 2, 2);
+    }
+    note_company(&b, true, 1, 3);
+    bench_dies(&b, 1, "signal");
+    bench_dies(&b, 2, "signal");
+    say_failed(&b, 3, 3, "out_of_memory");
+    bench_restore(&b);
+    assert_string_equal(wanted_alone(&b), "1 2 3");
+    for (int64_t trial = 1; trial <= 3; trial++)
+        bench_start(&b, trial); /* runs 4, 5 and 6 */
+    bench_restore(&b); /* they have shown nothing */
+    assert_string_equal(wanted_alone(&b), "1 2 3");
+    bench_start(&b, 1);
+    bench_dies(&b, 7, "orchestrator_lost");
+    assert_string_equal(wanted_alone(&b), "1 2 3");
+    for (int64_t trial = 1; trial <= 3; trial++) {
+        bench_start(&b, trial); /* runs 8, 9 and 10 */
+        say_value(&b, 7 + trial, 1, 3, "0.5");
+        say_saved(&b, 7 + trial, 2, 3);
+    }
+    bench_restore(&b); /* they have, but for the one that was out of memory, which it may be again at any moment */
+    assert_string_equal(wanted_alone(&b), "3");
+    bench_start(&b, 3);
+    bench_preempt(&b, 11);
+    say_end(&b, 11, 1, "preempted");
+    assert_string_equal(wanted_alone(&b), "");
+    bench_restore(&b);
+    assert_string_equal(wanted_alone(&b), "");
+    bench_close(&b);
+}
+
 /* However often: they are gone some time. Meanwhile those of the experiment that may need less go before it. */
 static void memory_that_other_programs_hold_costs_no_restart(void **state)
 {
@@ -527,6 +567,7 @@ int main(void)
         cmocka_unit_test(who_outlives_the_death_alone_shares_again),
         cmocka_unit_test(company_that_left_is_none),
         cmocka_unit_test(out_of_memory_in_company_costs_no_restart_but_alone_it_does),
+        cmocka_unit_test(that_a_trial_is_to_run_alone_is_remembered_by_the_store),
         cmocka_unit_test(memory_that_other_programs_hold_costs_no_restart),
         cmocka_unit_test(who_is_suspected_stays_so_when_others_hold_its_memory),
         cmocka_unit_test(an_evaluation_waits_for_memory_that_other_programs_hold),

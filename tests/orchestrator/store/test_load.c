@@ -61,6 +61,8 @@ static void put_scenario(struct store *store)
     batch = store_batch_new();
     store_put_run_end(batch, 5, "exit", "exit status 9", T0 + 80 * SECOND);
     store_put_trial_state(batch, first, "queued", "exit", "its worker died", 1, T0 + 80 * SECOND);
+    store_put_trial_alone(batch, first, true, 6.5);
+    store_put_trial_alone(batch, (struct trial_ref){2, 2}, true, INFINITY);
     put_run(batch, 2, 1, 6, 2, 12);
     store_put_trial_state(batch, first, "running", NULL, NULL, 1, T0 + 81 * SECOND);
     commit(store, batch);
@@ -97,6 +99,8 @@ static void gets_back_what_was_put(void **state)
     assert_null(trial->reason);
     assert_int_equal(trial->restarts, 1);
     assert_int_equal(trial->attempts, 2);
+    assert_true(trial->alone && trial->alone_past == 6.5);
+    assert_true(one->trials[1].alone && isinf(one->trials[1].alone_past));
     assert_true(trial->has_best);
     assert_true(trial->best_value == 0.5 && trial->best_unit == 4);
     assert_int_equal(trial->best_checkpoint, 10);
