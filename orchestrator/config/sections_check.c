@@ -280,8 +280,8 @@ static void check_resources(struct config_check *check)
     if (slots > 1 && packed && !(json_is_integer(packed) && json_integer_value(packed) == 1)) {
         keys_value_text(packed, shown, sizeof shown);
         config_say(check, false, "resources.trials_per_slot",
-                   "must be 1 where slots_per_trial is %lld, got %s: only trials of one slot can share it", (long long)slots,
-                   shown);
+                   "must be 1 where slots_per_trial is %lld, got %s: trials of several slots share none of them; with slots_per_trial: 1"
+                   " each slot has trials of its own that share it", (long long)slots, shown);
     }
     if (most > 0 && most < slots)
         config_say(check, false, "resources.max_slots",
