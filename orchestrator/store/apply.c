@@ -9,13 +9,14 @@
 #define THE_TRIAL "(SELECT id FROM trials WHERE experiment = ?1 AND number = ?2)"
 /* A run's end is told once; a second telling changes nothing. Where the clock was set back between two orchestrators, nothing
  * ends before it began. */
-#define RUN_TIME                                                                                                      \
-    "run_us = run_us + max(0, ?4 - r.started_us), slot_us = slot_us + max(0, ?4 - r.started_us) * r.slots_n "         \
-    "FROM runs r WHERE r.id = ?1 AND r.ended_us IS NULL "
+#define RUN_TIME(table)                                                                                               \
+    "UPDATE " table " SET run_us = run_us + max(0, ?4 - r.started_us), slot_us = " table ".slot_us + r.slot_us "       \
+    "FROM runs r WHERE r.id = ?1 AND r.ended_us IS NULL AND " table ".id = r."
 
 #define OPEN_RUN_TIME                                                                                                 \
-    "(SELECT trial, experiment, sum(last_us - started_us) AS run, sum((last_us - started_us) * slots_n) AS slot"      \
-    " FROM runs WHERE experiment = ?1 AND ended_us IS NULL AND last_us > started_us "
+    "(SELECT trial, experiment, sum(max(coalesce(last_us, 0) - started_us, 0)) AS run, sum(slot_us) AS slot"          \
+    " FROM runs WHERE experiment = ?1 AND ended_us IS NULL "
+#define LAST_HEARD "max(coalesce(runs.last_us, 0), runs.started_us)"
 
 static const struct op_row {
     const char *name;
@@ -59,8 +60,8 @@ static const struct op_row {
          "UPDATE trials SET runs = runs + 1, slots = ?6 WHERE experiment = ?1 AND number = ?2",
          "UPDATE experiments SET started_us = max(?11, created_us) WHERE id = ?1 AND started_us IS NULL"}},
     [OP_RUN_END] = {"run_end", 4, false,
-        {"UPDATE trials SET " RUN_TIME "AND trials.id = r.trial",
-         "UPDATE experiments SET " RUN_TIME "AND experiments.id = r.experiment",
+        {"UPDATE runs SET slot_us = " RUN_SLOT_US("runs", "?4") " WHERE id = ?1 AND ended_us IS NULL",
+         RUN_TIME("trials") "trial", RUN_TIME("experiments") "experiment",
          "UPDATE runs SET reason = ?2, text = ?3, ended_us = max(?4, started_us) WHERE id = ?1 AND ended_us IS NULL"}},
     [OP_CHECKPOINT] = {"checkpoint", 10, false, /* a message that came twice is the same row */
         {"INSERT INTO checkpoints (trial, id, run, seq, unit, units, path, bytes, created_us)"
@@ -101,11 +102,12 @@ static const struct op_row {
         {"UPDATE experiments SET state = 'canceled', ended_us = max(?2, created_us) WHERE id = ?1",
          "UPDATE trials SET state = 'canceled', ended_us = max(?2, created_us, coalesce(started_us, 0))"
          " WHERE experiment = ?1 AND state NOT IN ('completed', 'stopped', 'canceled', 'error')",
+         "UPDATE runs SET slot_us = " RUN_SLOT_US("runs", LAST_HEARD) " WHERE experiment = ?1 AND ended_us IS NULL",
          "UPDATE trials SET run_us = run_us + r.run, slot_us = slot_us + r.slot FROM " OPEN_RUN_TIME "GROUP BY trial) r"
          " WHERE trials.id = r.trial",
          "UPDATE experiments SET run_us = run_us + r.run, slot_us = slot_us + r.slot FROM " OPEN_RUN_TIME
          "GROUP BY experiment) r WHERE experiments.id = ?1",
-         "UPDATE runs SET reason = 'orchestrator_lost', ended_us = max(coalesce(last_us, 0), started_us)"
+         "UPDATE runs SET reason = 'orchestrator_lost', ended_us = " LAST_HEARD
          " WHERE experiment = ?1 AND ended_us IS NULL"}},
     [OP_DELETE_EXPERIMENT] = {"delete_experiment", 1, false,
         {"DELETE FROM journal WHERE experiment = ?1", "DELETE FROM logs WHERE experiment = ?1",

@@ -3,14 +3,16 @@
 #include "orchestrator/store/read_private.h"
 
 /* A run that goes on counts until its latest report, as in an experiment's timings. By the index runs_open. */
-#define OPEN_RUN_US(slots)                                                                                            \
-    "(SELECT coalesce(sum(max(r.last_us - r.started_us, 0) * " slots "), 0) FROM runs r WHERE r.experiment ="         \
-    " t.experiment AND r.trial = t.id AND r.ended_us IS NULL)"
+#define OPEN_RUN_US(us)                                                                                               \
+    "(SELECT coalesce(sum(" us "), 0) FROM runs r WHERE r.experiment = t.experiment AND r.trial = t.id AND"           \
+    " r.ended_us IS NULL)"
+#define TRAINED_US "max(r.last_us - r.started_us, 0)"
 /* As trial_row() reads them. */
 #define TRIAL_COLUMNS                                                                                                 \
     "t.number, t.state, t.reason, t.text, t.hyperparameters, t.restarts, t.runs, t.slots, t.unit, t.best_value,"      \
     " t.best_status, t.best_unit, t.latest_value, t.latest_status, t.latest_unit, t.created_us, t.started_us,"        \
-    " t.ended_us, t.run_us + " OPEN_RUN_US("1") ", t.slot_us + " OPEN_RUN_US("r.slots_n") ", t.id"
+    " t.ended_us, t.run_us + " OPEN_RUN_US(TRAINED_US) ", t.slot_us + " OPEN_RUN_US(RUN_SLOT_US("r", "r.last_us"))      \
+    ", t.id"
 #define DELETED_FILES(deleted)                                                                                        \
     "SELECT t.experiment, t.number, c.path FROM checkpoints c JOIN trials t ON t.id = c.trial"                        \
     " WHERE c.id > (SELECT max(id) FROM checkpoints) - 5000 AND c.deleted_us " deleted
@@ -44,9 +46,9 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
                   " WHERE t.experiment = ?1 AND t.number = ?2 ORDER BY r.by = 'best' DESC, r.id DESC LIMIT ?3",
     [READ_ROUND] = "SELECT p.rounds FROM checkpoints c JOIN reports p ON p.run = c.run WHERE c.id = ?1 AND p.unit = ?2"
                    " AND p.rounds IS NOT NULL LIMIT 1",
-    [READ_OPEN_RUN_TIME] = "SELECT coalesce(sum(last_us - started_us), 0), coalesce(sum((last_us - started_us) *"
-                           " slots_n), 0), coalesce(max(last_us), (SELECT max(last_us) FROM runs WHERE experiment ="
-                           " ?1)) FROM runs WHERE experiment = ?1 AND ended_us IS NULL", /* 10 ms when it has ended */
+    [READ_OPEN_RUN_TIME] = "SELECT coalesce(sum(r.last_us - r.started_us), 0), coalesce(sum(" RUN_SLOT_US("r", "r.last_us")
+                           "), 0), coalesce(max(r.last_us), (SELECT max(last_us) FROM runs WHERE experiment = ?1))"
+                           " FROM runs r WHERE r.experiment = ?1 AND r.ended_us IS NULL", /* 10 ms when it has ended */
     [READ_RUNS] = "SELECT r.id, r.attempt, r.slots, r.pid, r.isa, r.resume_checkpoint, r.started_us, r.ended_us,"
                   " r.reason, r.text, u.cpu, u.memory, u.gpu, u.gpu_memory FROM runs r LEFT JOIN (SELECT run, avg(cpu_cores) AS cpu,"
                   " max(memory_bytes) AS memory, avg(gpu) AS gpu, max(gpu_memory_bytes) AS gpu_memory FROM usage"

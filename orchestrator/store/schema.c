@@ -164,4 +164,14 @@ static const char *const SIXTH[] = {
     NULL,
 };
 
-const struct migration MIGRATIONS[] = {{1, FIRST}, {2, SECOND}, {3, THIRD}, {4, FOURTH}, {5, FIFTH}, {6, SIXTH}, {0, NULL}};
+/* Slots that runs share count once. */
+static const char *const SEVENTH[] = {
+    "ALTER TABLE runs ADD COLUMN slot_us INTEGER NOT NULL DEFAULT 0", /* when it has ended */
+    "CREATE INDEX runs_by_slots ON runs(experiment, slots, " RUN_ENDS("") ")",
+    "UPDATE runs SET slot_us = " RUN_SLOT_US("runs", "runs.ended_us") " WHERE ended_us > started_us",
+    "UPDATE trials SET slot_us = (SELECT coalesce(sum(r.slot_us), 0) FROM runs r WHERE r.trial = trials.id)",
+    "UPDATE experiments SET slot_us = (SELECT coalesce(sum(r.slot_us), 0) FROM runs r WHERE r.experiment = experiments.id)",
+    NULL,
+};
+
+const struct migration MIGRATIONS[] = {{1, FIRST}, {2, SECOND}, {3, THIRD}, {4, FOURTH}, {5, FIFTH}, {6, SIXTH}, {7, SEVENTH}, {0, NULL}};

@@ -54,6 +54,20 @@ enum { KIND_TRAINING, KIND_VALIDATION, KIND_TEST };
     "NOT EXISTS (SELECT 1 FROM metrics o WHERE o.trial = m.trial AND o.name = m.name AND o.client = m.client"         \
     " AND o.unit = m.unit AND (o.kind = 1, o.kind = 0, o.run) > (m.kind = 1, m.kind = 0, m.run))"
 
+/* The slot time of a run r of table runs until `end`: at each moment a slot counts in equal parts to the runs that share it, so
+ * that the runs' sum is the time that slots were held. Those that have not ended stand until then. By the index runs_by_slots (+: what has
+ * the affinity of a column is not looked up in an index over an expression). */
+#define RUN_ENDS(r) "coalesce(" r "ended_us, 9223372036854775807)" /* r: as "o." */
+#define RUNS_BESIDE(r, end)                                                                                           \
+    "FROM runs o WHERE o.experiment = " r ".experiment AND o.slots = " r ".slots AND " RUN_ENDS("o.") " > +" r         \
+    ".started_us AND o.started_us < " end " "
+#define RUN_SLOT_US(r, end)                                                                                           \
+    "(SELECT CAST(round(coalesce(sum(1.0 * long / at_once), 0) * " r ".slots_n) AS INTEGER) FROM"                     \
+    " (SELECT lead(time) OVER w - time AS long, sum(step) OVER w AS at_once FROM"                                     \
+    " (SELECT max(o.started_us, " r ".started_us) AS time, 1 AS step " RUNS_BESIDE(r, end)                            \
+    "UNION ALL SELECT min(" RUN_ENDS("o.") ", " end "), -1 " RUNS_BESIDE(r, end)                                       \
+    ") WINDOW w AS (ORDER BY time, step ROWS UNBOUNDED PRECEDING)) WHERE at_once > 0)"
+
 int migrations_latest(const struct migration *migrations);
 /* All steps from the database's user_version to the latest, and the views, in one transaction. */
 int migrate(sqlite3 *db, const struct migration *migrations, const struct view *views, struct error *err);

@@ -44,7 +44,7 @@ const struct view VIEWS[] = {
      "CREATE VIEW v_runs AS SELECT r.id AS run, r.experiment, t.number AS trial, r.attempt, r.slot_kind, r.slots_n,"
      " r.slots, r.pid, r.isa, r.resume_checkpoint, r.last_seq, " TIME("r.started_us") " AS started, "
      TIME("r.ended_us") " AS ended, " SECONDS("r.ended_us - r.started_us") " AS seconds, "
-     SECONDS("(r.ended_us - r.started_us) * r.slots_n") " AS slot_seconds, r.reason, r.text, "
+     SECONDS("CASE WHEN r.ended_us IS NOT NULL THEN r.slot_us END") " AS slot_seconds, r.reason, r.text, "
      FOLDER("r.experiment", "t.number") " || '/runs/' || r.id || '/output.log' AS log"
      " FROM runs r JOIN trials t ON t.id = r.trial"},
 

@@ -123,7 +123,7 @@ static void refuses_a_newer_schema(void **state)
 
     fill_a_little(home->path);
     make_database(home->path, "PRAGMA user_version=1000;");
-    assert_refused(home, "has schema 1000, newer than the 6 of this flexp");
+    assert_refused(home, "has schema 1000, newer than the 7 of this flexp");
 }
 
 static void refuses_a_truncated_database(void **state)

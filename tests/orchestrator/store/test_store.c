@@ -30,7 +30,7 @@ static void creates_a_database_and_finds_it_again(void **state)
     assert_int_equal(high.experiment + high.run + high.checkpoint, 0);
     store_close(store);
     assert_query(home->path, "PRAGMA application_id; PRAGMA user_version; PRAGMA journal_mode; PRAGMA quick_check",
-                 "1718384752\n6\nwal\nok");
+                 "1718384752\n7\nwal\nok");
     store = open_store(home->path, &high);
     struct store_batch *batch = store_batch_new();
     put_experiment(batch, 7);
