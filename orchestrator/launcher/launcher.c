@@ -49,7 +49,8 @@ static void keep_line(void *arg, const char *line)
     snprintf(arg, 200, "%s", line);
 }
 
-/* GPUs that NVML lists and on which the trainer's CUDA backend opens and passes its self-check. reason: why not. */
+/* GPUs that NVML lists and on which the trainer's CUDA backend opens and passes its self-check; also where other processes hold
+ * all their memory now (exit code 4), for they go some time, and trials wait until then. reason: why not. */
 static size_t usable_gpus(const char *slots, struct gpu_info **ret, char *reason, size_t room)
 {
     atomic_bool stop = false;
@@ -69,7 +70,8 @@ static size_t usable_gpus(const char *slots, struct gpu_info **ret, char *reason
         return 0;
     }
     snprintf(command, sizeof command, "exec '%s' selftest --backend cuda --no-checks 2>&1", trainer);
-    if (launcher_run_command(command, NULL, NULL, 60000, &stop, keep_line, said, &text)) {
+    if (launcher_run_command(command, NULL, NULL, 60000, &stop, keep_line, said, &text) &&
+        !(text && !strcmp(text, "exit code 4"))) {
         snprintf(reason, room, "%s", *said ? said : text ? text : "?");
         n = 0;
     }

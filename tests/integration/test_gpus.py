@@ -14,8 +14,8 @@ from server_home import Home, Skip, TOP, run_tests, test, wait_for
 FIRST, SECOND = "GPU-00000001-0000-1111-2222-333344445555", "GPU-00000002-0000-1111-2222-333344445555"
 
 
-def fake(home, works=True):
-    """An NVML with two GPUs, and a trainer whose self-check says what is wanted."""
+def fake(home, code=0):
+    """An NVML with two GPUs, and a trainer whose self-check ends with this code."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if not compiler:
         raise Skip("there is no C compiler")
@@ -23,7 +23,7 @@ def fake(home, works=True):
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, os.path.join(TOP, "tests", "integration", "nvml_fake.c")],
                    check=True)
     with open(trainer, "w", encoding="utf-8") as out:
-        out.write("#!/bin/sh\n" + ("exit 0\n" if works else "echo flexp-trainer selftest: the fake is broken\nexit 3\n"))
+        out.write("#!/bin/sh\n" + f"{'echo flexp-trainer selftest: the fake is broken' if code else ''}\nexit {code}\n")
     os.chmod(trainer, 0o755)
     home.env.update(FLEXP_NVML=library, FLEXP_TRAINER=trainer, FLEXP_TEST_GPU_PID=home.file("gpu-pid"))
 
@@ -83,12 +83,19 @@ def only_visible_gpus_count(home):
 
 @test
 def a_gpu_whose_self_check_fails_is_no_slot(home):
-    fake(home, works=False)
+    fake(home, code=3)
     home.flexp("up")
     assert [row["kind"] for row in slots(home)["slots"]] == ["cpu", "cpu"]
     home.flexp("down")
     done = home.flexp("up", "--slots", "gpu", check=False)
     assert done.returncode and "no GPU can be used (flexp-trainer selftest: the fake is broken)" in done.stderr + done.stdout, done
+
+
+@test
+def a_gpu_whose_memory_others_hold_is_a_slot(home):
+    fake(home, code=4)
+    home.flexp("up")
+    assert [row["kind"] for row in slots(home)["slots"]] == ["cpu", "cpu", "cuda", "cuda"]
 
 
 @test

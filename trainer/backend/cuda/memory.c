@@ -1,6 +1,7 @@
 /* memory.c - what a trial needs of a GPU's memory, and what there is: refused, as many as fit, or to be waited for.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cuda/cuda_private.h"
+#include "trainer/backend/cuda/selftest.h"
 
 #define OVERHEAD_MOST ((size_t)2 << 30) /* beside what is allocated, a process has no more: context, libraries, graphs */
 
@@ -98,4 +99,14 @@ bool cuda_squeezed(struct backend *b, const struct model *model, const struct pl
             return true;
         }
     return false;
+}
+
+int selftest_open(const struct driver *driver, struct device **ret, struct error *err)
+{
+    int rc = driver->open(0, NULL, ret, err);
+
+    for (int i = 1; rc == -ENOMEM; i++)
+        if ((rc = driver->open(i, NULL, ret, err)) == -ENODEV) /* there is no GPU i */
+            return fail(err, -ENOBUFS, "other processes hold the memory of every GPU: there is none for a context");
+    return rc;
 }

@@ -21,7 +21,8 @@ static const char HELP[] =
     "visible,\n"
     "several GPUs in one trial against one; then, with --bench, times networks, the federated benchmark and each "
     "operation of a step.\n"
-    "Exits with 1 where something failed, 2 for a wrong call, 3 where there is no GPU.\n";
+    "Exits with 1 where something failed, 2 for a wrong call, 3 where there is no GPU, 4 where other processes hold the\n"
+    "memory of every GPU.\n";
 
 struct options {
     const char *json;
@@ -161,9 +162,9 @@ int cuda_selftest(int argc, char **argv)
 
     if (rc)
         return rc - 1;
-    if (cuda_driver(&driver, &err) || driver->open(-1, NULL, &device, &err)) {
+    if (cuda_driver(&driver, &err) || selftest_open(driver, &device, &err)) {
         fprintf(stderr, "flexp-trainer selftest: %s\n", err.text);
-        return 3;
+        return err.code == -ENOBUFS ? 4 : 3;
     }
     driver->info(device, &info);
     driver->close(device);

@@ -105,12 +105,30 @@ static void the_gpu_that_is_short_is_named(void **state)
     assert_int_equal(fake.blocks, 0);
 }
 
+static void a_gpu_that_others_fill_does_not_hide_the_rest(void **state)
+{
+    struct device *device;
+    struct error err = {0};
+
+    (void)state;
+    fake.of[0].others = fake.of[1].others = WHOLE;
+    assert_int_equal(selftest_open(&FAKE_DRIVER, &device, &err), 0);
+    assert_int_equal(device->index, 2);
+    FAKE_DRIVER.close(device);
+    fake.of[2].others = fake.of[3].others = WHOLE;
+    assert_int_equal(selftest_open(&FAKE_DRIVER, &device, &err), -ENOBUFS);
+    assert_string_equal(err.text, "other processes hold the memory of every GPU: there is none for a context");
+    memset(fake.of, 0, sizeof fake.of);
+    assert_int_equal(fake.opened, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(others_are_told_from_what_is_its_own),
         cmocka_unit_test(only_what_would_fit_without_them_waits),
         cmocka_unit_test(the_gpu_that_is_short_is_named),
+        cmocka_unit_test(a_gpu_that_others_fill_does_not_hide_the_rest),
     };
 
     fake.capacity = WHOLE;
