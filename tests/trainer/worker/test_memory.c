@@ -173,12 +173,12 @@ static void a_run_that_others_keep_from_its_memory_says_so_and_trains_when_they_
     char text[100];
 
     (void)state;
-    fake.of[0].others = fake.capacity;
+    fake_others(0, fake.capacity);
     must_end(number++, 8, "memory_in_use", "cuda:0: other processes hold its memory: there is none for a context");
     for (left = 4096; left < 64 * MIB; left *= 2) {
         json_t *message;
         const char *reason;
-        fake.of[0].others = fake.capacity - left;
+        fake_others(0, fake.capacity - left);
         message = run(number++, 8);
         reason = json_string_or(message, "reason", "");
         if (strcmp(reason, "memory_in_use")) {
@@ -193,7 +193,7 @@ static void a_run_that_others_keep_from_its_memory_says_so_and_trains_when_they_
         json_decref(message);
     }
     assert_true(number > 6 && left < 64 * MIB);
-    fake.of[0].others = 0;
+    fake_others(0, 0);
     must_end(number, 8, "length", "");
 }
 
@@ -201,9 +201,9 @@ static void a_run_that_others_keep_from_its_memory_says_so_and_trains_when_they_
 static void a_run_that_the_whole_gpu_is_too_small_for_does_not_put_it_on_others(void **state)
 {
     (void)state;
-    fake.of[0].others = 400 * MIB;
+    fake_others(0, 400 * MIB);
     must_end(100, LARGE, "out_of_memory", "but Fake GPU has 700 MiB");
-    fake.of[0].others = 0;
+    fake_others(0, 0);
 }
 
 int main(void)

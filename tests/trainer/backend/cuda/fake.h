@@ -214,17 +214,29 @@ static int fake_queue(struct device *device, int kernel, const void *args, size_
     return rc;
 }
 
+/* Other processes hold so much of a GPU from now on. */
+__attribute__((unused)) static void fake_others(int index, size_t bytes)
+{
+    pthread_mutex_lock(&fake_lock);
+    fake.of[index].others = bytes;
+    pthread_mutex_unlock(&fake_lock);
+}
+
 static int fake_open(int index, const char *uuid, struct device **ret, struct error *err)
 {
     int visible = fake.devices ? fake.devices : 1;
     struct device *d;
+    bool full;
 
     if (uuid && strcmp(uuid, "GPU-fake"))
         return fail(err, -ENODEV, "there is no GPU %s", uuid);
     if (index >= visible)
         return fail(err, -ENODEV, "there is no GPU %d: %d are visible", index, visible);
     index = index < 0 ? 0 : index;
-    if (fake.of[index].others && fake.of[index].others == fake.capacity) /* not even for a context */
+    pthread_mutex_lock(&fake_lock);
+    full = fake.of[index].others && fake.of[index].others == fake.capacity; /* not even for a context */
+    pthread_mutex_unlock(&fake_lock);
+    if (full)
         return fail(err, -ENOMEM, "out of GPU memory");
     d = calloc(1, sizeof *d);
     d->index = index;
@@ -269,7 +281,12 @@ static int fake_memory(struct device *device, size_t *ret_free, size_t *ret_tota
 
 static size_t fake_own(const struct device *device)
 {
-    return fake.of[device->index].used;
+    size_t used;
+
+    pthread_mutex_lock(&fake_lock);
+    used = fake.of[device->index].used;
+    pthread_mutex_unlock(&fake_lock);
+    return used;
 }
 
 /* what is known of it, guard, memory, guard */

@@ -41,7 +41,7 @@ static void others_are_told_from_what_is_its_own(void **state)
     (void)state;
     must_open(&b, 1);
     assert_false(is_squeezed(&b, 8, &squeeze)); /* there is enough */
-    fake.of[0].others = WHOLE - 8 * MIB;
+    fake_others(0, WHOLE - 8 * MIB);
     assert_true(is_squeezed(&b, 8, &squeeze));
     assert_int_equal(squeeze.gpu, 0);
     assert_string_equal(squeeze.name, "Fake GPU");
@@ -49,9 +49,9 @@ static void others_are_told_from_what_is_its_own(void **state)
     assert_int_equal(squeeze.free_bytes, 8 * MIB); /* what this backend holds of it included */
     assert_int_equal(squeeze.others_bytes, WHOLE - 8 * MIB - CONTEXT_BYTES);
     assert_true(squeeze.needed_bytes > CONTEXT_BYTES);
-    fake.of[0].others = WHOLE / 8; /* no more than a driver might take for this process */
+    fake_others(0, WHOLE / 8); /* no more than a driver might take for this process */
     assert_false(is_squeezed(&b, 8, &squeeze));
-    fake.of[0].others = 0; /* all that is gone is its own: another run's, or an idle plan's */
+    fake_others(0, 0); /* all that is gone is its own: another run's, or an idle plan's */
     assert_int_equal(FAKE_DRIVER.alloc(b.gpu->device, WHOLE - fake.used - MIB, &own, &err), 0);
     assert_false(is_squeezed(&b, 8, &squeeze));
     FAKE_DRIVER.release(b.gpu->device, own);
@@ -68,7 +68,7 @@ static void only_what_would_fit_without_them_waits(void **state)
 
     (void)state;
     must_open(&b, 1);
-    fake.of[0].others = WHOLE / 2;
+    fake_others(0, WHOLE / 2);
     assert_false(is_squeezed(&b, 8, &squeeze)); /* the other half will do */
     do
         batch *= 2; /* until it is more than the whole */
@@ -77,7 +77,7 @@ static void only_what_would_fit_without_them_waits(void **state)
     assert_true(bytes > WHOLE);
     assert_false(is_squeezed(&b, batch, &squeeze));
     assert_true(is_squeezed(&b, batch / 2, &squeeze));
-    fake.of[0].others = 0;
+    fake_others(0, 0);
     bed_done(&b);
 }
 
@@ -91,16 +91,16 @@ static void the_gpu_that_is_short_is_named(void **state)
     (void)state;
     must_open(&b, 3);
     assert_false(is_squeezed(&b, 8, &squeeze));
-    fake.of[2].others = WHOLE - 8 * MIB;
+    fake_others(2, WHOLE - 8 * MIB);
     assert_true(is_squeezed(&b, 8, &squeeze));
     assert_int_equal(squeeze.gpu, 2);
     bed_done(&b);
-    fake.of[2].others = WHOLE; /* not even a context */
+    fake_others(2, WHOLE); /* not even a context */
     assert_int_equal(BACKEND_CUDA.open(&(struct backend_options){.gpus_n = 3}, &backend, &err), -ENOBUFS);
     assert_non_null(strstr(err.text, "other processes hold its memory: there is none for a context (GPU 2)"));
     assert_int_equal(BACKEND_CUDA.open(&(struct backend_options){.gpus_n = 2}, &backend, &err), 0);
     BACKEND_CUDA.close(backend);
-    fake.of[2].others = 0;
+    fake_others(2, 0);
     assert_int_equal(fake.opened, 0);
     assert_int_equal(fake.blocks, 0);
 }
@@ -111,11 +111,13 @@ static void a_gpu_that_others_fill_does_not_hide_the_rest(void **state)
     struct error err = {0};
 
     (void)state;
-    fake.of[0].others = fake.of[1].others = WHOLE;
+    fake_others(0, WHOLE);
+    fake_others(1, WHOLE);
     assert_int_equal(selftest_open(&FAKE_DRIVER, &device, &err), 0);
     assert_int_equal(device->index, 2);
     FAKE_DRIVER.close(device);
-    fake.of[2].others = fake.of[3].others = WHOLE;
+    fake_others(2, WHOLE);
+    fake_others(3, WHOLE);
     assert_int_equal(selftest_open(&FAKE_DRIVER, &device, &err), -ENOBUFS);
     assert_string_equal(err.text, "other processes hold the memory of every GPU: there is none for a context");
     memset(fake.of, 0, sizeof fake.of);
