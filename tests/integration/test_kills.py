@@ -69,7 +69,8 @@ class Home:
         self.path = os.path.join(folder, name)
         self.log = os.path.join(self.path, "protocol")
         os.makedirs(self.log)
-        self.env = dict(os.environ, FLEXP_HOME=self.path, FLEXP_PROTOCOL_LOG=self.log, FLEXP_BACKOFF_MS="10", **env)
+        self.env = dict(os.environ, FLEXP_HOME=self.path, FLEXP_PROTOCOL_LOG=self.log, FLEXP_BACKOFF_MS="10",
+                        FLEXP_CORES="4", **env)  # four slots, on fewer cores too
         self.config = os.path.join(self.path, "config.yaml")
         with open(self.config, "w", encoding="utf-8") as out:
             out.write(COMMON + SETTINGS[setting][0])
