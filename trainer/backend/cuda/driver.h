@@ -1,7 +1,8 @@
 /* driver.h - the boundary to the GPU: everything that needs the toolkit is behind this table, and flexp-cuda.so is one
  * that fills it. What plans, schedules and counts (the files beside this one) is plain C and is tested with a small
  * fake of this table that runs the same kernel bodies on the host.
- * Work is queued in order on one stream; upload, download and wait are the points where the host waits.
+ * Work is queued in order on one stream; upload, download and wait are the points where the host waits. What copy_in
+ * reads and copy_out writes is pinned memory: until the next of these points it is the device's.
  * Threads: one caller at a time for each device, link_abort excepted. SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CUDA_DRIVER_H
 #define FLEXP_TRAINER_CUDA_DRIVER_H
@@ -15,7 +16,7 @@
 extern "C" {
 #endif
 
-#define DRIVER_API_VERSION 3
+#define DRIVER_API_VERSION 4
 #define DRIVER_SYMBOL "flexp_cuda_driver"
 
 /* Kernels that take an index each: name, and the struct of their arguments. The matrix products are apart. */
@@ -97,7 +98,12 @@ struct driver {
     void (*release)(struct device *device, void *memory);
     int (*upload)(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
     int (*download)(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
-    /* These four can be captured. */
+    /* Memory of the host that copies of captured work may name. -ENOMEM. */
+    int (*pin)(struct device *device, size_t bytes, void **ret, struct error *err);
+    void (*unpin)(struct device *device, void *pinned);
+    /* These six can be captured. */
+    int (*copy_in)(struct device *device, void *to, const void *pinned, size_t bytes, struct error *err);
+    int (*copy_out)(struct device *device, void *pinned, const void *from, size_t bytes, struct error *err);
     int (*clear)(struct device *device, void *memory, size_t bytes, struct error *err);
     int (*launch)(struct device *device, enum kernel kernel, const void *args, size_t size, struct error *err);
     int (*gemm)(struct device *device, const struct gemm_args *args, struct error *err);
@@ -105,6 +111,11 @@ struct driver {
     int (*wait)(struct device *device, struct error *err);
     int (*capture_begin)(struct device *device, struct error *err);
     int (*capture_end)(struct device *device, struct captured **ret, struct error *err); /* ret NULL: throws it away */
+    /* In a capture: what is queued between the two is run until *left, in device memory, is 0; once at least. What is sent
+     * to other GPUs may not be in it. One for each capture. -ENOTSUP, from capture_end too: this toolkit or GPU has no
+     * loops, or not of this work. */
+    int (*loop_begin)(struct device *device, struct error *err);
+    int (*loop_end)(struct device *device, uint32_t *left, struct error *err); /* takes 1 off *left */
     int (*replay)(struct device *device, struct captured *captured, struct error *err);
     void (*captured_free)(struct device *device, struct captured *captured);
     /* Seconds of the device's clock, queued: mark(0) ... mark(1), then seconds(). */

@@ -1,6 +1,7 @@
 /* fake.h - devices that are the host: the table of driver.h over malloc, with the kernels' bodies in plain loops. They
- * check what a GPU would not forgive: memory is poisoned (NaN), has guards and belongs to one device, captured work may
- * not copy or allocate, leaks are counted, memory can be made small. SPDX-License-Identifier: Apache-2.0 */
+ * check what a GPU would not forgive: memory is poisoned (NaN), has guards and belongs to one device; captured work may
+ * not allocate, and copies pinned memory alone, which is the device's until the host waits; leaks are counted, memory
+ * can be made small. SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TESTS_CUDA_FAKE_H
 #define FLEXP_TESTS_CUDA_FAKE_H
 
@@ -18,7 +19,8 @@
 
 static struct {
     size_t capacity, used, blocks, peak, allocations;
-    size_t launches, replays, captures, uploads; /* counted */
+    size_t calls;                                /* of the table's functions that a GPU's driver sees */
+    size_t launches, replays, captures, uploads; /* counted, among these */
     int opened;
     bool tiles; /* products by the tile kernel's phases */
     int capturing;
@@ -29,16 +31,28 @@ static struct {
         size_t others;         /* what other processes hold */
     } of[FAKE_DEVICES];
     bool no_nccl;
-    int hangs; /* 1 + the device that never answers the others */
+    int hangs;     /* 1 + the device that never answers the others */
+    bool no_loops; /* as an old driver */
 } fake = {.capacity = (size_t)4 << 30};
 
 struct fake_work {
     int kernel; /* enum kernel, or one of these */
     void *args;
     size_t size;
-    void *memory;
+    void *memory, *pinned; /* pinned: of a copy */
 };
-enum { FAKE_GEMM = KERNELS_N, FAKE_SHARED_SUM, FAKE_CLEAR, FAKE_FORK, FAKE_JOIN, FAKE_LINK };
+enum {
+    FAKE_GEMM = KERNELS_N,
+    FAKE_SHARED_SUM,
+    FAKE_CLEAR,
+    FAKE_COPY_IN,
+    FAKE_COPY_OUT,
+    FAKE_LOOP_BEGIN,
+    FAKE_LOOP_END, /* memory: what is left */
+    FAKE_FORK,
+    FAKE_JOIN,
+    FAKE_LINK
+};
 struct captured {
     struct fake_work *work;
     size_t n;
@@ -48,11 +62,20 @@ struct device {
     int index;
     bool capturing;
     struct captured *recording;
+    bool loop, loop_ended;  /* in what is recorded */
+    struct fake_held *held; /* fake_memory.h */
     struct fake_link *link; /* fake_link.h */
 };
 
 /* Counters and the list of blocks are all devices'. */
 static pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void fake_called(void)
+{
+    pthread_mutex_lock(&fake_lock);
+    fake.calls++;
+    pthread_mutex_unlock(&fake_lock);
+}
 
 #include "tests/trainer/backend/cuda/fake_memory.h"
 
@@ -134,6 +157,8 @@ static int fake_do(struct device *device, const struct fake_work *w, struct erro
         return fake_link_do(device, w, err);
     if (w->kernel == FAKE_CLEAR)
         memset(w->memory, 0, w->size);
+    else if (w->kernel == FAKE_COPY_IN || w->kernel == FAKE_COPY_OUT)
+        fake_hold(device, w->kernel == FAKE_COPY_OUT, w->pinned, w->memory, w->size);
     else if (w->kernel == FAKE_SHARED_SUM)
         fake_shared_sum(w->args);
     else if (w->kernel < (int)KERNELS_N)
@@ -150,19 +175,22 @@ static int fake_do(struct device *device, const struct fake_work *w, struct erro
     return 0;
 }
 
-static int fake_queue(struct device *device, int kernel, const void *args, size_t size, void *memory,
-                      struct error *err)
+static int fake_queue_copy(struct device *device, int kernel, const void *args, size_t size, void *memory, void *pinned,
+                           struct error *err)
 {
-    struct fake_work w = {.kernel = kernel, .size = size, .memory = memory};
+    struct fake_work w = {.kernel = kernel, .size = size, .memory = memory, .pinned = pinned};
     bool fails;
     int rc;
 
     pthread_mutex_lock(&fake_lock);
     fails = fake.fail_launch && fake.fail_device == device->index && !--fake.fail_launch;
     fake.launches++;
+    fake.calls++;
     pthread_mutex_unlock(&fake_lock);
     if (fails)
         return fail(err, -EIO, "the fake GPU fell off the bus");
+    assert(kernel < FAKE_FORK || !device->capturing || device->loop == device->loop_ended);
+    assert(!pinned || fake_is_pinned(device, pinned, size));
     fake_check_pointers(device, &memory, sizeof memory);
     fake_link_queued(device, kernel);
     if (args) {
@@ -189,6 +217,11 @@ __attribute__((unused)) static void fake_others(int index, size_t bytes)
     pthread_mutex_lock(&fake_lock);
     fake.of[index].others = bytes;
     pthread_mutex_unlock(&fake_lock);
+}
+
+static int fake_queue(struct device *device, int kernel, const void *args, size_t size, void *memory, struct error *err)
+{
+    return fake_queue_copy(device, kernel, args, size, memory, NULL, err);
 }
 
 static int fake_open(int index, const char *uuid, struct device **ret, struct error *err)
@@ -221,6 +254,7 @@ static void fake_link_free(struct device *device);
 static void fake_close(struct device *device)
 {
     fake_link_free(device);
+    fake_release_held(device);
     pthread_mutex_lock(&fake_lock);
     fake.opened--;
     pthread_mutex_unlock(&fake_lock);
@@ -238,6 +272,7 @@ static int fake_copy(struct device *device, void *to, const void *from, size_t b
     assert(!device->capturing && (!bytes || fake_owner(own) == device));
     pthread_mutex_lock(&fake_lock);
     fake.uploads++;
+    fake.calls++;
     pthread_mutex_unlock(&fake_lock);
     if (bytes)
         memcpy(to, from, bytes);
@@ -253,7 +288,18 @@ static int fake_upload(struct device *device, void *to, const void *from, size_t
 static int fake_download(struct device *device, void *to, const void *from, size_t bytes, struct error *err)
 {
     (void)err;
+    fake_release_held(device);
     return fake_copy(device, to, from, bytes, from);
+}
+
+static int fake_copy_in(struct device *device, void *to, const void *pinned, size_t bytes, struct error *err)
+{
+    return fake_queue_copy(device, FAKE_COPY_IN, NULL, bytes, to, (void *)pinned, err);
+}
+
+static int fake_copy_out(struct device *device, void *pinned, const void *from, size_t bytes, struct error *err)
+{
+    return fake_queue_copy(device, FAKE_COPY_OUT, NULL, bytes, (void *)from, pinned, err);
 }
 
 static int fake_clear(struct device *device, void *memory, size_t bytes, struct error *err)
@@ -280,7 +326,9 @@ static int fake_sum(struct device *device, const struct shared_sum_args *args, s
 static int fake_wait(struct device *device, struct error *err)
 {
     (void)err;
+    fake_called();
     assert(!device->capturing);
+    fake_release_held(device);
     return 0;
 }
 
@@ -299,9 +347,11 @@ static int fake_capture_begin(struct device *device, struct error *err)
     (void)err;
     assert(!device->capturing);
     device->capturing = true;
+    device->loop = device->loop_ended = false;
     device->recording = calloc(1, sizeof *device->recording);
     pthread_mutex_lock(&fake_lock);
     fake.capturing++;
+    fake.calls++;
     pthread_mutex_unlock(&fake_lock);
     return 0;
 }
@@ -309,11 +359,12 @@ static int fake_capture_begin(struct device *device, struct error *err)
 static int fake_capture_end(struct device *device, struct captured **ret, struct error *err)
 {
     (void)err;
-    assert(device->capturing);
+    assert(device->capturing && (!ret || device->loop == device->loop_ended));
     device->capturing = false;
     pthread_mutex_lock(&fake_lock);
     fake.capturing--;
     fake.captures++;
+    fake.calls++;
     pthread_mutex_unlock(&fake_lock);
     if (ret)
         *ret = device->recording;
@@ -322,16 +373,42 @@ static int fake_capture_end(struct device *device, struct captured **ret, struct
     return 0;
 }
 
+/* As real conditional nodes: nothing that goes to other devices. */
+static int fake_loop_begin(struct device *device, struct error *err)
+{
+    assert(device->capturing && !device->loop);
+    if (fake.no_loops)
+        return fail(err, -ENOTSUP, "this fake GPU has no loops");
+    device->loop = true;
+    return fake_queue(device, FAKE_LOOP_BEGIN, NULL, 0, NULL, err);
+}
+
+static int fake_loop_end(struct device *device, uint32_t *left, struct error *err)
+{
+    assert(device->loop && !device->loop_ended && fake_owner(left) == device);
+    device->loop_ended = true;
+    return fake_queue(device, FAKE_LOOP_END, NULL, 0, left, err);
+}
+
 static int fake_replay(struct device *device, struct captured *c, struct error *err)
 {
+    size_t again = 0;
     int rc = 0;
 
     pthread_mutex_lock(&fake_lock);
     fake.replays++;
+    fake.calls++;
     pthread_mutex_unlock(&fake_lock);
     fake_link_replayed(device, c);
-    for (size_t i = 0; i < c->n && !rc; i++)
-        rc = fake_do(device, &c->work[i], err);
+    for (size_t i = 0; i < c->n && !rc; i++) {
+        uint32_t *left = c->work[i].memory;
+        if (c->work[i].kernel == FAKE_LOOP_BEGIN)
+            again = i;
+        else if (c->work[i].kernel != FAKE_LOOP_END)
+            rc = fake_do(device, &c->work[i], err);
+        else if (*left && --*left)
+            i = again;
+    }
     return rc;
 }
 
@@ -361,6 +438,10 @@ static const struct driver FAKE_DRIVER = {
     .release = fake_release,
     .upload = fake_upload,
     .download = fake_download,
+    .pin = fake_pin,
+    .unpin = fake_unpin,
+    .copy_in = fake_copy_in,
+    .copy_out = fake_copy_out,
     .clear = fake_clear,
     .launch = fake_launch,
     .gemm = fake_gemm,
@@ -368,6 +449,8 @@ static const struct driver FAKE_DRIVER = {
     .wait = fake_wait,
     .capture_begin = fake_capture_begin,
     .capture_end = fake_capture_end,
+    .loop_begin = fake_loop_begin,
+    .loop_end = fake_loop_end,
     .replay = fake_replay,
     .captured_free = fake_captured_free,
     .mark = fake_mark,

@@ -1,4 +1,5 @@
-/* fake_memory.h - memory of fake devices: poisoned (NaN), with guards, each block one device's. Included by fake.h.
+/* fake_memory.h - memory of fake devices: poisoned (NaN), with guards, each block one device's; and pinned memory.
+ * Included by fake.h.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TESTS_CUDA_FAKE_MEMORY_H
 #define FLEXP_TESTS_CUDA_FAKE_MEMORY_H
@@ -6,6 +7,7 @@
 struct fake_block { /* behind it 256 bytes after its start: the memory */
     size_t bytes;
     const struct device *device;
+    bool pinned; /* memory of the host */
     struct fake_block *next;
 };
 static struct fake_block *fake_blocks;
@@ -16,10 +18,64 @@ static const struct device *fake_owner(const void *memory)
 
     pthread_mutex_lock(&fake_lock);
     for (const struct fake_block *b = fake_blocks; b && !owner; b = b->next)
-        if ((const char *)memory >= (const char *)b + 256 && (const char *)memory < (const char *)b + 256 + b->bytes)
+        if (!b->pinned && (const char *)memory >= (const char *)b + 256 &&
+            (const char *)memory < (const char *)b + 256 + b->bytes)
             owner = b->device;
     pthread_mutex_unlock(&fake_lock);
     return owner;
+}
+
+static bool fake_is_pinned(const struct device *device, const void *memory, size_t bytes)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&fake_lock);
+    for (const struct fake_block *b = fake_blocks; b && !found; b = b->next)
+        found = b->pinned && b->device == device && (const char *)memory >= (const char *)b + 256 &&
+                (const char *)memory + bytes <= (const char *)b + 256 + b->bytes;
+    pthread_mutex_unlock(&fake_lock);
+    return found;
+}
+
+/* Copies that are as late, or as early, as a GPU's can be: what goes out arrives when the host waits, and until then
+ * what went in may not be written again. */
+struct fake_held {
+    struct fake_held *next;
+    bool out;
+    void *pinned;
+    size_t bytes;
+    char data[];
+};
+
+static void fake_hold(struct device *device, bool out, void *pinned, void *memory, size_t bytes)
+{
+    struct fake_held *held = malloc(sizeof *held + bytes), **last = &device->held;
+
+    assert(fake_is_pinned(device, pinned, bytes) && (!bytes || fake_owner(memory) == device));
+    while (*last)
+        last = &(*last)->next;
+    *held = (struct fake_held){.out = out, .pinned = pinned, .bytes = bytes};
+    *last = held;
+    memcpy(held->data, out ? memory : pinned, bytes);
+    if (out)
+        memset(pinned, 0xff, bytes);
+    else
+        memcpy(memory, pinned, bytes);
+}
+
+static void fake_release_held(struct device *device)
+{
+    while (device->held) {
+        struct fake_held *held = device->held;
+        device->held = held->next;
+        if (held->out)
+            memcpy(held->pinned, held->data, held->bytes);
+        else if (memcmp(held->pinned, held->data, held->bytes) != 0) {
+            fprintf(stderr, "fake GPU: pinned memory was written before it was copied\n");
+            abort();
+        }
+        free(held);
+    }
 }
 
 /* No argument may point into another device's memory. */
@@ -47,6 +103,7 @@ static int fake_memory(struct device *device, size_t *ret_free, size_t *ret_tota
     pthread_mutex_lock(&fake_lock);
     *ret_total = fake_capacity(device);
     *ret_free = *ret_total - fake.of[device->index].used - fake.of[device->index].others;
+    fake.calls++;
     pthread_mutex_unlock(&fake_lock);
     return 0;
 }
@@ -62,7 +119,7 @@ static size_t fake_own(const struct device *device)
 }
 
 /* what is known of it, guard, memory, guard */
-static int fake_alloc(struct device *device, size_t bytes, void **ret, struct error *err)
+static int fake_new(struct device *device, size_t bytes, bool pinned, void **ret, struct error *err)
 {
     size_t whole = (bytes + 255) / 256 * 256 + 256 + FAKE_GUARD;
     struct fake_block *block = aligned_alloc(256, (whole + 255) / 256 * 256);
@@ -70,13 +127,14 @@ static int fake_alloc(struct device *device, size_t bytes, void **ret, struct er
 
     assert(!device->capturing);
     pthread_mutex_lock(&fake_lock);
-    fits = fake.of[device->index].used + fake.of[device->index].others + bytes <= fake_capacity(device);
+    fits = pinned || fake.of[device->index].used + fake.of[device->index].others + bytes <= fake_capacity(device);
+    fake.calls++;
     if (fits) {
         memset(block, 0xff, whole);
-        *block = (struct fake_block){bytes, device, fake_blocks};
+        *block = (struct fake_block){bytes, device, pinned, fake_blocks};
         fake_blocks = block;
-        fake.of[device->index].used += bytes;
-        fake.used += bytes;
+        fake.of[device->index].used += pinned ? 0 : bytes;
+        fake.used += pinned ? 0 : bytes;
         fake.peak = fake.used > fake.peak ? fake.used : fake.peak;
         fake.blocks++;
         fake.allocations++;
@@ -90,7 +148,17 @@ static int fake_alloc(struct device *device, size_t bytes, void **ret, struct er
     return 0;
 }
 
-static void fake_release(struct device *device, void *memory)
+static int fake_alloc(struct device *device, size_t bytes, void **ret, struct error *err)
+{
+    return fake_new(device, bytes, false, ret, err);
+}
+
+static int fake_pin(struct device *device, size_t bytes, void **ret, struct error *err)
+{
+    return fake_new(device, bytes, true, ret, err);
+}
+
+static void fake_free(struct device *device, void *memory, bool pinned)
 {
     struct fake_block *block, **at = &fake_blocks;
     const char *guard;
@@ -99,7 +167,7 @@ static void fake_release(struct device *device, void *memory)
         return;
     block = (struct fake_block *)(void *)((char *)memory - 256);
     guard = (const char *)block + 256;
-    assert(block->device == device);
+    assert(block->device == device && block->pinned == pinned);
     for (size_t i = 0; i < FAKE_GUARD; i++)
         if (guard[block->bytes + i] != (char)0xff || guard[-1 - (ptrdiff_t)(i % 128)] != (char)0xff) {
             fprintf(stderr, "fake GPU: written past a block of %zu bytes\n", block->bytes);
@@ -109,11 +177,23 @@ static void fake_release(struct device *device, void *memory)
     while (*at != block)
         at = &(*at)->next;
     *at = block->next;
-    fake.of[device->index].used -= block->bytes;
-    fake.used -= block->bytes;
+    fake.of[device->index].used -= pinned ? 0 : block->bytes;
+    fake.used -= pinned ? 0 : block->bytes;
     fake.blocks--;
+    fake.calls++;
     pthread_mutex_unlock(&fake_lock);
     free(block);
+}
+
+static void fake_release(struct device *device, void *memory)
+{
+    fake_free(device, memory, false);
+}
+
+static void fake_unpin(struct device *device, void *pinned)
+{
+    fake_release_held(device); /* as the driver, which waits */
+    fake_free(device, pinned, true);
 }
 
 #endif

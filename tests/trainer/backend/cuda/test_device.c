@@ -338,12 +338,88 @@ static void rounds_that_share_the_start_have_the_hosts_bits(void **state)
     free(sums[1]);
 }
 
+/* Copies from and to pinned memory, and a loop between them: 1 + 4 x times in one launch. */
+static void check_loop(const struct driver *d)
+{
+    static const uint32_t TIMES[] = {1, 5, 0, 300, 2};
+    struct {
+        float from, to;
+        uint32_t left;
+    } * pinned, *memory;
+    struct accumulate_args once = {.count = 1}, again = {.count = 1};
+    struct captured *captured = NULL;
+    struct device *device;
+    struct error err = {0};
+    void *host, *there;
+    bool ok;
+
+    if (d->open(-1, NULL, &device, &err) || d->pin(device, 2 * sizeof *pinned, &host, &err) ||
+        d->alloc(device, sizeof *memory, &there, &err))
+        fail_msg("%s", err.text);
+    pinned = host;
+    memory = there;
+    pinned[0].from = 2;
+    once.from = again.from = &memory->from;
+    once.to = &memory->from; /* from += from */
+    again.to = &memory->to;
+    ok = !d->launch(device, KERNEL_accumulate, &again, sizeof again, &err) && !d->wait(device, &err) && /* loads it */
+         !d->capture_begin(device, &err) && !d->copy_in(device, memory, pinned, sizeof *pinned, &err) &&
+         !d->launch(device, KERNEL_accumulate, &once, sizeof once, &err) && !d->loop_begin(device, &err) &&
+         !d->launch(device, KERNEL_accumulate, &again, sizeof again, &err) &&
+         !d->loop_end(device, &memory->left, &err) && !d->launch(device, KERNEL_accumulate, &once, sizeof once, &err) &&
+         !d->copy_out(device, pinned + 1, memory, sizeof *memory, &err) && !d->capture_end(device, &captured, &err);
+    for (size_t i = 0; ok && i < sizeof TIMES / sizeof *TIMES; i++) {
+        uint32_t times = TIMES[i] ? TIMES[i] : 1;
+        pinned[0].to = 1;
+        pinned[0].left = TIMES[i];
+        ok = !d->replay(device, captured, &err) && !d->wait(device, &err);
+        assert_true(ok && pinned[1].to == 1 + 4 * (float)times && pinned[1].from == 8 && pinned[1].left == 0);
+    }
+    if (!ok)
+        fail_msg("%s", err.text);
+    d->captured_free(device, captured);
+    d->release(device, there);
+    d->unpin(device, host);
+    d->close(device);
+}
+
+static void a_loop_runs_as_often_as_it_is_told(void **state)
+{
+    (void)state;
+    check_loop(&FAKE_DRIVER);
+    assert_int_equal(fake.blocks, 0);
+    NEED_GPU
+    check_loop(real);
+}
+
+/* What cannot be captured is thrown away, and the device goes on. */
+static void a_capture_is_thrown_away_inside_a_loop(void **state)
+{
+    struct device *device;
+    struct error err = {0};
+    struct spread_args wrong = {.count = 1};
+
+    (void)state;
+    NEED_GPU
+    assert_int_equal(real->open(-1, NULL, &device, &err), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(real->capture_begin(device, &err), 0);
+        assert_int_equal(real->loop_begin(device, &err), 0);
+        assert_int_equal(real->launch(device, KERNEL_spread, &wrong, 1, &err), -EIO);
+        real->capture_end(device, NULL, NULL);
+        assert_int_equal(real->wait(device, &err), 0);
+    }
+    real->close(device);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_are_the_hosts),
         cmocka_unit_test(gradients_of_every_layer_have_the_hosts_bits),
         cmocka_unit_test(rounds_that_share_the_start_have_the_hosts_bits),
+        cmocka_unit_test(a_loop_runs_as_often_as_it_is_told),
+        cmocka_unit_test(a_capture_is_thrown_away_inside_a_loop),
     };
     struct error err;
     struct device *device;

@@ -2,6 +2,7 @@
  *
  *   kernels.cu   own kernels
  *   driver.c     the table of driver.h over the CUDA runtime
+ *   capture.c    captured work: executable graphs
  *   cudnn.c      convolutions, through cuDNN's backend graph API; the library is opened at run time
  *   cublas.c     dense layers through cuBLASLt; likewise
  *   nccl.c       what several GPUs send each other, through NCCL; likewise
@@ -20,6 +21,11 @@ struct device {
     int index;
     cudaStream_t stream;
     cudaEvent_t events[2];
+    struct {
+        cudaGraph_t graph;    /* with a loop: what was captured before it, then all */
+        cudaGraphNode_t node; /* the loop */
+        unsigned long long handle;
+    } loop;
     struct cudaDeviceProp prop;
     struct device_info info;
     void *cudnn, *cublas; /* handles; NULL: not there */
@@ -34,6 +40,12 @@ struct library {
     void (*free)(struct library *library);
 };
 
+/* Which GPU a call is for is a property of the calling thread; any thread may call, one at a time for each device. */
+static inline void enter(const struct device *d)
+{
+    cudaSetDevice(d->index);
+}
+
 /* One translator for each library. Out of memory becomes -ENOMEM, all else -EIO. */
 int cuda_fail(struct error *err, cudaError_t status, const char *what);
 
@@ -43,6 +55,14 @@ struct symbol {
     void *to; /* of a function pointer */
 };
 int open_library(const char *const *names, const struct symbol *symbols, struct error *err);
+
+/* capture.c */
+int capture_begin(struct device *device, struct error *err);
+int capture_end(struct device *device, struct captured **ret, struct error *err);
+int capture_loop_begin(struct device *device, struct error *err);
+int capture_loop_end(struct device *device, uint32_t *left, struct error *err);
+int capture_replay(struct device *device, struct captured *captured, struct error *err);
+void captured_free(struct device *device, struct captured *captured);
 
 int cudnn_open(struct device *device, struct error *err);
 void cudnn_close(struct device *device);

@@ -90,12 +90,6 @@ static int self_check(struct device *d, struct error *err)
     return rc;
 }
 
-/* Which GPU a call is for is a property of the calling thread; any thread may call, one at a time for each device. */
-static void enter(const struct device *d)
-{
-    cudaSetDevice(d->index);
-}
-
 static void device_close(struct device *d)
 {
     if (!d)
@@ -152,7 +146,8 @@ static int device_open(int index, const char *uuid, struct device **ret, struct 
     if ((rc = cuda_fail(err, cudaSetDevice(d->index), "opening a GPU")) ||
         (rc = cuda_fail(err, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "opening a GPU")) ||
         (rc = cuda_fail(err, cudaEventCreate(&d->events[0]), "opening a GPU")) ||
-        (rc = cuda_fail(err, cudaEventCreate(&d->events[1]), "opening a GPU")) || (rc = self_check(d, err)))
+        (rc = cuda_fail(err, cudaEventCreate(&d->events[1]), "opening a GPU")) ||
+        (rc = cuda_fail(err, cuda_load_count_down(), "opening a GPU")) || (rc = self_check(d, err)))
         goto out;
     snprintf(d->info.name, sizeof d->info.name, "%s", d->prop.name);
     snprintf(d->info.isa, sizeof d->info.isa, "sm_%d%d", d->prop.major, d->prop.minor);
@@ -253,6 +248,38 @@ static int device_download(struct device *d, void *to, const void *from, size_t 
     return rc ? rc : cuda_fail(err, cudaStreamSynchronize(d->stream), "download");
 }
 
+static int device_pin(struct device *d, size_t bytes, void **ret, struct error *err)
+{
+    cudaError_t status;
+
+    enter(d);
+    status = cudaHostAlloc(ret, bytes ? bytes : 1, cudaHostAllocDefault);
+    if (status == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        return fail(err, -ENOMEM, "out of memory: %zu bytes that a GPU reads cannot be pinned", bytes);
+    }
+    return cuda_fail(err, status, "pinning memory");
+}
+
+static void device_unpin(struct device *d, void *pinned)
+{
+    enter(d);
+    if (pinned)
+        cudaFreeHost(pinned);
+}
+
+static int device_copy_in(struct device *d, void *to, const void *pinned, size_t bytes, struct error *err)
+{
+    enter(d);
+    return bytes ? cuda_fail(err, cudaMemcpyAsync(to, pinned, bytes, cudaMemcpyHostToDevice, d->stream), "copy") : 0;
+}
+
+static int device_copy_out(struct device *d, void *pinned, const void *from, size_t bytes, struct error *err)
+{
+    enter(d);
+    return bytes ? cuda_fail(err, cudaMemcpyAsync(pinned, from, bytes, cudaMemcpyDeviceToHost, d->stream), "copy") : 0;
+}
+
 static int device_clear(struct device *d, void *memory, size_t bytes, struct error *err)
 {
     enter(d);
@@ -286,46 +313,6 @@ static int device_wait(struct device *d, struct error *err)
 {
     enter(d);
     return cuda_fail(err, cudaStreamSynchronize(d->stream), "waiting");
-}
-
-/* captured: an executable graph */
-
-static int capture_begin(struct device *d, struct error *err)
-{
-    enter(d);
-    return cuda_fail(err, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), "capture");
-}
-
-static int capture_end(struct device *d, struct captured **ret, struct error *err)
-{
-    cudaGraph_t graph = NULL;
-    cudaGraphExec_t exec = NULL;
-    int rc;
-
-    enter(d);
-    rc = cuda_fail(err, cudaStreamEndCapture(d->stream, &graph), "capture");
-    if (!rc && ret)
-        rc = cuda_fail(err, cudaGraphInstantiate(&exec, graph, 0), "making a graph");
-    if (graph)
-        cudaGraphDestroy(graph);
-    if (!rc && ret) {
-        rc = cuda_fail(err, cudaGraphUpload(exec, d->stream), "making a graph");
-        *ret = (struct captured *)exec;
-    }
-    return rc;
-}
-
-static int replay(struct device *d, struct captured *captured, struct error *err)
-{
-    enter(d);
-    return cuda_fail(err, cudaGraphLaunch((cudaGraphExec_t)captured, d->stream), "running a graph");
-}
-
-static void captured_free(struct device *d, struct captured *captured)
-{
-    enter(d);
-    cudaStreamSynchronize(d->stream); /* it may still run */
-    cudaGraphExecDestroy((cudaGraphExec_t)captured);
 }
 
 static int mark(struct device *d, int which, struct error *err)
@@ -444,6 +431,10 @@ const struct driver flexp_cuda_driver = {
     .release = device_release,
     .upload = device_upload,
     .download = device_download,
+    .pin = device_pin,
+    .unpin = device_unpin,
+    .copy_in = device_copy_in,
+    .copy_out = device_copy_out,
     .clear = device_clear,
     .launch = device_launch,
     .gemm = device_gemm,
@@ -451,7 +442,9 @@ const struct driver flexp_cuda_driver = {
     .wait = device_wait,
     .capture_begin = capture_begin,
     .capture_end = capture_end,
-    .replay = replay,
+    .loop_begin = capture_loop_begin,
+    .loop_end = capture_loop_end,
+    .replay = capture_replay,
     .captured_free = captured_free,
     .mark = mark,
     .seconds = seconds,

@@ -34,6 +34,35 @@ cudaError_t cuda_launch(cudaStream_t stream, enum kernel kernel, const void *arg
     return cudaLaunchKernel(TABLE[kernel].function, dim3((unsigned)blocks), dim3(THREADS), list, 0, stream);
 }
 
+/* loops */
+
+#if HAS_LOOPS
+__global__ void kernel_count_down(cudaGraphConditionalHandle handle, uint32_t *left)
+{
+    const uint32_t n = *left ? *left - 1 : 0;
+
+    *left = n;
+    cudaGraphSetConditional(handle, n > 0);
+}
+
+cudaError_t cuda_count_down(cudaStream_t stream, cudaGraphConditionalHandle handle, uint32_t *left)
+{
+    kernel_count_down<<<1, 1, 0, stream>>>(handle, left);
+    return cudaGetLastError();
+}
+#endif
+
+cudaError_t cuda_load_count_down(void)
+{
+#if HAS_LOOPS
+    cudaFuncAttributes ignored;
+
+    return cudaFuncGetAttributes(&ignored, (const void *)kernel_count_down);
+#else
+    return cudaSuccess;
+#endif
+}
+
 /* the matrix product */
 
 __device__ static __forceinline__ void mma_tf32(float *sum, const uint32_t *a, const uint32_t *b)
