@@ -47,6 +47,18 @@ static int watched_download(struct device *device, void *to, const void *from, s
     return FAKE_DRIVER.download(device, to, from, bytes, err);
 }
 
+static int watched_copy_in(struct device *device, void *to, const void *pinned, size_t bytes, struct error *err)
+{
+    watch(bytes);
+    return FAKE_DRIVER.copy_in(device, to, pinned, bytes, err);
+}
+
+static int watched_copy_out(struct device *device, void *pinned, const void *from, size_t bytes, struct error *err)
+{
+    watch(bytes);
+    return FAKE_DRIVER.copy_out(device, pinned, from, bytes, err);
+}
+
 static struct federation_data *split_of(size_t clients)
 {
     struct federation_data *split = calloc(1, sizeof *split);
@@ -281,6 +293,8 @@ static int use_fake(void **state)
     watched = FAKE_DRIVER;
     watched.upload = watched_upload;
     watched.download = watched_download;
+    watched.copy_in = watched_copy_in;
+    watched.copy_out = watched_copy_out;
     cuda_use_driver(&watched);
     return 0;
 }

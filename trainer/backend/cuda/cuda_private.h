@@ -5,6 +5,7 @@
  *   program.c    when each buffer lives, and where it stands in one arena; memory is known before anything starts
  *   layers.c     an operation -> launches
  *   lanes.c      device memory of replicas in lockstep, steps captured as graphs
+ *   round.c      a turn of a round from what comes in to what goes out, captured as one graph
  *   libraries.c  which products of a program a library computes
  *   shared.c     dense layers of plain SGD replicas that share the round's start
  *   parallel_step.c     gradients of a batch that several GPUs share
@@ -97,6 +98,7 @@ struct backend {
     struct ranks *ranks; /* of several GPUs: this is one of them. NULL: the only one */
     size_t rank;
     struct backend **peers; /* rank 0's: all, by rank; it is the one that callers have */
+    bool no_loops;          /* what is captured cannot have any */
 };
 
 #define PLACE_ALIGN 64 /* floats */
@@ -106,6 +108,7 @@ struct place { /* of a parameter in the working layout, in floats */
 };
 
 struct lanes;
+struct turn;
 
 struct plan {
     struct plan *next; /* of the backend's */
@@ -162,7 +165,17 @@ int cuda_plan_check_samples(const struct plan *plan, const struct data_split *sp
 
 /* lanes.c */
 
-#define GRAPHS 6 /* of 1, 2, 4 ... 32 steps */
+#define GRAPHS 6       /* of 1, 2, 4 ... 32 steps */
+#define WAIT_STEPS 512 /* that may be queued before the host waits, so that a cancellation is soon seen */
+
+struct inbox { /* what the host tells the lanes */
+    struct lane *lanes;
+    struct drop *drops;            /* by lane and dropout layer that draws */
+    struct lane_step *start_steps; /* shared.c: of each start, the rows of all its replicas */
+    const void **pointers;         /* images and labels that assemble reads, */
+    uint64_t *total;               /* and the number of samples */
+    uint32_t *left;                /* steps that are to come: of a loop */
+};
 
 struct lanes {
     struct plan *plan;
@@ -171,12 +184,17 @@ struct lanes {
     bool training;
     char *memory;
     size_t bytes;
+    /* pinned: copied to `in` and `samples`, and from `totals` */
+    struct inbox host;
+    size_t inbox_bytes;
+    struct lane_total *host_totals;
+    uint32_t *host_samples;
+    size_t host_samples_room;
     /* on the device */
+    struct inbox in;
     char *arena;
-    struct lane *lanes;
     struct lane_step *steps;
     struct lane_total *totals;
-    struct drop *drops; /* by lane and dropout layer that draws */
     float *weights, *grads;
     float *start; /* one or n */
     size_t start_stride;
@@ -186,18 +204,16 @@ struct lanes {
     double *losses, *partial;
     uint32_t *bad;
     float *scores;
-    const void **pointers; /* images and labels that assemble reads, and the number of samples */
     /* tables, grown before the first round that needs more */
     struct entry *entries;
     uint32_t *samples;
     size_t entries_room, samples_room;
-    uint64_t *total;
     bool drop, update; /* of the step at hand: dropout draws; running statistics move and the optimizer steps */
     bool shared;       /* of the step at hand: dense layers share the start (shared.c) */
     size_t starts, per_start;
-    struct lane_step *start_steps; /* of each start: the rows of all its replicas */
     double *shared_partial;
     struct captured *graphs[2][GRAPHS]; /* of steps that do not share, that do */
+    struct rounds *rounds;              /* round.c; NULL until used */
     bool parallel;                      /* data parallel: of each batch a share, gradients are summed over the GPUs */
     struct pieces *pieces;              /* of the gradients */
     float *incoming;                    /* gradients of the GPUs before this one, where they are added in order */
@@ -211,6 +227,11 @@ size_t lanes_bytes(const struct program *program, size_t weights_n, size_t train
 /* Runs so many steps, captured. Between graphs it marks which of the n trainings (0: it is an evaluation) are canceled,
  * and goes on until all of them are. */
 int lanes_run(struct lanes *lanes, uint64_t steps, struct training *trainings, size_t n, struct error *err);
+/* Marks what is canceled. -ECANCELED: all of it. */
+int lanes_may_go_on(struct lanes *lanes, struct training *trainings, size_t n, struct error *err);
+/* What the host tells: queued. */
+int lanes_tell(struct lanes *lanes, struct error *err);
+int lanes_pin_samples(struct lanes *lanes, size_t n, struct error *err);
 /* A step without capture. */
 int lanes_step(struct lanes *lanes, struct error *err);
 void lanes_forget_graphs(struct lanes *lanes);
@@ -230,6 +251,15 @@ static inline void *lanes_space(const struct lanes *l, int index)
 {
     return index < 0 ? NULL : l->arena + l->program->spaces[index].offset * l->n;
 }
+
+/* round.c */
+
+#define SCHEDULE_MOST 2048 /* a longer list is shuffled by the host: one GPU thread would take long */
+
+/* Trains a turn that train.c has prepared; where it has to, sums are added up with it. */
+int round_run(struct turn *turn, struct error *err);
+void rounds_forget_graphs(struct lanes *lanes);
+void rounds_free(struct lanes *lanes);
 
 /* parallel_step.c: around a step's operations, and after each of them. */
 int parallel_step_new(struct lanes *lanes, struct error *err);
@@ -268,12 +298,15 @@ struct turn {
     struct lanes *lanes;
     struct member *members; /* room for the call's */
     size_t n;
-    bool shared;       /* they share their starts: shared.c */
-    struct lane *host; /* lanes->n */
-    struct lane_total *totals;
+    struct training *trainings; /* the call's */
+    size_t trainings_n;
+    bool shared;      /* they share their starts: shared.c */
+    bool sums;        /* they are added up as soon as they are trained */
+    bool first, last; /* on one GPU: sums begin with it, resident models are stepped behind it */
     double began;
-    size_t samples_n, entries_n, longest;
+    size_t samples_n, entries_n;
     uint32_t epochs_max, steps_max;
+    bool clears_state; /* nobody handed optimizer state in */
 };
 
 /* Arrays like the trainable weights. */
@@ -285,13 +318,17 @@ static inline size_t cuda_state_parts(const struct replica *r)
 /* The end of the neighbours that begin at lane i. */
 size_t turn_same_training(const struct turn *turn, size_t i);
 bool turn_same_start(const struct member *a, const struct member *b);
-/* Sums of so many trainings begin at 0. */
-int sums_begin(struct plan *plan, size_t n, struct error *err);
-/* Adds up what the turn leaves, in order of replicas; then totals, and what single replicas hand back. */
+size_t turn_same_starts(const struct turn *turn, size_t i);
+/* Of so many trainings: makes room for their sums; sets them to 0. */
+int sums_grow(struct plan *plan, size_t n, struct error *err);
+int sums_clear(struct plan *plan, size_t n, struct error *err);
+/* Adds up what the turn leaves, in order of replicas, and queues its totals. */
 int turn_sum(struct turn *turn, struct error *err);
+/* What single replicas hand back, and the totals: waits. */
 int turn_fetch(struct turn *turn, struct error *err);
-/* What the trainings that are not canceled end with. hands_back: sums, to the caller. */
-int sums_end(struct plan *plan, struct training *trainings, size_t n, bool hands_back, struct error *err);
+/* What the trainings that are not canceled end with: models that stay, sums that the caller has. */
+int models_step(struct plan *plan, const struct training *trainings, size_t n, struct error *err);
+int sums_fetch(struct plan *plan, const struct training *trainings, size_t n, struct error *err);
 int cuda_get_canonical(struct plan *plan, const float *working, float *canonical, size_t n, struct error *err);
 int gpu_put_model(struct plan *plan, struct resident **model, const float *weights, struct error *err);
 int cuda_put_model(struct plan *plan, struct resident **model, const float *weights, struct error *err);
@@ -320,7 +357,7 @@ int shared_spaces(const struct layer *layer, bool backward, size_t rank, size_t 
 bool shared_product(const struct lanes *lanes, const struct op *op, enum shared_product which, struct gemm_args *ret);
 int shared_forward(struct lanes *lanes, const struct op *op, struct error *err);
 int shared_backward(struct lanes *lanes, const struct op *op, struct error *err);
-int shared_begin(struct turn *turn, struct error *err);
+void shared_begin(struct turn *turn);
 size_t shared_partials(const struct program *program); /* of a lane */
 int shared_sums(struct turn *turn, struct error *err);
 
@@ -333,10 +370,9 @@ struct library *library_of_shared(const struct lanes *lanes, const struct op *op
 
 /* train.c, evaluate.c */
 
-/* A turn: lanes, members and n are set. Queues its training; totals become what the replicas report. */
-int turn_train(struct turn *turn, struct training *trainings, size_t n, struct error *err);
+/* A turn: all up to `last` is set. Queues its training; totals become what the replicas report. */
+int turn_train(struct turn *turn, struct error *err);
 void turn_report(struct turn *turn);
-void turn_done(struct turn *turn);
 int cuda_train(struct plan *plan, struct training *trainings, size_t n, struct error *err);
 int cuda_gradients(struct plan *plan, const float *weights, const struct data_split *split, const uint32_t *samples,
                    size_t n, float *ret_gradients, double *ret_loss, struct error *err);
@@ -349,7 +385,8 @@ int cuda_evaluate_model(struct plan *plan, const struct resident *model, const s
 int lanes_for(struct plan *plan, size_t n, size_t *ret_lanes, struct error *err);
 /* Lanes for n replicas; those that are there serve fewer, too. parallel: of one, for shares of its batches. */
 int cuda_plan_training(struct plan *plan, size_t n, bool parallel, struct error *err);
-int cuda_plan_point(struct lanes *lanes, const struct data_split *split, uint64_t total, struct error *err);
+/* What lanes_tell will tell of the data. */
+void cuda_plan_point(struct lanes *lanes, const struct data_split *split, uint64_t total);
 /* Of weights, or of a model on the device: each sample's loss and prediction, and where wanted its scores. */
 int cuda_score(struct plan *plan, const float *weights, const struct resident *model, const struct data_split *split,
                const uint32_t *samples, size_t n, double *losses, uint16_t *predictions, float *scores,

@@ -65,17 +65,18 @@ int cuda_score(struct plan *p, const float *weights, const struct resident *mode
     if (!p->evaluation && (rc = lanes_new(p, &p->evaluate, 1, &p->evaluation, err)))
         return rc;
     l = p->evaluation;
+    cuda_plan_point(l, split, n);
     if ((rc = grow(l, n, scores != NULL, err)) ||
         (rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, n * sizeof *samples, err)) ||
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, sizeof *l->steps, err)) ||
         (rc = weights ? lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)
                       : lanes_gather(l, model->weights, l->weights, p->model->weights_n, 1, err)) ||
-        (rc = cuda_plan_point(l, split, n, err)) ||
-        (rc = lanes_run(l, (n + p->evaluate.rows - 1) / p->evaluate.rows, NULL, 0, err)) ||
+        (rc = lanes_tell(l, err)) || (rc = lanes_run(l, (n + p->evaluate.rows - 1) / p->evaluate.rows, NULL, 0, err)) ||
         (rc = DRIVER(p)->download(DEVICE_OF(p), losses, l->losses, n * sizeof *losses, err)) ||
-        (rc = DRIVER(p)->download(DEVICE_OF(p), predictions, l->predictions, n * sizeof *predictions, err)))
-        return rc;
-    return scores ? DRIVER(p)->download(DEVICE_OF(p), scores, l->scores, n * classes * sizeof *scores, err) : 0;
+        (rc = DRIVER(p)->download(DEVICE_OF(p), predictions, l->predictions, n * sizeof *predictions, err)) ||
+        (rc = scores ? DRIVER(p)->download(DEVICE_OF(p), scores, l->scores, n * classes * sizeof *scores, err) : 0))
+        DRIVER(p)->wait(DEVICE_OF(p), NULL); /* what was queued is done before its memory is written again */
+    return rc;
 }
 
 static int evaluate(struct plan *p, const float *weights, const struct resident *model, const struct data_split *split,

@@ -9,7 +9,6 @@
 #include <string.h>
 
 #define RUNS 1024        /* partial sums of a lane's distance */
-#define WAIT_STEPS 512   /* that may be queued before the host waits, so that a cancellation is soon seen */
 #define WAIT_PARALLEL 64 /* where GPUs wait for each other, so that it is soon seen that one does not answer */
 #define DRIVER(l) ((l)->plan->backend->driver)
 #define DEVICE_OF(l) ((l)->plan->backend->device)
@@ -27,28 +26,37 @@ static void *carve(struct carver *c, size_t bytes)
     return at;
 }
 
+static void carve_inbox(const struct lanes *l, struct inbox *in, struct carver *c)
+{
+    size_t drops = l->training ? l->n * program_dropouts(l->program->model, l->program->model->layers_n) : 0;
+
+    in->lanes = carve(c, l->n * sizeof *in->lanes);
+    in->drops = carve(c, drops * sizeof *in->drops);
+    in->start_steps = carve(c, l->training ? l->n * sizeof *in->start_steps : 0);
+    in->pointers = carve(c, 2 * sizeof *in->pointers);
+    in->total = carve(c, sizeof *in->total);
+    in->left = carve(c, sizeof *in->left);
+}
+
 static void carve_lanes(struct lanes *l, struct carver *c, size_t weights_n, size_t trainable_n)
 {
     size_t rows = l->program->rows * l->n;
 
+    carve_inbox(l, &l->in, c);
+    l->inbox_bytes = c->used;
     l->arena = carve(c, l->program->bytes * l->n);
-    l->lanes = carve(c, l->n * sizeof *l->lanes);
     l->steps = carve(c, l->n * sizeof *l->steps);
     l->totals = carve(c, l->n * sizeof *l->totals);
     l->weights = carve(c, l->n * weights_n * sizeof(float));
     l->labels = carve(c, rows * sizeof *l->labels);
-    l->pointers = carve(c, 2 * sizeof *l->pointers);
-    l->total = carve(c, sizeof *l->total);
     if (!l->training)
         return;
     l->grads = carve(c, l->n * trainable_n * sizeof(float));
     l->start = carve(c, weights_n * sizeof(float));
-    l->drops = carve(c, l->n * program_dropouts(l->program->model, l->program->model->layers_n) * sizeof *l->drops);
     l->predictions = carve(c, rows * sizeof *l->predictions);
     l->losses = carve(c, rows * sizeof *l->losses);
     l->partial = carve(c, l->n * RUNS * sizeof *l->partial);
     l->bad = carve(c, l->n * RUNS * sizeof *l->bad);
-    l->start_steps = carve(c, l->n * sizeof *l->start_steps);
     l->shared_partial = carve(c, l->n * shared_partials(l->program) * sizeof *l->shared_partial);
 }
 
@@ -69,6 +77,7 @@ void lanes_forget_graphs(struct lanes *l)
             DRIVER(l)->captured_free(DEVICE_OF(l), *graph);
         *graph = NULL;
     }
+    rounds_forget_graphs(l);
 }
 
 void lanes_free(struct lanes *l)
@@ -76,6 +85,7 @@ void lanes_free(struct lanes *l)
     if (!l)
         return;
     lanes_forget_graphs(l);
+    rounds_free(l);
     libraries_free(l);
     DRIVER(l)->release(DEVICE_OF(l), l->state);
     DRIVER(l)->release(DEVICE_OF(l), l->correction);
@@ -89,6 +99,8 @@ void lanes_free(struct lanes *l)
         DRIVER(l)->release(DEVICE_OF(l), l->predictions);
     }
     parallel_step_free(l);
+    DRIVER(l)->unpin(DEVICE_OF(l), l->host_samples);
+    DRIVER(l)->unpin(DEVICE_OF(l), l->host.lanes);
     DRIVER(l)->release(DEVICE_OF(l), l->memory);
     free(l);
 }
@@ -178,7 +190,7 @@ static int queue_begin(struct lanes *l, struct error *err)
 {
     if (l->update) {
         struct begin_step_args a = {.count = l->n,
-                                    .lanes = l->lanes,
+                                    .lanes = l->in.lanes,
                                     .steps = l->steps,
                                     .draws = l->plan->d_draws,
                                     .draws_n = l->plan->draws_n,
@@ -186,7 +198,8 @@ static int queue_begin(struct lanes *l, struct error *err)
                                     .shares = l->parallel ? (uint32_t)ranks_n(l->plan->backend->ranks) : 1};
         return LAUNCH(l, begin_step, &a, err);
     }
-    struct begin_chunk_args a = {.count = 1, .step = l->steps, .total = l->total, .rows = (uint32_t)l->program->rows};
+    struct begin_chunk_args a = {
+        .count = 1, .step = l->steps, .total = l->in.total, .rows = (uint32_t)l->program->rows};
     return LAUNCH(l, begin_chunk, &a, err);
 }
 
@@ -195,7 +208,7 @@ struct optimize_args lanes_update(const struct lanes *l)
     const struct plan *p = l->plan;
 
     return (struct optimize_args){
-        .lanes = l->lanes,
+        .lanes = l->in.lanes,
         .steps = l->steps,
         .weights = l->weights,
         .grads = l->grads,
@@ -294,6 +307,45 @@ static int capture(struct lanes *l, size_t k, struct error *err)
     return rc ? rc : ended;
 }
 
+static int pin_inbox(struct lanes *l, struct error *err)
+{
+    size_t bytes = l->inbox_bytes + l->n * sizeof *l->host_totals;
+    struct carver c = {0};
+    void *pinned;
+    int rc = DRIVER(l)->pin(DEVICE_OF(l), bytes, &pinned, err);
+
+    if (rc)
+        return rc;
+    memset(pinned, 0, bytes);
+    c.base = pinned;
+    carve_inbox(l, &l->host, &c);
+    l->host_totals = carve(&c, l->n * sizeof *l->host_totals);
+    return 0;
+}
+
+int lanes_tell(struct lanes *l, struct error *err)
+{
+    return DRIVER(l)->copy_in(DEVICE_OF(l), l->in.lanes, l->host.lanes, l->inbox_bytes, err);
+}
+
+int lanes_pin_samples(struct lanes *l, size_t n, struct error *err)
+{
+    void *pinned;
+    int rc;
+
+    if (n <= l->host_samples_room)
+        return 0;
+    lanes_forget_graphs(l);
+    DRIVER(l)->unpin(DEVICE_OF(l), l->host_samples);
+    l->host_samples = NULL;
+    l->host_samples_room = 0;
+    if ((rc = DRIVER(l)->pin(DEVICE_OF(l), n * sizeof *l->host_samples, &pinned, err)))
+        return rc;
+    l->host_samples = pinned;
+    l->host_samples_room = n;
+    return 0;
+}
+
 int lanes_new(struct plan *plan, const struct program *program, size_t n, struct lanes **ret, struct error *err)
 {
     struct lanes *l = calloc(1, sizeof *l);
@@ -318,7 +370,8 @@ int lanes_new(struct plan *plan, const struct program *program, size_t n, struct
     }
     c.base = l->memory = memory;
     carve_lanes(l, &c, plan->weights_n, plan->trainable_n);
-    rc = l->parallel ? parallel_step_new(l, err) : 0;
+    rc = pin_inbox(l, err);
+    rc = !rc && l->parallel ? parallel_step_new(l, err) : rc;
     if (rc || (rc = DRIVER(l)->clear(DEVICE_OF(l), memory, bytes, err)) || (rc = libraries_new(l, err)) ||
         (rc = warm_up(l, err))) {
         lanes_free(l);
@@ -328,8 +381,8 @@ int lanes_new(struct plan *plan, const struct program *program, size_t n, struct
     return 0;
 }
 
-/* Marks what is canceled; several GPUs that share a replica stop together. */
-static int may_go_on(struct lanes *l, struct training *trainings, size_t n, struct error *err)
+/* Several GPUs that share a replica stop together. */
+int lanes_may_go_on(struct lanes *l, struct training *trainings, size_t n, struct error *err)
 {
     bool stop;
     int rc;
@@ -366,7 +419,7 @@ int lanes_run(struct lanes *l, uint64_t steps, struct training *trainings, size_
 
     while (steps) {
         size_t k = GRAPHS - 1;
-        int rc = may_go_on(l, trainings, n, err);
+        int rc = lanes_may_go_on(l, trainings, n, err);
         while ((uint64_t)1 << k > steps)
             k--;
         rc = rc ? rc : run_steps(l, k, err);

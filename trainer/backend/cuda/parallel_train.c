@@ -113,8 +113,9 @@ static int prepare_rank(void *arg, size_t rank, struct error *err)
     struct call *c = arg;
     struct plan *p = c->plans[rank];
     size_t n = c->lone ? 1 : (c->replicas + c->ranks_n - 1) / c->ranks_n;
-    int rc = sums_begin(p, c->n, err);
+    int rc = sums_grow(p, c->n, err);
 
+    rc = rc ? rc : sums_clear(p, c->n, err);
     if (c->lone && !rc)
         rc = agree_on_lanes(c, rank, err);
     if (c->lone)
@@ -144,8 +145,13 @@ static void fill_turn(struct call *c, size_t rank, struct range range, struct me
     struct training *copies = copies_of(c, rank);
     size_t at = 0;
 
-    *t = (struct turn){
-        .plan = c->plans[rank], .lanes = c->plans[rank]->training, .members = members, .shared = c->shared};
+    *t = (struct turn){.plan = c->plans[rank],
+                       .lanes = c->plans[rank]->training,
+                       .members = members,
+                       .trainings = copies,
+                       .trainings_n = c->n,
+                       .shared = c->shared,
+                       .sums = !c->lone && !(c->in_order && c->sums)};
     for (size_t k = 0; k < c->n; k++)
         for (size_t i = 0; i < copies[k].n; i++, at++)
             if (at >= range.first && at < range.first + range.n && !copies[k].canceled)
@@ -212,18 +218,15 @@ static int train_rank(void *arg, size_t rank, struct error *err)
         struct range range = c->ranges[turn * c->ranks_n + rank];
         struct turn t;
         fill_turn(c, rank, range, c->members + range.first, &t);
-        rc = t.n ? turn_train(&t, copies_of(c, rank), c->n, err) : 0;
-        if (!rc && c->in_order && c->sums)
+        rc = t.n ? turn_train(&t, err) : 0;
+        if (!rc && !t.sums)
             rc = sum_in_order(c, rank, turn, &t, err);
-        else if (!rc && t.n)
-            rc = turn_sum(&t, err);
         if (!rc && t.n)
             rc = turn_fetch(&t, err);
         if (rc)
             DRIVER(t.plan)->wait(DEVICE_OF(t.plan), NULL); /* what was queued is done before its memory goes */
         else
             turn_report(&t);
-        turn_done(&t);
     }
     return rc;
 }
@@ -238,13 +241,14 @@ static int train_lone(void *arg, size_t rank, struct error *err)
 
     rank_enter(c->ranks, rank);
     fill_turn(c, rank, (struct range){0, 1}, c->members + rank, t);
-    rc = turn_train(t, copies_of(c, rank), c->n, err);
+    rc = turn_train(t, err);
     rc = rc ? rc : ranks_meet(c->ranks, NULL, err); /* all have read the state that rank 0 writes */
     if (!rc && !rank) {
         rc = turn_sum(t, err);
         rc = rc ? rc : turn_fetch(t, err);
     } else if (!rc)
-        rc = DRIVER(t->plan)->download(DEVICE_OF(t->plan), t->totals, t->lanes->totals, sizeof *t->totals, err);
+        rc = DRIVER(t->plan)->download(DEVICE_OF(t->plan), t->lanes->host_totals, t->lanes->totals,
+                                       sizeof *t->lanes->totals, err);
     if (rc)
         DRIVER(t->plan)->wait(DEVICE_OF(t->plan), NULL);
     return rc;
@@ -253,12 +257,13 @@ static int train_lone(void *arg, size_t rank, struct error *err)
 /* Losses and counts are of each rank's rows; the weights, and so their distance, are the same everywhere. */
 static void report_lone(struct call *c)
 {
-    struct lane_total *all = c->turns[0].totals;
+    struct lane_total *all = c->turns[0].lanes->host_totals;
 
     for (size_t rank = 1; rank < c->ranks_n; rank++) {
-        all->loss += c->turns[rank].totals->loss;
-        all->seen += c->turns[rank].totals->seen;
-        all->correct += c->turns[rank].totals->correct;
+        const struct lane_total *total = c->turns[rank].lanes->host_totals;
+        all->loss += total->loss;
+        all->seen += total->seen;
+        all->correct += total->correct;
     }
     turn_report(&c->turns[0]);
 }
@@ -278,7 +283,9 @@ static int finish_rank(void *arg, size_t rank, struct error *err)
     else if (resident)
         rc = rank_broadcast(c->ranks, rank, p->d_sums, sums_bytes(c), c->root, err);
     rc = rc ? rc : rank_join(c->ranks, rank, err);
-    rc = rc ? rc : sums_end(p, copies_of(c, rank), c->n, rank == c->root, err);
+    rc = rc ? rc : models_step(p, copies_of(c, rank), c->n, err);
+    if (!rc && rank == c->root)
+        rc = sums_fetch(p, copies_of(c, rank), c->n, err);
     return rc ? rc : DRIVER(p)->wait(DEVICE_OF(p), err);
 }
 
@@ -299,8 +306,6 @@ int parallel_train(struct plan *p, struct training *trainings, size_t n, struct 
     if (!rc && c.lone)
         report_lone(&c);
     rc = rc ? rc : ranks_run(c.ranks, finish_rank, &c, err);
-    for (size_t rank = 0; c.turns && rank < c.ranks_n; rank++)
-        turn_done(&c.turns[rank]);
     call_done(&c);
     return rc;
 }

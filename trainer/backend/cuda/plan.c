@@ -169,7 +169,7 @@ static int device_new(struct plan *p, struct error *err)
     if ((rc = d->alloc(device, (m->weights_n + 1) * sizeof *p->where, (void **)&p->d_where, err)) ||
         (rc = d->alloc(device, (p->draws_n + 1) * sizeof *p->draws, (void **)&p->d_draws, err)) ||
         (rc = d->alloc(device, (m->weights_n + 1) * sizeof(float), (void **)&p->d_canonical, err)) ||
-        (rc = sums_begin(p, 1, err)) ||
+        (rc = sums_grow(p, 1, err)) ||
         (rc = d->upload(device, p->d_where, p->where, m->weights_n * sizeof *p->where, err)))
         return rc;
     return d->upload(device, p->d_draws, p->draws, p->draws_n * sizeof *p->draws, err);

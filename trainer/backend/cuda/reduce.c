@@ -17,22 +17,28 @@ size_t turn_same_training(const struct turn *t, size_t i)
     return end;
 }
 
-int sums_begin(struct plan *p, size_t n, struct error *err)
+int sums_grow(struct plan *p, size_t n, struct error *err)
 {
-    size_t bytes = n * p->model->weights_n * sizeof(double);
     int rc;
 
-    if (n > p->sums_room) {
-        if ((rc = DRIVER(p)->wait(DEVICE_OF(p), err)))
-            return rc;
-        DRIVER(p)->release(DEVICE_OF(p), p->d_sums);
-        p->d_sums = NULL;
-        p->sums_room = 0;
-        if ((rc = DRIVER(p)->alloc(DEVICE_OF(p), bytes + sizeof(double), (void **)&p->d_sums, err)))
-            return rc;
-        p->sums_room = n;
-    }
-    return DRIVER(p)->clear(DEVICE_OF(p), p->d_sums, bytes, err);
+    if (n <= p->sums_room)
+        return 0;
+    if (p->training)
+        lanes_forget_graphs(p->training);
+    if ((rc = DRIVER(p)->wait(DEVICE_OF(p), err)))
+        return rc;
+    DRIVER(p)->release(DEVICE_OF(p), p->d_sums);
+    p->d_sums = NULL;
+    p->sums_room = 0;
+    if ((rc = DRIVER(p)->alloc(DEVICE_OF(p), (n * p->model->weights_n + 1) * sizeof(double), (void **)&p->d_sums, err)))
+        return rc;
+    p->sums_room = n;
+    return 0;
+}
+
+int sums_clear(struct plan *p, size_t n, struct error *err)
+{
+    return DRIVER(p)->clear(DEVICE_OF(p), p->d_sums, n * p->model->weights_n * sizeof(double), err);
 }
 
 int cuda_get_canonical(struct plan *p, const float *working, float *canonical, size_t n, struct error *err)
@@ -78,7 +84,7 @@ static int add_up(struct turn *t, struct error *err)
 
     for (size_t i = 0; i < t->n && !rc; i = end) {
         struct aggregate_args a = {.count = p->model->weights_n,
-                                   .lanes = l->lanes + i,
+                                   .lanes = l->in.lanes + i,
                                    .weights = l->weights + i * p->weights_n,
                                    .where = p->d_where,
                                    .sum = p->d_sums + t->members[i].k * p->model->weights_n,
@@ -118,41 +124,47 @@ int turn_sum(struct turn *t, struct error *err)
     int rc = t->shared ? shared_sums(t, err) : 0;
 
     rc = rc ? rc : measure(t, err);
-    return rc ? rc : add_up(t, err);
+    rc = rc ? rc : add_up(t, err);
+    return rc ? rc
+              : DRIVER(t->plan)->copy_out(DEVICE_OF(t->plan), t->lanes->host_totals, t->lanes->totals,
+                                          t->lanes->n * sizeof *t->lanes->totals, err);
 }
 
 int turn_fetch(struct turn *t, struct error *err)
 {
-    struct plan *p = t->plan;
     int rc = 0;
 
     for (size_t i = 0; i < t->n && !rc; i++)
         rc = fetch(t, i, err);
-    return rc ? rc
-              : DRIVER(p)->download(DEVICE_OF(p), t->totals, t->lanes->totals, t->lanes->n * sizeof *t->totals, err);
+    return rc ? rc : DRIVER(t->plan)->wait(DEVICE_OF(t->plan), err);
 }
 
-int sums_end(struct plan *p, struct training *trainings, size_t n, bool hands_back, struct error *err)
+int models_step(struct plan *p, const struct training *trainings, size_t n, struct error *err)
 {
     size_t weights_n = p->model->weights_n;
     int rc = 0;
 
     for (size_t k = 0; k < n && !rc; k++) {
         const struct reduction *r = &trainings[k].reduction;
-        double *sum = p->d_sums + k * weights_n;
-        if (trainings[k].canceled || !trainings[k].n)
+        struct apply_args a = {
+            .count = weights_n, .sum = p->d_sums + k * weights_n, .trainable = p->model->trainable_n, .rate = r->rate};
+        if (r->type != REDUCE_MODEL || trainings[k].canceled || !trainings[k].n)
             continue;
-        if (r->type == REDUCE_MODEL) {
-            struct apply_args a = {.count = weights_n,
-                                   .sum = sum,
-                                   .start = r->model->weights,
-                                   .trainable = p->model->trainable_n,
-                                   .rate = r->rate};
-            rc = LAUNCH(p->training, apply, &a, err);
-        } else if (r->type == REDUCE_WEIGHTED_SUM && hands_back) {
-            rc = DRIVER(p)->download(DEVICE_OF(p), r->sum, sum, weights_n * sizeof(double), err);
-        }
+        a.start = r->model->weights;
+        rc = LAUNCH(p->training, apply, &a, err);
     }
+    return rc;
+}
+
+int sums_fetch(struct plan *p, const struct training *trainings, size_t n, struct error *err)
+{
+    size_t weights_n = p->model->weights_n;
+    int rc = 0;
+
+    for (size_t k = 0; k < n && !rc; k++)
+        if (trainings[k].reduction.type == REDUCE_WEIGHTED_SUM && !trainings[k].canceled && trainings[k].n)
+            rc = DRIVER(p)->download(DEVICE_OF(p), trainings[k].reduction.sum, p->d_sums + k * weights_n,
+                                     weights_n * sizeof(double), err);
     return rc;
 }
 

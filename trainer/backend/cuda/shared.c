@@ -129,7 +129,7 @@ static float *factor_h(const struct lanes *l, const struct op *op)
 /* The replicas of one start as one replica of many rows. */
 static void of_starts(const struct lanes *l, const struct op *op, struct gemm_args *a)
 {
-    a->steps = l->start_steps;
+    a->steps = l->in.start_steps;
     a->lanes = (uint32_t)l->starts;
     a->rows = a->m = a->rows * (uint32_t)l->per_start;
     a->x_stride = (uint64_t)a->rows * a->in_c;
@@ -141,7 +141,7 @@ static void of_starts(const struct lanes *l, const struct op *op, struct gemm_ar
 static void of_lanes(const struct lanes *l, const float *factor, struct gemm_args *a)
 {
     a->steps = l->steps;
-    a->seen = l->lanes;
+    a->seen = l->in.lanes;
     a->lanes = (uint32_t)l->n;
     a->w = factor;
     a->weights_stride = l->plan->weights_n;
@@ -211,7 +211,7 @@ int shared_backward(struct lanes *l, const struct op *op, struct error *err)
     uint32_t rows = (uint32_t)l->program->rows, in = (uint32_t)layer->in.c, out = (uint32_t)layer->out.c;
     struct keep_gradients_args gradients = {
         .count = l->n * (uint64_t)out,
-        .lanes = l->lanes,
+        .lanes = l->in.lanes,
         .steps = l->steps,
         .dy = lanes_space(l, op->dy),
         .factor = factor_h(l, op),
@@ -225,7 +225,7 @@ int shared_backward(struct lanes *l, const struct op *op, struct error *err)
     struct keep_inputs_args inputs = {
         .count = l->n * (uint64_t)rows * in,
         .live = {l->steps, rows, in},
-        .lanes = l->lanes,
+        .lanes = l->in.lanes,
         .x = lanes_space(l, op->x),
         .factor = factor_a(l, op),
         .stride = l->plan->weights_n,
@@ -260,21 +260,17 @@ static size_t per_start(const struct turn *t)
     return first;
 }
 
-int shared_begin(struct turn *t, struct error *err)
+void shared_begin(struct turn *t)
 {
     struct lanes *l = t->lanes;
-    const struct driver *d = l->plan->backend->driver;
     size_t per = per_start(t), starts = per == l->n ? 1 : t->n / per;
-    struct lane_step step = {.rows = (uint32_t)(per * l->program->rows)};
-    int rc = 0;
 
     if (l->starts != starts || l->per_start != per)
         lanes_forget_graphs(l);
     l->starts = starts;
     l->per_start = per;
-    for (size_t i = 0; i < starts && !rc; i++)
-        rc = d->upload(l->plan->backend->device, l->start_steps + i, &step, sizeof step, err);
-    return rc;
+    for (size_t i = 0; i < starts; i++)
+        l->host.start_steps[i] = (struct lane_step){.rows = (uint32_t)(per * l->program->rows)};
 }
 
 size_t shared_partials(const struct program *p)
@@ -297,7 +293,7 @@ static int sum_layer(struct turn *t, const struct op *op, size_t first, size_t e
     const struct shape *image = &p->train.permuted[op->layer];
     struct layer dense = {.type = LAYER_DENSE, .in = layer->in, .out = layer->out};
     struct shared_sum_args a = {
-        .lanes = l->lanes,
+        .lanes = l->in.lanes,
         .totals = l->totals,
         .start = l->start + offset_of(l, op),
         .start_stride = l->start_stride,

@@ -7,7 +7,6 @@
 #include <string.h>
 #include <time.h>
 
-#define SCHEDULE_MOST 2048 /* a longer list is shuffled by the host: one GPU thread would take long */
 #define LANES_MOST 4096
 #define LEAN_CALLS 8
 #define DRIVER(p) ((p)->backend->driver)
@@ -68,12 +67,10 @@ int cuda_plan_training(struct plan *p, size_t n, bool parallel, struct error *er
 }
 
 /* Where assemble finds images. Captured steps hold what normalises them: another data set makes them anew. */
-int cuda_plan_point(struct lanes *l, const struct data_split *split, uint64_t total, struct error *err)
+void cuda_plan_point(struct lanes *l, const struct data_split *split, uint64_t total)
 {
     struct plan *p = l->plan;
     size_t which = split == &p->backend->dataset->test;
-    const void *pointers[] = {p->backend->images[which], p->backend->labels[which]};
-    int rc;
 
     if (p->data_seen != p->backend->uploaded) {
         if (p->training)
@@ -82,15 +79,18 @@ int cuda_plan_point(struct lanes *l, const struct data_split *split, uint64_t to
             lanes_forget_graphs(p->evaluation);
         p->data_seen = p->backend->uploaded;
     }
-    rc = DRIVER(p)->upload(DEVICE_OF(p), l->pointers, pointers, sizeof pointers, err);
-    return rc ? rc : DRIVER(p)->upload(DEVICE_OF(p), l->total, &total, sizeof total, err);
+    l->host.pointers[0] = p->backend->images[which];
+    l->host.pointers[1] = p->backend->labels[which];
+    *l->host.total = total;
 }
 
 /* one turn */
 
 static int fill_lanes(struct turn *t, struct error *err)
 {
-    memset(t->host, 0, t->lanes->n * sizeof *t->host);
+    struct lane *lanes = t->lanes->host.lanes;
+
+    memset(lanes, 0, t->lanes->n * sizeof *lanes);
     for (size_t i = 0; i < t->n; i++) {
         const struct replica *r = t->members[i].replica;
         const struct augment *augment = t->members[i].training->augment;
@@ -99,7 +99,7 @@ static int fill_lanes(struct turn *t, struct error *err)
             steps = (double)r->max_batches;
         if (steps > 2e9 || r->samples_n > UINT32_MAX || r->epochs > UINT32_MAX)
             return fail(err, -EINVAL, "replica %zu: %.0f steps in a round are too many", i, steps);
-        t->host[i] = (struct lane){
+        lanes[i] = (struct lane){
             .seed = r->seed,
             .trial = r->trial,
             .round = r->round,
@@ -126,64 +126,69 @@ static int fill_lanes(struct turn *t, struct error *err)
         };
         t->samples_n += r->samples_n;
         t->entries_n += r->samples_n * (size_t)r->epochs;
-        t->longest = r->samples_n > t->longest ? r->samples_n : t->longest;
         t->epochs_max = r->epochs > t->epochs_max ? (uint32_t)r->epochs : t->epochs_max;
-        t->steps_max = t->host[i].steps > t->steps_max ? t->host[i].steps : t->steps_max;
+        t->steps_max = lanes[i].steps > t->steps_max ? lanes[i].steps : t->steps_max;
     }
+    *t->lanes->host.left = t->steps_max;
     return 0;
 }
 
-/* Room for what all clients together can need, where they share the data among them: cohorts then never grow it again.
- */
+/* Clients of one trial share the data among them: cohorts never want more than all. Packed trials do; some to spare, so
+ * that they seldom grow it again. */
+static size_t table_room(size_t had, size_t wanted, size_t all)
+{
+    return wanted <= had ? wanted : wanted <= all ? all : wanted + wanted / 4;
+}
+
 static int grow_tables(struct turn *t, struct error *err)
 {
     struct lanes *l = t->lanes;
-    size_t all = t->plan->backend->dataset->train.n, entries = all * (t->epochs_max ? t->epochs_max : 1);
+    size_t all = t->plan->backend->dataset->train.n, epochs = t->epochs_max ? t->epochs_max : 1;
     void *buffer = l->entries;
-    int rc = lanes_grow(l, &buffer, &l->entries_room,
-                        t->entries_n <= l->entries_room ? t->entries_n
-                        : entries > t->entries_n        ? entries
-                                                        : t->entries_n,
+    int rc = lanes_grow(l, &buffer, &l->entries_room, table_room(l->entries_room, t->entries_n, all * epochs),
                         sizeof *l->entries, err);
 
     l->entries = buffer;
     buffer = l->samples;
     rc = rc ? rc
-            : lanes_grow(l, &buffer, &l->samples_room,
-                         t->samples_n <= l->samples_room ? t->samples_n
-                         : all > t->samples_n            ? all
-                                                         : t->samples_n,
+            : lanes_grow(l, &buffer, &l->samples_room, table_room(l->samples_room, t->samples_n, all),
                          sizeof *l->samples, err);
     l->samples = buffer;
-    return rc;
+    return rc ? rc : lanes_pin_samples(l, l->samples_room, err);
 }
 
-static int put_tables(struct turn *t, struct error *err)
+static void fill_samples(struct turn *t)
+{
+    const struct lane *lanes = t->lanes->host.lanes;
+
+    for (size_t i = 0; i < t->n; i++)
+        memcpy(t->lanes->host_samples + lanes[i].samples, t->members[i].replica->samples,
+               lanes[i].samples_n * sizeof(uint32_t));
+}
+
+static void fill_drops(struct turn *t)
+{
+    struct drop *drop = t->lanes->host.drops;
+
+    for (size_t i = 0; i < t->n; i++) {
+        const struct model *m = t->members[i].replica->model ? t->members[i].replica->model : t->plan->model;
+        for (size_t k = 0; k < m->layers_n; k++)
+            if (m->layers[k].type == LAYER_DROPOUT && m->layers[k].rate > 0)
+                *drop++ = (struct drop){.threshold = (uint32_t)(m->layers[k].rate * 65536 + 0.5),
+                                        .scale = (float)(1 / (1 - m->layers[k].rate))};
+    }
+}
+
+/* Of lists that are too long for the device. */
+static int put_schedules(struct turn *t, struct error *err)
 {
     struct plan *p = t->plan;
     struct lanes *l = t->lanes;
-    struct schedule_args a = {.count = l->n * (uint64_t)t->epochs_max,
-                              .lanes = l->lanes,
-                              .samples = l->samples,
-                              .entries = l->entries,
-                              .epochs_max = t->epochs_max,
-                              .most = SCHEDULE_MOST};
-    uint32_t *samples = cuda_plan_host(p, t->samples_n * sizeof *samples);
     struct entry *entries;
-    int rc;
+    int rc = 0;
 
-    if (!samples)
-        return fail(err, -ENOMEM, "out of memory for %zu replicas", t->n);
-    for (size_t i = 0; i < t->n; i++)
-        memcpy(samples + t->host[i].samples, t->members[i].replica->samples, t->host[i].samples_n * sizeof *samples);
-    if ((rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, t->samples_n * sizeof *samples, err)) ||
-        (rc = DRIVER(p)->upload(DEVICE_OF(p), l->lanes, t->host, l->n * sizeof *t->host, err)) ||
-        (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, l->n * sizeof *l->steps, err)) ||
-        (rc = DRIVER(p)->clear(DEVICE_OF(p), l->totals, l->n * sizeof *l->totals, err)) ||
-        (rc = t->epochs_max ? LAUNCH(l, schedule, &a, err) : 0) || t->longest <= SCHEDULE_MOST)
-        return rc;
     for (size_t i = 0; i < t->n && !rc; i++) {
-        const struct lane *lane = &t->host[i];
+        const struct lane *lane = &l->host.lanes[i];
         if (lane->samples_n <= SCHEDULE_MOST)
             continue;
         if (!(entries = cuda_plan_host(p, lane->samples_n * sizeof *entries)))
@@ -197,59 +202,42 @@ static int put_tables(struct turn *t, struct error *err)
     return rc;
 }
 
-static int put_drops(struct turn *t, struct error *err)
-{
-    struct plan *p = t->plan;
-    size_t bytes = t->n * p->draws_n * sizeof(struct drop), at = 0;
-    struct drop *drops = cuda_plan_host(p, bytes);
-
-    if (!drops)
-        return fail(err, -ENOMEM, "out of memory for %zu replicas", t->n);
-    for (size_t i = 0; i < t->n; i++) {
-        const struct model *m = t->members[i].replica->model ? t->members[i].replica->model : p->model;
-        for (size_t k = 0; k < m->layers_n; k++)
-            if (m->layers[k].type == LAYER_DROPOUT && m->layers[k].rate > 0)
-                drops[at++] = (struct drop){.threshold = (uint32_t)(m->layers[k].rate * 65536 + 0.5),
-                                            .scale = (float)(1 / (1 - m->layers[k].rate))};
-    }
-    return bytes ? DRIVER(p)->upload(DEVICE_OF(p), t->lanes->drops, drops, bytes, err) : 0;
-}
-
 bool turn_same_start(const struct member *a, const struct member *b)
 {
     return a->replica->start == b->replica->start &&
            (a->replica->start || a->training->reduction.model == b->training->reduction.model);
 }
 
-/* One start for all, or one for each: neighbours that start alike share the upload. */
+size_t turn_same_starts(const struct turn *t, size_t i)
+{
+    size_t end = i + 1;
+
+    while (end < t->n && turn_same_start(&t->members[end], &t->members[i]))
+        end++;
+    return end;
+}
+
+/* One start for all, or one for each: neighbours that start alike share the upload. Those of models that stay are
+ * there. */
 static int put_starts(struct turn *t, struct error *err)
 {
     struct plan *p = t->plan;
     struct lanes *l = t->lanes;
     size_t n = p->model->weights_n, end;
-    struct spread_args spread = {.to = l->weights, .n = p->weights_n, .first = t->shared ? p->shared_n : 0};
-    bool shared = true;
+    bool same = true;
     int rc = 0;
 
     for (size_t i = 0; i < t->n; i++)
-        shared &= turn_same_start(&t->members[i], &t->members[0]);
-    if (!shared && (rc = lanes_own_starts(l, err)))
+        same &= turn_same_start(&t->members[i], &t->members[0]);
+    if (!same && (rc = lanes_own_starts(l, err)))
         return rc;
     for (size_t i = 0; i < t->n && !rc; i = end) {
-        const struct member *m = &t->members[i];
-        const float *from = p->d_canonical;
-        for (end = i + 1; end < t->n && turn_same_start(&t->members[end], m);)
-            end++;
-        if (m->replica->start)
-            rc = DRIVER(p)->upload(DEVICE_OF(p), p->d_canonical, m->replica->start, n * sizeof(float), err);
-        else
-            from = m->training->reduction.model->weights;
-        rc = rc ? rc : lanes_gather(l, from, l->start + i * l->start_stride, n, l->start_stride ? end - i : 1, err);
+        const float *start = t->members[i].replica->start;
+        end = turn_same_starts(t, i);
+        if (start && !(rc = DRIVER(p)->upload(DEVICE_OF(p), p->d_canonical, start, n * sizeof *start, err)))
+            rc = lanes_gather(l, p->d_canonical, l->start + i * l->start_stride, n, l->start_stride ? end - i : 1, err);
     }
-    spread.count = l->n * (spread.n - spread.first);
-    spread.from = l->start;
-    spread.from_stride = l->start_stride;
-    return rc ? rc : LAUNCH(l, spread, &spread, err);
+    return rc;
 }
 
 static int put_state(struct turn *t, struct error *err)
@@ -257,17 +245,19 @@ static int put_state(struct turn *t, struct error *err)
     struct plan *p = t->plan;
     struct lanes *l = t->lanes;
     size_t parts = 0, n = p->model->trainable_n;
-    bool corrected = false;
+    bool corrected = false, handed = false;
     int rc;
 
     for (size_t i = 0; i < t->n; i++) {
         const struct replica *r = t->members[i].replica;
         parts = cuda_state_parts(r) > parts ? cuda_state_parts(r) : parts;
         corrected |= r->correction != NULL;
+        handed |= r->optimizer_state != NULL;
     }
     if ((rc = lanes_state(l, parts, err)))
         return rc;
-    if (l->state &&
+    t->clears_state = l->state && !handed;
+    if (l->state && handed &&
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->state, l->n * l->state_parts * p->trainable_n * sizeof(float), err)))
         return rc;
     for (size_t i = 0; i < t->n && !rc; i++) {
@@ -297,75 +287,79 @@ static void report(struct replica *r, const struct lane_total *total, double sec
         r->optimizer_steps += r->batches;
 }
 
-int turn_train(struct turn *t, struct training *trainings, size_t n, struct error *err)
+int turn_train(struct turn *t, struct error *err)
 {
     struct lanes *l = t->lanes;
     int rc;
 
     t->began = seconds_now();
-    t->host = calloc(l->n, sizeof *t->host);
-    t->totals = calloc(l->n, sizeof *t->totals);
-    if (!t->host || !t->totals)
-        return fail(err, -ENOMEM, "out of memory for %zu replicas", t->n);
     l->update = l->drop = true;
     l->shared = t->shared;
-    if ((rc = fill_lanes(t, err)) || (rc = grow_tables(t, err)) || (rc = put_tables(t, err)) ||
-        (rc = put_drops(t, err)) || (rc = put_starts(t, err)) || (rc = put_state(t, err)) ||
-        (rc = t->shared ? shared_begin(t, err) : 0) ||
-        (rc = cuda_plan_point(l, &t->plan->backend->dataset->train, 0, err)))
+    if ((rc = fill_lanes(t, err)) || (rc = grow_tables(t, err)))
         return rc;
-    return lanes_run(l, t->steps_max, trainings, n, err);
+    fill_samples(t);
+    fill_drops(t);
+    if ((rc = put_schedules(t, err)) || (rc = put_starts(t, err)) || (rc = put_state(t, err)))
+        return rc;
+    if (t->shared)
+        shared_begin(t);
+    cuda_plan_point(l, &t->plan->backend->dataset->train, 0);
+    return round_run(t, err);
 }
 
 void turn_report(struct turn *t)
 {
     for (size_t i = 0; i < t->n; i++)
-        report(t->members[i].replica, &t->totals[i], seconds_now() - t->began);
+        report(t->members[i].replica, &t->lanes->host_totals[i], seconds_now() - t->began);
 }
 
-void turn_done(struct turn *t)
+static int run_turn(struct turn *t, struct error *err)
 {
-    free(t->totals);
-    free(t->host);
-    t->totals = NULL;
-    t->host = NULL;
-}
+    int rc = turn_train(t, err);
 
-static int run_turn(struct turn *t, struct training *trainings, size_t n, struct error *err)
-{
-    int rc = turn_train(t, trainings, n, err);
-
-    rc = rc ? rc : turn_sum(t, err);
     rc = rc ? rc : turn_fetch(t, err);
     if (rc)
         DRIVER(t->plan)->wait(DEVICE_OF(t->plan), NULL); /* what was queued is done before its memory goes */
     else
         turn_report(t);
-    turn_done(t);
     return rc;
 }
 
 /* As many replicas as there are lanes, from *at on; those of canceled trainings are passed over. */
-static void next_turn(struct turn *t, struct plan *p, struct training *trainings, size_t n, struct member *at)
+static void next_turn(struct turn *t, struct member *at)
 {
-    *t = (struct turn){.plan = p, .lanes = p->training, .members = t->members, .shared = t->shared};
-    while (at->k < n && t->n < p->training->n) {
-        struct training *training = &trainings[at->k];
+    struct plan *p = t->plan;
+    bool first = !at->k && !at->i;
+
+    *t = (struct turn){.plan = p,
+                       .lanes = p->training,
+                       .members = t->members,
+                       .trainings = t->trainings,
+                       .trainings_n = t->trainings_n,
+                       .shared = t->shared,
+                       .sums = true,
+                       .first = first};
+    while (at->k < t->trainings_n) {
+        struct training *training = &t->trainings[at->k];
         if (training->canceled || at->i == training->n) {
             at->k++;
             at->i = 0;
             continue;
         }
+        if (t->n == p->training->n)
+            return;
         t->members[t->n++] = (struct member){training, &training->replicas[at->i], at->k, at->i};
         at->i++;
     }
+    t->last = true;
 }
 
 int cuda_train(struct plan *p, struct training *trainings, size_t n, struct error *err)
 {
     size_t replicas = backend_replicas(trainings, n);
-    struct turn turn = {0};
+    struct turn turn = {.plan = p, .trainings = trainings, .trainings_n = n};
     struct member at = {0};
+    bool stepped = false;
     int rc = backend_check_trainings(p->model, p->backend->dataset, p->batch, trainings, n, err);
 
     for (size_t k = 0; k < n; k++)
@@ -374,20 +368,23 @@ int cuda_train(struct plan *p, struct training *trainings, size_t n, struct erro
         return rc;
     if (p->peers)
         return parallel_train(p, trainings, n, err);
-    if ((rc = sums_begin(p, n, err)) || (rc = cuda_plan_training(p, replicas, false, err)))
+    if ((rc = sums_grow(p, n, err)) || (rc = cuda_plan_training(p, replicas, false, err)))
         return rc;
     turn.shared = shared_pays(p, trainings, n);
     turn.members = calloc(replicas, sizeof *turn.members);
     if (!turn.members)
         return fail(err, -ENOMEM, "out of memory for %zu replicas", replicas);
     while (!rc) {
-        next_turn(&turn, p, trainings, n, &at);
+        next_turn(&turn, &at);
         if (!turn.n)
             break;
-        rc = run_turn(&turn, trainings, n, err);
+        rc = run_turn(&turn, err);
+        stepped = turn.last;
     }
     free(turn.members);
-    return rc ? rc : sums_end(p, trainings, n, true, err);
+    if (!rc && !stepped) /* those of the last turn were canceled */
+        rc = models_step(p, trainings, n, err);
+    return rc ? rc : sums_fetch(p, trainings, n, err);
 }
 
 int cuda_gradients(struct plan *p, const float *weights, const struct data_split *split, const uint32_t *samples,
@@ -409,14 +406,17 @@ int cuda_gradients(struct plan *p, const float *weights, const struct data_split
     rc = lanes_grow(l, &list, &l->samples_room, n, sizeof *samples, err);
     l->samples = list;
     l->update = l->drop = l->shared = false;
+    cuda_plan_point(l, split, n);
     if (rc || (rc = DRIVER(p)->upload(DEVICE_OF(p), l->samples, samples, n * sizeof *samples, err)) ||
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->steps, l->n * sizeof *l->steps, err)) ||
         (rc = DRIVER(p)->clear(DEVICE_OF(p), l->totals, l->n * sizeof *l->totals, err)) ||
-        (rc = lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)) ||
-        (rc = cuda_plan_point(l, split, n, err)) || (rc = lanes_step(l, err)) ||
+        (rc = lanes_put_weights(l, weights, l->weights, p->model->weights_n, err)) || (rc = lanes_tell(l, err)) ||
+        (rc = lanes_step(l, err)) ||
         (rc = cuda_get_canonical(p, l->grads, ret_gradients, p->model->trainable_n, err)) ||
-        (rc = DRIVER(p)->download(DEVICE_OF(p), &total, l->totals, sizeof total, err)))
+        (rc = DRIVER(p)->download(DEVICE_OF(p), &total, l->totals, sizeof total, err))) {
+        DRIVER(p)->wait(DEVICE_OF(p), NULL);
         return rc;
+    }
     *ret_loss = total.loss / (double)n;
     return 0;
 }
