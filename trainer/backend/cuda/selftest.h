@@ -53,6 +53,8 @@ void selftest_training(struct selftest *t, enum precision precision);
 void selftest_bits(struct selftest *t, enum precision precision);
 /* selftest_trials.c: bits of several trials in one call, and of each alone. */
 void selftest_trials(struct selftest *t, enum precision precision);
+/* selftest_rounds.c: bits of rounds as one graph, and call by call. */
+void selftest_rounds(struct selftest *t, enum precision precision);
 /* Memory over rounds. */
 void selftest_memory(struct selftest *t, int rounds);
 /* selftest_shared.c: plain SGD clients that share the round's start, against weights of their own. */

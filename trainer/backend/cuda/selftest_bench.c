@@ -175,6 +175,10 @@ static void bench_all(struct selftest *t, enum precision precision, bool own, bo
         label = " weights of their own";
         bench_pfl(t, precision, quick ? 30 : 300);
         unsetenv("FLEXP_CUDA_SHARED");
+        setenv("FLEXP_CUDA_ROUNDS", "calls", 1);
+        label = " call by call";
+        bench_pfl(t, precision, quick ? 30 : 300);
+        unsetenv("FLEXP_CUDA_ROUNDS");
     }
     label = "";
     unsetenv("FLEXP_CUDA_LIBRARIES");

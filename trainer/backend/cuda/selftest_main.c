@@ -135,6 +135,7 @@ static void run_checks(struct selftest *t, const struct options *o, const struct
         selftest_training(t, ORDER[i]);
         if (ORDER[i] != PRECISION_FP32_STRICT)
             selftest_shared(t, ORDER[i]);
+        selftest_rounds(t, ORDER[i]);
         phase(t, PRECISION_NAMES[ORDER[i]], began);
     }
     if (wants(o, PRECISION_FP32_STRICT)) {

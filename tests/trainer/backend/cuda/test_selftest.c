@@ -79,6 +79,17 @@ static void bits_do_not_depend_on_packing(void **state)
     none_failed(&t, 7);
 }
 
+static void rounds_as_one_graph_have_the_bits_of_their_calls(void **state)
+{
+    struct selftest t;
+
+    (void)state;
+    selftest_init(&t);
+    selftest_rounds(&t, PRECISION_FP32_STRICT);
+    selftest_rounds(&t, PRECISION_BF16); /* and with the start shared */
+    none_failed(&t, 3);
+}
+
 static void sharing_the_start_passes_its_checks(void **state)
 {
     struct selftest t;
@@ -133,6 +144,7 @@ int main(void)
         cmocka_unit_test(rounded_operands_stay_near),
         cmocka_unit_test(twenty_steps_of_different_replicas_match_the_cpu),
         cmocka_unit_test(bits_do_not_depend_on_packing),
+        cmocka_unit_test(rounds_as_one_graph_have_the_bits_of_their_calls),
         cmocka_unit_test(sharing_the_start_passes_its_checks),
         cmocka_unit_test(each_operation_of_a_step_is_timed),
         cmocka_unit_test(memory_is_flat_over_rounds),
