@@ -10,6 +10,7 @@
 #define SPAN 32 /* pixels that are summed in float */
 #define WIDE 64 /* channels that a pixel should have at least */
 #define VECS 4  /* vectors of channels that are held in registers */
+#define AHEAD 1024 /* floats: the processor's own prefetching stops at each page */
 
 typedef double vec_double __attribute__((vector_size(4 * VEC_N), may_alias));
 typedef float vec_half __attribute__((vector_size(2 * VEC_N), may_alias));
@@ -64,6 +65,24 @@ VEC_INLINE vec masked(vec y, vec dy)
     return vec_where(vec_mask_or(vec_gt(y, vec_zero()), vec_unordered(y)), dy);
 }
 
+/* What the first pass over a row brings from far, and what APPLY writes first. */
+VEC_INLINE void fetch(const struct job *j, enum pass pass, bool relu, bool other, size_t at)
+{
+    at += AHEAD;
+    if (pass == STATISTICS || pass == GRADIENTS)
+        __builtin_prefetch(j->x + at);
+    if (pass == GRADIENTS)
+        __builtin_prefetch(j->dy + at);
+    if (pass == GRADIENTS && relu)
+        __builtin_prefetch(j->y + at);
+    if (pass == GRADIENTS && other)
+        __builtin_prefetch(j->masked + at, 1);
+    if (pass == APPLY)
+        __builtin_prefetch(j->out + at, 1);
+    if (pass == APPLY && other)
+        __builtin_prefetch(j->skip + at);
+}
+
 /* Pixels [p, end) of `vecs` vectors of channels from c on; n: values of each vector, VEC_N if there are several. other:
  * there is a skip, or masked. What is decided here is decided by the compiler: a branch in the loop would cost it the
  * registers that hold the sums. */
@@ -90,6 +109,7 @@ VEC_INLINE void pass_block(const struct job *job, enum pass pass, bool relu, boo
         {
             size_t at = p * j.wide + c + (size_t)i * VEC_N;
             vec x = load(j.x + at, n) - mean[i], dy;
+            fetch(&j, pass, relu, other, at);
             if (pass == STATISTICS) {
                 sum[i] = sum[i] + x;
                 product[i] = vec_fma(x, x, product[i]);

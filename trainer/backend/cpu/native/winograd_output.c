@@ -1,7 +1,7 @@
 /* winograd_output.c - the output's side of a Winograd convolution: M to y with bias, ReLU, pool and
  * dropout, dy to D.
  * Pooled, aux has four masks of VEC_N bits for each pixel and vector of filters: whose gradient which of the four gets.
- * SPDX-License-Identifier: Apache-2.0 */
+ * The next tile's y and dy are fetched. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/drop.h"
 #include "trainer/backend/cpu/native/winograd_private.h"
 #include "trainer/backend/cpu/native/winograd_transform.h"
@@ -95,6 +95,8 @@ VEC_INLINE void output_lanes(size_t a, enum kind kind, bool edge, const struct c
                     float *to = at->y + r * at->pitch + c * at->pixel + k;
                     vec v = kind == RELU ? vec_max(vec_zero(), out[r * m + c]) : out[r * m + c];
                     store_lanes(to, kind == RELU && at->drop ? drop_vec(at->drop, to, v) : v, lanes);
+                    if (!edge)
+                        __builtin_prefetch(to + m * at->pixel, 1, 3);
                 }
         } else if (c % 2) {
             VEC_UNROLL
@@ -169,6 +171,8 @@ VEC_INLINE void gradient_tile(size_t a, enum kind kind, bool edge, const struct 
                         continue;
                     }
                     y[r * m + c] = vec_load(at->dy + from);
+                    if (!edge)
+                        __builtin_prefetch(at->dy + from + m * at->pixel, 0, 3);
                     if (kind == RELU) {
                         vec through = vec_load(at->y + from);
                         y[r * m + c] =
