@@ -102,7 +102,7 @@ struct node {          /* of one layer */
     bool skip_backward;
     bool relu_mask;         /* max pool: its backward pass applies the mask of the ReLU before it */
     bool need_in, need_in2; /* the gradient of the input is wanted */
-    bool add_in, add_in2;   /* another layer has written it already: add */
+    bool add_in, add_in2;   /* another layer has written it already: add, where the kernel does not (conv.add_dx) */
     bool permuted;          /* dense: the input comes in H, W, C order of `image` */
     struct shape image;
     size_t aux;       /* bytes a row, kept from forward to backward: arg max, masks */

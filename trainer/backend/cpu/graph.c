@@ -295,6 +295,10 @@ static int plan_gradients(struct graph *g)
             need = wanted[inputs[k]] && wanted[n->out];
             add = need && in != out && g->tensors[in].slot >= 0;
             *(k ? &n->need_in2 : &n->need_in) = need;
+            if (add && n->kernel && n->kernel->adds) {
+                n->conv.add_dx = true;
+                continue;
+            }
             *(k ? &n->add_in2 : &n->add_in) = add;
             if (add && g->tensors[in].values > g->spare)
                 g->spare = g->tensors[in].values;

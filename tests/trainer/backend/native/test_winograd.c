@@ -106,6 +106,44 @@ static void dropout_in_the_epilogue_is_that_of_a_pass_of_its_own(void **state)
             }
 }
 
+/* A gradient that stands there already: the sum of both, however the work is cut up. */
+static void the_gradient_of_the_input_is_added_to(void **state)
+{
+    (void)state;
+    for (const struct native *const *native = native_all(); *native; native++)
+        for (size_t name = 0; name < COUNT(NAMES); name++)
+            for (size_t i = 0; i < COUNT(SHAPES); i++) {
+                const struct conv_kernel *kernel = kernel_of(*native, NAMES[name]);
+                struct conv c = conv_of(&SHAPES[i]);
+                struct conv_case alone, added, again;
+                size_t n = SHAPES[i].n;
+
+                if (!kernel->covers(&c) || !c.need_dx)
+                    continue;
+                assert_true(kernel->adds);
+                case_new(&alone, kernel, &c, n, 3);
+                case_run(&alone, n, SHAPES[i].chunk);
+                c.add_dx = true;
+                case_new(&added, kernel, &c, n, 3);
+                case_new(&again, kernel, &c, n, 3);
+                memcpy(added.dx, added.x, added.x_size * 4); /* any values */
+                memcpy(again.dx, added.x, added.x_size * 4);
+                case_run(&added, n, SHAPES[i].chunk);
+                case_run_parts(&again, 1, SHAPES[i].chunk, 3);
+                case_same(&added, &again);
+                assert_memory_equal(added.dw, alone.dw, alone.weights_size * 4);
+                for (size_t k = 0; k < alone.x_size; k++) {
+                    double want = (double)alone.x[k] + (double)alone.dx[k];
+                    if (!(fabs((double)added.dx[k] - want) < 1e-5 * (1 + fabs(want))))
+                        fail_msg("%s %s shape %zu, dx %zu: %g, not %g", (*native)->name, NAMES[name], i, k,
+                                 (double)added.dx[k], want);
+                }
+                case_free(&alone);
+                case_free(&added);
+                case_free(&again);
+            }
+}
+
 /* Blocks follow the cache, and sums do not follow blocks. */
 static void bits_do_not_depend_on_the_cache(void **state)
 {
@@ -368,6 +406,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matches_the_definition),
         cmocka_unit_test(dropout_in_the_epilogue_is_that_of_a_pass_of_its_own),
+        cmocka_unit_test(the_gradient_of_the_input_is_added_to),
         cmocka_unit_test(bits_do_not_depend_on_the_cache),
         cmocka_unit_test(a_step_is_that_of_the_gradient),
         cmocka_unit_test(errors_are_bounded_multiples_of_a_direct_sum),

@@ -34,7 +34,8 @@ struct conv {
     bool bias, relu;
     bool pool;           /* max of 2x2, stride 2, p / 2 and q / 2 rounded down; only with relu */
     bool x_batched, y_batched;
-    bool need_dx;        /* whether the gradient of x will be asked for */
+    bool need_dx;        /* whether the gradient of x will be asked for, */
+    bool add_dx;         /* and added to what stands in dx: where the kernel `adds` */
     size_t batch;        /* rows at most */
     size_t l2_bytes;     /* of a core, for blocks on which no bits depend; 0: 2 MiB */
 };
@@ -74,7 +75,7 @@ struct conv_args {
     float *y;
     void *aux;                   /* aux_row_bytes for each row; rows rounded up to NATIVE_LANES */
     const float *dy;             /* of y; backward only, as all below */
-    float *dx;                   /* overwritten; NULL: not wanted */
+    float *dx;                   /* overwritten or, add_dx, added to; NULL: not wanted */
     float *partial;              /* partial_floats; overwritten */
     const struct native_step *step; /* NULL, or, by parts and where all rows are given at once: weights are changed once
                                        dx is there, partial has no dw, finish is given none */
@@ -91,6 +92,7 @@ struct conv_place {
 struct conv_kernel {
     const char *name; /* "winograd_f4", "winograd_f2", "direct", "depthwise", "batched" */
     bool drops; /* takes conv_args.drop */
+    bool adds;  /* takes conv.add_dx */
     bool (*covers)(const struct conv *c);
     size_t (*weights_floats)(const struct conv *c); /* of the working layout, padding included (kept 0 by all) */
     struct conv_place (*place)(const struct conv *c, int k); /* of filter k in it */

@@ -274,6 +274,7 @@ static void finish(const struct winograd *w, const float *partial, float *dw, fl
     const struct conv_kernel NATIVE(conv_winograd_f##m) = {                                                            \
         .name = "winograd_f" #m,                                                                                       \
         .drops = true,                                                                                                 \
+        .adds = true,                                                                                                  \
         .covers = covers_f##m,                                                                                         \
         .weights_floats = weights_floats,                                                                              \
         .place = place,                                                                                                \

@@ -101,8 +101,8 @@ VEC_INLINE void input(size_t a, size_t height, size_t width, const struct winogr
 }
 
 /* A tile's first rows and columns, by which tiles overlap, were written by the tiles above (above) and to the left of
- * it (left): added to. lanes: VEC_N, or less at the end of the channels. */
-VEC_INLINE void spread_lanes(size_t a, size_t height, size_t width, const struct winograd *w, bool edge,
+ * it (left): added to; add: and so is all. lanes: VEC_N, or less at the end of the channels. */
+VEC_INLINE void spread_lanes(size_t a, size_t height, size_t width, const struct winograd *w, bool edge, bool add,
                              float *const *rows, size_t lo, size_t hi, bool above, bool left, const float *v, size_t c,
                              size_t lanes)
 {
@@ -128,7 +128,7 @@ VEC_INLINE void spread_lanes(size_t a, size_t height, size_t width, const struct
 
             if (!edge && s + m >= width)
                 __builtin_prefetch(o + m * winograd_stride(a) * w->c, 1, 3);
-            if ((r + m < height && above) || (s + m < width && left))
+            if (add || (r + m < height && above) || (s + m < width && left))
                 x[r] += lanes == VEC_N ? vec_load(o) : vec_load_n(o, lanes);
             if (lanes == VEC_N)
                 vec_store(o, x[r]);
@@ -138,15 +138,15 @@ VEC_INLINE void spread_lanes(size_t a, size_t height, size_t width, const struct
     }
 }
 
-VEC_INLINE void spread_tile(size_t a, size_t height, size_t width, const struct winograd *w, bool edge,
+VEC_INLINE void spread_tile(size_t a, size_t height, size_t width, const struct winograd *w, bool edge, bool add,
                             float *const *rows, size_t lo, size_t hi, bool above, bool left, const float *v)
 {
     size_t c = w->c_lo;
 
     for (; c + VEC_N <= w->c_hi; c += VEC_N)
-        spread_lanes(a, height, width, w, edge, rows, lo, hi, above, left, v, c, VEC_N);
+        spread_lanes(a, height, width, w, edge, add, rows, lo, hi, above, left, v, c, VEC_N);
     if (c < w->c_hi)
-        spread_lanes(a, height, width, w, edge, rows, lo, hi, above, left, v, c, w->c_hi - c);
+        spread_lanes(a, height, width, w, edge, add, rows, lo, hi, above, left, v, c, w->c_hi - c);
 }
 
 /* Tiles need not reach the input's end: a pool that drops the last row, or an output cut short. */
@@ -166,8 +166,8 @@ VEC_INLINE void clear(size_t a, size_t height, size_t width, const struct winogr
             memset(image + (i * (size_t)c->w + j) * w->c + w->c_lo, 0, (w->c_hi - w->c_lo) * 4);
 }
 
-VEC_INLINE void spread(size_t a, size_t height, size_t width, const struct winograd *w, const struct conv *c, float *dx,
-                       size_t lo, size_t hi, const float *dv, float *dump)
+VEC_INLINE void spread(size_t a, size_t height, size_t width, const struct winograd *w, const struct conv *c, bool add,
+                       float *dx, size_t lo, size_t hi, const float *dv, float *dump)
 {
     size_t image = (size_t)c->h * (size_t)c->w * w->c;
     bool all = reach(a, height, w->tile_rows, c->pad_top, c->h) && reach(a, width, w->tile_columns, c->pad_left, c->w);
@@ -177,7 +177,7 @@ VEC_INLINE void spread(size_t a, size_t height, size_t width, const struct winog
         float *rows[6];
         size_t steps[6];
 
-        if (!above && !all)
+        if (!above && !all && !add)
             clear(a, height, width, w, c, dx + row / w->tile_rows * image);
         start(a, height, width, w, c, dx, row, dump, rows, steps);
         for (size_t j = 0; j < w->tile_columns; j++, dv += w->c_tile) {
@@ -185,9 +185,9 @@ VEC_INLINE void spread(size_t a, size_t height, size_t width, const struct winog
 
             cut(a, width, j, c->pad_left, c->w, &first, &end);
             if (above && j && first == 0 && end == width)
-                spread_tile(a, height, width, w, false, rows, first, end, true, true, dv);
+                spread_tile(a, height, width, w, false, add, rows, first, end, true, true, dv);
             else
-                spread_tile(a, height, width, w, true, rows, first, end, above, j > 0, dv);
+                spread_tile(a, height, width, w, true, add, rows, first, end, above, j > 0, dv);
             for (size_t r = 0; r < height; r++)
                 rows[r] += steps[r];
         }
@@ -204,6 +204,10 @@ void NATIVE(winograd_input)(const struct winograd *w, const struct conv *c, cons
 void NATIVE(winograd_spread)(const struct winograd *w, const struct conv *c, float *dx, size_t lo, size_t hi,
                              const float *dv, float *dump)
 {
-#define SPREAD(a, height, width) spread(a, height, width, w, c, dx, lo, hi, dv, dump)
-    WINOGRAD_EACH(w, SPREAD);
+#define SPREAD(a, height, width) spread(a, height, width, w, c, false, dx, lo, hi, dv, dump)
+#define SPREAD_ADDED(a, height, width) spread(a, height, width, w, c, true, dx, lo, hi, dv, dump)
+    if (c->add_dx)
+        WINOGRAD_EACH(w, SPREAD_ADDED);
+    else
+        WINOGRAD_EACH(w, SPREAD);
 }
