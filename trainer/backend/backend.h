@@ -46,7 +46,7 @@ struct plan_options {
 
 struct backend_info {
     const char *name; /* "cpu" */
-    const char *isa;  /* "avx512", "avx2", ... : part of what bits depend on */
+    const char *isa;  /* part of what bits depend on: "avx512", or with kernels forced "avx512 direct"; "sm_90, cuDNN ..." */
 };
 
 struct replica {

@@ -7,44 +7,44 @@
 #include <string.h>
 
 /* FLEXP_CPU_KERNELS is for comparing: "onednn" for oneDNN everywhere, or a convolution kernel's name for this one where it
- * fits, with oneDNN for the other convolutions. */
-static const char *wanted_kernels(void)
+ * fits, with oneDNN for the other convolutions. NULL: by rule. */
+static int forced_kernels(const struct native *native, const char **ret, struct error *err)
 {
     const char *wanted = getenv("FLEXP_CPU_KERNELS");
 
-    return wanted && *wanted ? wanted : NULL;
+    *ret = NULL;
+    if (!wanted || !*wanted)
+        return 0;
+    if (!strcmp(wanted, "onednn"))
+        *ret = "onednn";
+    for (size_t i = 0; native->convs[i] && !*ret; i++)
+        if (!strcmp(native->convs[i]->name, wanted))
+            *ret = native->convs[i]->name;
+    return *ret ? 0
+                : fail(err, -EINVAL,
+                       "FLEXP_CPU_KERNELS=%.40s: must be onednn, winograd_f4, winograd_f2, direct, depthwise or batched",
+                       wanted);
 }
 
-int choose_native(const struct native **ret, struct error *err)
+int choose_kernels(const struct native **ret_native, const char **ret_only, struct error *err)
 {
-    const char *why = NULL;
-    const struct native *native = native_pick(&why);
+    const struct native *native;
+    int rc = native_pick(&native, err);
 
-    if (!native)
-        return fail(err, -EINVAL, "%s (FLEXP_ISA=%s)", why, getenv("FLEXP_ISA"));
-    *ret = native;
+    if (rc || (rc = forced_kernels(native, ret_only, err)))
+        return rc;
+    *ret_native = native;
     return 0;
 }
 
-int choose_rules(const struct native *native, size_t batch, enum precision precision, struct choose_rules *ret,
-                 struct error *err)
+struct choose_rules choose_rules(const struct native *native, const char *only, size_t batch, enum precision precision)
 {
-    const char *wanted = wanted_kernels();
-    bool found = !wanted || !strcmp(wanted, "onednn");
-
-    for (size_t i = 0; native->convs[i] && !found; i++)
-        found = !strcmp(native->convs[i]->name, wanted);
-    if (!found)
-        return fail(err, -EINVAL,
-                    "FLEXP_CPU_KERNELS=%s: must be onednn, winograd_f4, winograd_f2, direct, depthwise or batched",
-                    wanted);
-    *ret = (struct choose_rules){
-        .native = wanted && !strcmp(wanted, "onednn") ? NULL : native,
+    return (struct choose_rules){
+        .native = only && !strcmp(only, "onednn") ? NULL : native,
         .batch = batch,
         .strict = precision == PRECISION_FP32_STRICT,
-        .only = wanted,
+        .only = only,
     };
-    return 0;
 }
 
 static const struct conv_kernel *named(const struct choose_rules *r, const char *name, const struct conv *c)

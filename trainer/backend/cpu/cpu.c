@@ -6,56 +6,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct {
-    dnnl_cpu_isa_t isa;
-    const char *name;
-} ISAS[] = {
-    {dnnl_cpu_isa_sse41, "sse41"},
-    {dnnl_cpu_isa_avx, "avx"},
-    {dnnl_cpu_isa_avx2, "avx2"},
-    {dnnl_cpu_isa_avx2_vnni, "avx2_vnni"},
-    {dnnl_cpu_isa_avx512_mic, "avx512_mic"},
-    {dnnl_cpu_isa_avx512_mic_4ops, "avx512_mic_4ops"},
-    {dnnl_cpu_isa_avx512_core, "avx512_core"},
-    {dnnl_cpu_isa_avx512_core_vnni, "avx512_core_vnni"},
-    {dnnl_cpu_isa_avx512_core_bf16, "avx512_core_bf16"},
-    {dnnl_cpu_isa_avx512_core_amx, "avx512_core_amx"},
-};
-
-/* FLEXP_ISA holds for oneDNN too; only before its first use, later calls change nothing. */
+/* oneDNN gets what our own kernels get and no more, so that the set's name says of it too what bits depend on. Holds before
+ * oneDNN's first use; later calls change nothing. */
 static void limit_onednn(const struct native *native)
 {
-    const char *wanted = getenv("FLEXP_ISA");
-
-    if (wanted && !strcmp(native->name, "avx2"))
-        dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2);
-    else if (wanted && !strcmp(native->name, "portable"))
-        dnnl_set_max_cpu_isa(dnnl_cpu_isa_sse41);
+    dnnl_set_max_cpu_isa(!strcmp(native->name, "avx512") ? dnnl_cpu_isa_avx512_core
+                         : !strcmp(native->name, "avx2") ? dnnl_cpu_isa_avx2
+                                                         : dnnl_cpu_isa_sse41);
 }
 
 static int cpu_open(const struct backend_options *options, struct backend **ret, struct error *err)
 {
     struct backend *b = calloc(1, sizeof *b);
-    dnnl_cpu_isa_t isa;
     dnnl_status_t status;
     int rc;
 
     if (!b)
         return fail(err, -ENOMEM, "out of memory");
-    if ((rc = choose_native(&b->native, err))) {
+    if ((rc = choose_kernels(&b->native, &b->only, err))) {
         free(b);
         return rc;
     }
     limit_onednn(b->native);
-    isa = dnnl_get_effective_cpu_isa();
     if (!options->cores_n) {
         free(b);
         return fail(err, -EINVAL, "the CPU backend needs at least one core");
     }
-    snprintf(b->isa, sizeof b->isa, "isa-%x", (unsigned)isa);
-    for (size_t i = 0; i < sizeof ISAS / sizeof ISAS[0]; i++)
-        if (ISAS[i].isa == isa)
-            snprintf(b->isa, sizeof b->isa, "%s", ISAS[i].name);
+    snprintf(b->isa, sizeof b->isa, "%s%s%s", b->native->name, b->only ? " " : "", b->only ? b->only : "");
     b->topology = topology_new();
     b->l2_bytes = topology_l2_bytes(b->topology, options->cores, options->cores_n);
     rc = crew_new(options->cores, options->cores_n, b->topology, &b->crew, err);

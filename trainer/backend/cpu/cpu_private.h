@@ -75,10 +75,9 @@ struct choose_rules {
     const char *only; /* a convolution kernel's name: this one or oneDNN, for comparisons; NULL: by rule */
 };
 
-/* From FLEXP_ISA and FLEXP_CPU_KERNELS. */
-int choose_native(const struct native **ret, struct error *err);
-int choose_rules(const struct native *native, size_t batch, enum precision precision, struct choose_rules *ret,
-                 struct error *err);
+/* From FLEXP_ISA and FLEXP_CPU_KERNELS; *ret_only NULL where the latter forces nothing. -EINVAL where one of them is wrong. */
+int choose_kernels(const struct native **ret_native, const char **ret_only, struct error *err);
+struct choose_rules choose_rules(const struct native *native, const char *only, size_t batch, enum precision precision);
 const struct conv_kernel *choose_conv(const struct choose_rules *rules, const struct conv *conv);
 bool choose_dense(const struct choose_rules *rules);
 bool choose_is_batched(const struct conv_kernel *kernel);
@@ -178,7 +177,8 @@ struct backend {
     dnnl_engine_t engine;
     const struct dataset *dataset;
     const struct native *native;
-    char isa[32];
+    const char *only; /* as of struct choose_rules, and "onednn"; NULL: by rule */
+    char isa[32];     /* native's name, and `only` */
 };
 
 struct variant { /* the primitives for one number of rows */

@@ -126,7 +126,7 @@ int plan_compile(struct backend *backend, const struct model *model, const struc
                  struct plan **ret, struct error *err)
 {
     struct plan *p = calloc(1, sizeof *p);
-    struct choose_rules rules;
+    struct choose_rules rules = choose_rules(backend->native, backend->only, options->batch, options->precision);
     size_t first;
     int rc = -ENOMEM;
 
@@ -142,8 +142,6 @@ int plan_compile(struct backend *backend, const struct model *model, const struc
     p->scratch = calloc(crew_size(backend->crew), sizeof *p->scratch);
     p->where = calloc(model->params_n + 1, sizeof *p->where);
     p->node_of = calloc(model->params_n + 1, sizeof *p->node_of);
-    if ((rc = choose_rules(backend->native, p->batch, options->precision, &rules, err)))
-        goto out;
     rules.l2_bytes = backend->l2_bytes;
     if (!p->working || !p->places || !p->workers || !p->scratch || !p->where || !p->node_of ||
         graph_init(&p->graph, model, &rules, p->rows_max) || size_own(p)) {

@@ -156,6 +156,6 @@ json_t *cpu_profile(struct plan *p, const float *weights, struct error *err)
         json_decref(rows);
         return NULL;
     }
-    return json_pack("{s:s, s:I, s:f, s:f, s:o}", "isa", p->backend->native->name, "batch", (json_int_t)p->batch,
+    return json_pack("{s:s, s:I, s:f, s:f, s:o}", "isa", p->backend->isa, "batch", (json_int_t)p->batch,
                      "peak_flops", job.peak, "step_us", 1e6 * sum, "rows", rows);
 }

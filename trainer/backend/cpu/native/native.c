@@ -30,18 +30,20 @@ const struct native *const *native_all(void)
     return all;
 }
 
-const struct native *native_pick(const char **ret_why)
+int native_pick(const struct native **ret, struct error *err)
 {
     const char *wanted = getenv("FLEXP_ISA");
     const struct native *const *all = native_all();
+    struct words here = {0};
 
-    if (!wanted || !*wanted)
-        return all[0];
-    for (size_t i = 0; all[i]; i++)
-        if (!strcmp(all[i]->name, wanted))
-            return all[i];
-    *ret_why = strcmp(wanted, "avx512") && strcmp(wanted, "avx2")
-                   ? "FLEXP_ISA is none of avx512, avx2, portable"
-                   : "this processor does not have the instructions that FLEXP_ISA names";
-    return NULL;
+    for (size_t i = 0; all[i]; i++) {
+        if (!wanted || !*wanted || !strcmp(all[i]->name, wanted)) {
+            *ret = all[i];
+            return 0;
+        }
+        words_add(&here, all[i]->name);
+    }
+    if (!strcmp(wanted, "avx512") || !strcmp(wanted, "avx2"))
+        return fail(err, -EINVAL, "FLEXP_ISA=%s: this processor has no such instructions; it has %s", wanted, words_text(&here));
+    return fail(err, -EINVAL, "FLEXP_ISA=%.40s: must be avx512, avx2 or portable", wanted);
 }

@@ -16,6 +16,7 @@
 #ifndef FLEXP_TRAINER_CPU_NATIVE_H
 #define FLEXP_TRAINER_CPU_NATIVE_H
 
+#include "common/error.h"
 #include "common/rng.h"
 
 #include <stdbool.h>
@@ -180,9 +181,9 @@ struct native {
     double (*peak_flops)(double seconds);
 };
 
-/* The set to use: the best that this processor has, or what FLEXP_ISA names (NULL and *ret_why where that is none of
- * them, or the processor lacks it). */
-const struct native *native_pick(const char **ret_why);
+/* The set to use: the best that this processor has, or what FLEXP_ISA names; -EINVAL where that is none of them, or the
+ * processor lacks it. */
+int native_pick(const struct native **ret, struct error *err);
 /* All sets that this processor has, best first, NULL-terminated. */
 const struct native *const *native_all(void);
 
