@@ -23,31 +23,44 @@ static const char HELP[] =
     "It speaks the trial protocol (docs/protocol.md) on the socket whose descriptor is in FLEXP_FD and ends when that\n"
     "socket does. To run an experiment, type `flexp create -f FILE`.\n";
 
-static int serve(int fd)
+/* The set that this process computes with, by opening the backend once, without threads' cores known. */
+static int find_isa(char *ret, size_t room, struct error *err)
 {
     const struct backend_options options = {.cores = (const int[]){-1}, .cores_n = 1};
+    struct backend *backend;
+    int rc = BACKEND_CPU.open(&options, &backend, err);
+
+    if (rc)
+        return rc;
+    snprintf(ret, room, "%s", BACKEND_CPU.info(backend).isa);
+    BACKEND_CPU.close(backend);
+    return 0;
+}
+
+/* Where the environment says what cannot be (-EINVAL), whoever asks is told so: a run by the session, which opens the backend. */
+static int serve(int fd)
+{
     struct connection *connection;
     struct planner planner = {0};
     struct session *session;
-    struct backend *backend;
     struct message message;
-    struct error err;
+    struct error err, refused = {0};
     char isa[32];
 
-    /* Opened once without threads' cores known, for its instruction set alone. */
-    if (BACKEND_CPU.open(&options, &backend, &err)) {
-        log_error("%s", err.text);
+    if (find_isa(isa, sizeof isa, &refused) && refused.code != -EINVAL) {
+        log_error("%s", refused.text);
         return 1;
     }
-    snprintf(isa, sizeof isa, "%s", BACKEND_CPU.info(backend).isa);
-    BACKEND_CPU.close(backend);
-    if (session_new(&session, &err) || connection_open(fd, isa, &connection, &err)) {
+    if (session_new(&session, &err) || connection_open(fd, refused.code ? NULL : isa, &connection, &err)) {
         log_error("%s", err.text);
         return 1;
     }
     for (;;) { /* the connection ends the process */
         connection_next(connection, &message);
-        if (message.op == MSG_PLAN) {
+        if (message.op == MSG_PLAN && refused.code) {
+            plan_refuse(connection, &message, refused.text);
+            message_done(&message);
+        } else if (message.op == MSG_PLAN) {
             plan_answer(&planner, connection, &message);
             message_done(&message);
         } else {

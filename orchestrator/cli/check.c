@@ -109,7 +109,7 @@ int check_file(struct cli *cli, bool ask_trainer, struct checked *ret)
     if (code)
         return code;
     if (ret->config && !ret->problems.errors && ask_trainer)
-        err.code = plan_check(ret->config, cli->home, &ret->problems, &err) ? -EIO : 0; /* it is not the file's fault */
+        err.code = plan_check(ret->config, cli->home, &ret->problems, &err); /* it is not the file's fault */
     return conclude(cli, ret, &err);
 }
 
@@ -129,7 +129,7 @@ int check_describe(struct cli *cli, const char *what, json_t **ret)
 
     if (code == CLI_OK) {
         if (checked.config && !checked.problems.errors &&
-            plan_describe(checked.config, cli->home, what, &answer, &checked.problems, &err))
+            plan_describe(checked.config, cli->home, what, &answer, &checked.problems, &err) && checked.config->entrypoint)
             fail_prefix(&err, "%s", checked.file);
         code = conclude(cli, &checked, &err);
     }

@@ -124,7 +124,8 @@ int launcher_run_command(const char *command, const char *const *env, const char
 /* Asks a fresh worker's `plan` for each request, synchronously and without a loop (used by create and validate, in the
  * CLI's process). cwd: the working directory, NULL: ours. requests: list of {hyperparameters, sections, slots}; *ret:
  * list of answers in the same order. A program that does not have the capability answers null for each. *ret_packs (may be
- * NULL): it can carry several runs. -EIO with its last lines when it dies or is silent for 30 s. */
+ * NULL): it can carry several runs. -EIO with its last lines when it dies or is silent for 30 s; -EINVAL with its
+ * words where it says that no request could be planned. */
 int launcher_ask_plan(const char *const *argv, const char *cwd, const json_t *requests, bool *ret_packs, json_t **ret,
                       struct error *err);
 /* Has a fresh worker evaluate a checkpoint, likewise: message is `evaluate` with all that belongs to it (docs/protocol.md),

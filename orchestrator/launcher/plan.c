@@ -284,7 +284,10 @@ static int ask_one(struct asking *a, const json_t *request, size_t id, json_t *a
             break;
         message_done(&answer);
     }
-    rc = json_array_append(answers, answer.body) ? fail(err, -ENOMEM, "out of memory") : 0;
+    if (!json_bool_or(answer.body, "ok", true) && *json_string_or(answer.body, "text", ""))
+        rc = fail(err, -EINVAL, "%s", json_string_or(answer.body, "text", ""));
+    else
+        rc = json_array_append(answers, answer.body) ? fail(err, -ENOMEM, "out of memory") : 0;
     message_done(&answer);
     return rc;
 }

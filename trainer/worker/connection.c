@@ -234,7 +234,7 @@ int connection_open(int fd, const char *isa, struct connection **ret, struct err
     connection->beginnings.last = &connection->beginnings.first;
     pthread_mutex_init(&connection->lock, NULL);
     pthread_cond_init(&connection->arrived, NULL);
-    connection_send(connection, json_pack("{s:s, s:i, s:i, s:s, s:i, s:i, s:s, s:[s,s,s,s]}", "op", "hello", "version",
+    connection_send(connection, json_pack("{s:s, s:i, s:i, s:s, s:i, s:i, s:s*, s:[s,s,s,s]}", "op", "hello", "version",
                                           FLEXP_PROTOCOL_VERSION, "pid", (int)getpid(), "program",
                                           "flexp-trainer " FLEXP_VERSION, "rank", 0, "size", 1, "isa", isa,
                                           "capabilities", "reuse", "plan", "evaluate", "pack"));

@@ -13,7 +13,7 @@
 
 struct connection;
 
-/* Takes ownership of fd. Says hello. */
+/* Takes ownership of fd. Says hello. isa: NULL where it is not known. */
 int connection_open(int fd, const char *isa, struct connection **ret, struct error *err);
 
 /* Sends one message; takes ownership of it. Exits the process when the orchestrator is gone. */

@@ -196,6 +196,12 @@ static void describe_kernels(const struct model *model, const struct plan_option
     free(weights);
 }
 
+void plan_refuse(struct connection *connection, const struct message *message, const char *why)
+{
+    connection_send(connection, json_pack("{s:s, s:I, s:b, s:s}", "op", "plan", "id",
+                                          (json_int_t)json_int_or(message->body, "id", 0), "ok", 0, "text", why));
+}
+
 void plan_answer(struct planner *planner, struct connection *connection, const struct message *message)
 {
     const char *slot_type = json_string_or(message->body, "slot_type", "");

@@ -17,6 +17,8 @@ struct planner {
     struct error why;    /* there is none */
 };
 
+/* Answers one plan message: no file could be planned here, for this reason. */
+void plan_refuse(struct connection *connection, const struct message *message, const char *why);
 /* Answers one plan message. */
 void plan_answer(struct planner *planner, struct connection *connection, const struct message *message);
 /* Gives the GPU back. */

@@ -99,6 +99,19 @@ static void each_way_to_fail_has_its_words(void **state)
     }
 }
 
+/* Its environment is wrong, say: its words alone, no request is to blame. */
+static void a_program_that_cannot_plan_anything_says_why(void **state)
+{
+    struct error err = {0};
+    json_t *answers = NULL;
+
+    (void)state;
+    assert_int_equal(ask("echo noise; " HELLO "echo '{\"op\":\"plan\",\"id\":1,\"ok\":false,\"text\":\"FLEXP_ISA=x: must be y\"}' >&3; "
+                         "sleep 1000", &answers, &err), -EINVAL);
+    assert_string_equal(err.text, "FLEXP_ISA=x: must be y");
+    assert_null(answers);
+}
+
 static void a_silent_program_is_not_waited_for(void **state)
 {
     struct error err = {0};
@@ -149,6 +162,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_program_without_the_capability_answers_null),
         cmocka_unit_test(a_program_says_whether_it_carries_several_runs),
         cmocka_unit_test(each_way_to_fail_has_its_words),
+        cmocka_unit_test(a_program_that_cannot_plan_anything_says_why),
         cmocka_unit_test(a_silent_program_is_not_waited_for),
         cmocka_unit_test(a_program_that_is_not_there_is_named),
         cmocka_unit_test(it_runs_in_the_folder_named),
