@@ -1,5 +1,5 @@
 /* choose.c - whose kernel a layer gets: a rule over shapes, batch, precision and instruction set, so that a trial's bits
- * depend on nothing else. The figures behind the rule are in docs/performance.md.
+ * depend on nothing else. tests/bench/cpu/rule.py measures what is behind it; docs/performance.md has the figures.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/cpu_private.h"
 
@@ -55,10 +55,29 @@ static const struct conv_kernel *named(const struct choose_rules *r, const char 
     return NULL;
 }
 
+/* Few channels fill no vector: a lane for each sample. Vectors of eight are filled sooner, but for large kernels. */
+static bool batched_pays(const struct choose_rules *r, const struct conv *c)
+{
+    return c->c < NATIVE_LANES && c->k <= NATIVE_LANES && 2 * r->batch >= NATIVE_LANES &&
+           (r->native->lanes == NATIVE_LANES || c->r * c->s > 9);
+}
+
+/* Transforms grow with channels and with filters, what they save with their product. */
+static bool winograd_pays(const struct choose_rules *r, const struct conv *c)
+{
+    bool narrow = r->native->lanes < NATIVE_LANES;
+    int product = c->c * c->k, least = r->strict ? narrow ? 128 : 256 : narrow ? 32 : 128;
+
+    if (c->stride == 2)
+        return !r->strict && c->c >= 16 && c->k >= 16 && product >= 512;
+    if (!c->need_dx)
+        return c->c >= 16 && c->k >= 16;
+    return c->c >= 4 && c->k >= 8 && product >= least;
+}
+
 const struct conv_kernel *choose_conv(const struct choose_rules *r, const struct conv *c)
 {
     const struct conv_kernel *kernel = NULL;
-    int least;
 
     if (!r->native)
         return NULL;
@@ -66,11 +85,10 @@ const struct conv_kernel *choose_conv(const struct choose_rules *r, const struct
         return named(r, r->only, c);
     if (c->groups > 1)
         return named(r, "depthwise", c);
-    if (c->c < NATIVE_LANES && c->k <= NATIVE_LANES && r->batch >= 10)
-        kernel = named(r, "batched", c);
-    least = c->stride == 2 ? 64 : r->strict ? 32 : 16;
-    if (!kernel && c->c >= least && c->k >= least)
+    if (winograd_pays(r, c))
         kernel = named(r, r->strict ? "winograd_f2" : "winograd_f4", c);
+    if (!kernel && batched_pays(r, c))
+        kernel = named(r, "batched", c);
     return kernel ? kernel : named(r, "direct", c);
 }
 

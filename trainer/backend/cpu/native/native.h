@@ -131,6 +131,7 @@ struct native_norm {
 /* One instruction set. */
 struct native {
     const char *name; /* "avx512", "avx2", "portable" */
+    int lanes;        /* floats of a vector */
     const struct conv_kernel *const *convs; /* NULL-terminated */
 
     size_t (*dense_stride)(size_t out);

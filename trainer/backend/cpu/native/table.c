@@ -56,6 +56,7 @@ static const struct conv_kernel *const CONVS[] = {
 extern const struct native NATIVE(native);
 const struct native NATIVE(native) = {
     .name = TEXT(NATIVE_ISA),
+    .lanes = VEC_N,
     .convs = CONVS,
     .dense_stride = NATIVE(dense_stride),
     .dense_forward = NATIVE(dense_forward),
