@@ -49,9 +49,21 @@ void keys_clean_text(char *text)
     *to = 0;
 }
 
+/* As a file has it, when it is not finite. */
+static const char *special_text(const json_t *value)
+{
+    double number;
+
+    if (!json_is_string(value) || !json_to_double(value, &number))
+        return NULL;
+    return isnan(number) ? ".nan" : number > 0 ? ".inf" : "-.inf";
+}
+
 void keys_value_text(const json_t *value, char *ret, size_t room)
 {
-    if (json_is_string(value) && strlen(json_string_value(value)) > 60)
+    if (special_text(value))
+        snprintf(ret, room, "%s", special_text(value));
+    else if (json_is_string(value) && strlen(json_string_value(value)) > 60)
         snprintf(ret, room, "\"%.60s...\"", json_string_value(value));
     else if (json_is_string(value))
         snprintf(ret, room, "\"%s\"", json_string_value(value));
@@ -67,6 +79,14 @@ void keys_value_text(const json_t *value, char *ret, size_t room)
                  : json_is_array(value)  ? "a list"
                                          : "nothing");
     keys_clean_text(ret);
+}
+
+bool keys_is_quoted_number(const json_t *value)
+{
+    const char *text = json_string_value(value);
+    char *end;
+
+    return text && *text && !text[strspn(text, "+-.0123456789eE")] && isfinite(strtod(text, &end)) && !*end;
 }
 
 bool keys_is_whole(const json_t *value)

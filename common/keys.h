@@ -76,8 +76,10 @@ const json_t *keys_hyperparameter(const json_t *hyperparameters, const char *nam
  * incomplete go. */
 void keys_clean_text(char *text);
 
-/* How errors show a value: 0.5, "text", a map ... One line. */
+/* How errors show a value: 0.5, "text", .nan, a map ... One line. */
 void keys_value_text(const json_t *value, char *ret, size_t room);
+/* A string that a file would have as a finite number without its quotes: "0.1". */
+bool keys_is_quoted_number(const json_t *value);
 
 /* Replaces every "$name" below value by the hyperparameter's value. -EINVAL for an unknown name. New reference. */
 int keys_substitute(const json_t *value, const json_t *hyperparameters, json_t **ret, struct error *err);

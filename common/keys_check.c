@@ -192,8 +192,10 @@ static void wrong_type(struct check *c, const struct key *key, const char *wante
 {
     const char *text = json_string_value(value);
     char shown[100], words[300], hint[200] = "";
-    char *end;
+    double number;
 
+    if (key->type == KEY_NUMBER && text && json_to_double(value, &number))
+        wanted = "a finite number";
     keys_value_text(value, shown, sizeof shown);
     list_words(key->choices ? key->choices : "", words, sizeof words);
     if (text && *text == '$')
@@ -201,8 +203,7 @@ static void wrong_type(struct check *c, const struct key *key, const char *wante
                  c->references ? " (a reference is $ and a hyperparameter's name)"
                  : c->via      ? ""
                                : " (hyperparameters can stand in data, model, training and federation only)");
-    else if (text && (key->type == KEY_INT || key->type == KEY_NUMBER) && *text && (strtod(text, &end), !*end) &&
-             end != text)
+    else if ((key->type == KEY_INT || key->type == KEY_NUMBER) && keys_is_quoted_number(value))
         snprintf(hint, sizeof hint, "; leave out the quotes");
     else if (text && (key->type == KEY_INT || key->type == KEY_NUMBER) && strchr(text, '_') &&
              isdigit((unsigned char)*text))

@@ -130,8 +130,7 @@ static bool read_number(struct config_check *check, const json_t *description, c
         config_say(check, false, at, "is missing");
     else if (!json_is_number(value))
         config_say(check, false, at, "must be %s, got %s%s", whole ? "an integer" : "a number", shown,
-                   json_is_string(value) && isdigit((unsigned char)*json_string_value(value)) ? "; leave out the quotes"
-                                                                                              : "");
+                   keys_is_quoted_number(value) ? "; leave out the quotes" : "");
     else if (whole && !json_is_integer(value))
         config_say(check, false, at, "must be an integer, got %s; for fractions use type: double", shown);
     else if (whole && fabs(*ret) > MAX_WHOLE)
