@@ -77,7 +77,15 @@ static int show_plan(int argc, char **argv)
     ssize_t n = readlink("/proc/self/exe", path, sizeof path - sizeof "flexp");
     char **arguments = calloc((size_t)argc + 3, sizeof *arguments);
     int at = 0;
+    bool named = false;
 
+    for (int i = 2; i < argc; i++)
+        named = named || argv[i][0] != '-' || !strcmp(argv[i], "-") || !strcmp(argv[i], "--help") || !strcmp(argv[i], "-h");
+    if (!named) {
+        fputs("flexp-trainer: plan wants FILE: flexp-trainer plan FILE\n", stderr);
+        free(arguments);
+        return 2;
+    }
     path[n > 0 ? n : 0] = '\0';
     slash = strrchr(path, '/');
     if (!slash || !arguments) {

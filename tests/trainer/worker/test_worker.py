@@ -285,6 +285,26 @@ def without_an_orchestrator_it_says_what_it_is():
     check(done.returncode == 2 and "started by flexp" in done.stderr, done)
 
 
+def plan_without_a_file_speaks_of_this_program():
+    for more in ([], ["--json"]):
+        done = subprocess.run([TRAINER, "plan", *more], capture_output=True, text=True, check=False)
+        check((done.returncode, done.stdout, done.stderr) ==
+              (2, "", "flexp-trainer: plan wants FILE: flexp-trainer plan FILE\n"), done)
+
+
+def a_wrong_word_in_its_environment_is_told_to_whoever_asks():
+    text = "FLEXP_ISA=mmx: must be avx512, avx2 or portable"
+    with tempfile.TemporaryDirectory() as folder:
+        worker = Worker(folder, FLEXP_ISA="mmx")
+        check("isa" not in worker.hello and worker.hello["capabilities"], worker.hello)
+        worker.say(op="plan", id=5, hyperparameters={}, sections=SECTIONS, slots=1)
+        check(worker.hear() == {"op": "plan", "id": 5, "ok": False, "text": text}, "plan")
+        worker.assign(1)
+        failed = worker.hear_until("failed")[-1]
+        check(failed["reason"] == "bad_configuration" and failed["text"] == text, failed)
+        worker.close()
+
+
 TESTS = [says_hello_with_its_capabilities, reports_before_its_checkpoint_and_waits_at_the_unit,
          takes_trial_after_trial_and_repeats_bit_for_bit, a_resumed_trial_goes_on_as_if_it_had_never_stopped,
          a_run_resumed_at_its_unit_reports_the_value_again, leaves_result_and_model_of_the_best_validation,
@@ -296,6 +316,7 @@ TESTS = [says_hello_with_its_capabilities, reports_before_its_checkpoint_and_wai
          a_run_that_resumes_where_its_trial_converged_ends_there, centralised_training_keeps_its_momentum_over_a_restart, a_damaged_checkpoint_is_named_and_not_trained_on,
          a_damaged_best_checkpoint_is_named_before_anything_is_trained,
          train_metrics_are_finite_numbers_between_their_bounds, leaves_when_the_socket_ends,
-         a_line_that_is_no_message_ends_the_worker_with_its_reason, without_an_orchestrator_it_says_what_it_is]
+         a_line_that_is_no_message_ends_the_worker_with_its_reason, without_an_orchestrator_it_says_what_it_is,
+         plan_without_a_file_speaks_of_this_program, a_wrong_word_in_its_environment_is_told_to_whoever_asks]
 
 sys.exit(run(TESTS))
