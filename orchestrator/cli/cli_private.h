@@ -91,6 +91,9 @@ void help_man(FILE *out); /* flexp.1, in man(7) */
 extern const struct exit_code {
     const char *code, *meaning;
 } EXIT_CODES[]; /* ends with code NULL */
+extern const struct environment_row {
+    const char *name, *meaning;
+} ENVIRONMENT[]; /* ends with name NULL */
 
 /* The word of a NULL-terminated list nearest to name, by edit distance up to a third of its length; NULL: none. */
 const char *nearest_word(const char *const *words, const char *name);

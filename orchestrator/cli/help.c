@@ -15,6 +15,16 @@ const struct exit_code EXIT_CODES[] = {
     {NULL, NULL},
 };
 
+const struct environment_row ENVIRONMENT[] = {
+    {"FLEXP_HOME", "where experiments live, when --home is not given"},
+    {"FLEXP_DATA", "the folder that a relative data.path is looked for in, when --data is not given"},
+    {"FLEXP_ISA", "instructions that trials on cores use: avx512, avx2, portable (default: the best here)"},
+    {"FLEXP_CPU_KERNELS", "for comparisons, the one convolution kernel on cores: onednn, winograd_f4, winograd_f2, direct,"
+                          " depthwise, batched"},
+    {"NO_COLOR", "when set and not empty: no colours"},
+    {NULL, NULL},
+};
+
 static void write_option(FILE *out, const struct option_row *row)
 {
     char left[64], letter[8] = "    ";
@@ -32,6 +42,13 @@ static void write_globals(FILE *out, const struct term *term)
             term_off(term, STYLE_BOLD));
     for (int i = 0; i < OPT_GLOBALS; i++)
         write_option(out, &OPTION_ROWS[i]);
+}
+
+static void write_environment(FILE *out, const struct term *term)
+{
+    fprintf(out, "\n%sEnvironment%s\n", term_on(term, STYLE_BOLD), term_off(term, STYLE_BOLD));
+    for (const struct environment_row *row = ENVIRONMENT; row->name; row++)
+        fprintf(out, "  %-18s %s\n", row->name, row->meaning);
 }
 
 static void write_exit_codes(FILE *out, const struct term *term)
@@ -68,6 +85,7 @@ void help_overview(FILE *out, const struct term *term)
         fprintf(out, "  %-22s %s\n", left, verb->doc);
     }
     write_globals(out, term);
+    write_environment(out, term);
     write_exit_codes(out, term);
     fprintf(out, "\n`flexp VERB --help` shows a verb's options and an example.\n");
 }

@@ -79,12 +79,11 @@ void help_man(FILE *out)
         fprintf(out, ".TP\n.B %s\n", row->code);
         man_text(out, row->meaning);
     }
-    fputs(".SH ENVIRONMENT\n.TP\n.B FLEXP_HOME\n", out);
-    man_text(out, "where experiments live, when --home is not given");
-    fputs(".TP\n.B FLEXP_DATA\n", out);
-    man_text(out, "the folder that a relative data.path is looked for in");
-    fputs(".TP\n.B NO_COLOR\n", out);
-    man_text(out, "when set and not empty: no colours");
+    fputs(".SH ENVIRONMENT\n", out);
+    for (const struct environment_row *row = ENVIRONMENT; row->name; row++) {
+        fprintf(out, ".TP\n.B %s\n", row->name);
+        man_text(out, row->meaning);
+    }
     fputs(".SH FILES\n.TP\n.I HOME/flexp.db\n", out);
     man_text(out, "every experiment, trial, run and number (SQLite; docs/schema.md)");
     fputs(".TP\n.I HOME/experiments/ID/trials/N/\n", out);

@@ -63,5 +63,14 @@ def words_of_earlier_versions_are_shown_as_they_are(home):
     assert home.describe()["isa"] == ["avx512_core_amx"]
 
 
+@test
+def help_and_the_man_page_name_the_variables_and_their_values(home):
+    overview, page = home.flexp("help").stdout, home.flexp("help", "man").stdout
+    for name in ("FLEXP_HOME", "FLEXP_DATA", "FLEXP_ISA", "FLEXP_CPU_KERNELS", "NO_COLOR"):
+        assert f"\n  {name} " in overview and f"\n.B {name}\n" in page, name
+    for words in [text.partition("must be ")[2].replace(" or ", ", ").split(", ") for _, text in WRONG]:
+        assert len(words) > 2 and all(word in overview and word in page for word in words), words
+
+
 if __name__ == "__main__":
     sys.exit(run_tests())
