@@ -33,8 +33,9 @@ void *buffer_new(size_t bytes)
     bool large = bytes >= 2 * HUGE_PAGE;
     size_t alignment = large ? HUGE_PAGE : ALIGN, room = (bytes + alignment - 1) / alignment * alignment;
     size_t whole = room + ALIGN + alignment;
-    char *base = large ? mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-                       : malloc(whole);
+    char *base = whole < bytes ? NULL
+                 : large       ? mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                               : malloc(whole);
     char *buffer;
 
     if (!base || base == MAP_FAILED)

@@ -1,7 +1,8 @@
-/* test_threads.c - the crew: where its threads stand, and what of several fails.
+/* test_threads.c - the crew: where its threads stand, how they take denormals, and what of several fails.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/cpu_private.h"
 
+#include <float.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -51,6 +52,36 @@ static void threads_stand_in_the_order_of_the_topology(void **state)
     topology_free(topology);
 }
 
+#ifdef __SSE2__
+
+static void note_products(void *arg, size_t thread)
+{
+    volatile float least = FLT_MIN, denormal, half = 0.5f, large = 1e20f;
+    const uint32_t bits = 1000; /* a denormal, 1.4e-42 */
+    float *products = (float *)arg + 2 * thread;
+
+    memcpy((void *)(uintptr_t)&denormal, &bits, sizeof bits);
+    products[0] = least * half;
+    products[1] = denormal * large;
+}
+
+/* They cost a hundred times as much as other numbers, and training makes them. */
+static void denormals_are_zero_on_every_thread(void **state)
+{
+    float products[2 * THREADS], zeros[2 * THREADS] = {0};
+    struct crew *crew;
+    struct error err;
+
+    (void)state;
+    memset(products, 0x7f, sizeof products);
+    assert_int_equal(crew_new((int[THREADS]){-1, -1, -1, -1}, THREADS, NULL, &crew, &err), 0);
+    crew_run(crew, THREADS, note_products, products);
+    crew_free(crew);
+    assert_memory_equal(products, zeros, sizeof products);
+}
+
+#endif
+
 static int odd_ones_fail(void *arg, size_t thread, struct error *err)
 {
     atomic_fetch_add((atomic_size_t *)arg, 1);
@@ -77,6 +108,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(threads_stand_in_the_order_of_the_topology),
+#ifdef __SSE2__
+        cmocka_unit_test(denormals_are_zero_on_every_thread),
+#endif
         cmocka_unit_test(one_error_of_several_is_told),
     };
 

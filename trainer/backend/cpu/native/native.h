@@ -156,7 +156,7 @@ struct native {
 
     /* Values [lo, hi) of a tensor, lo a multiple of 64; rng stands at value 0 and is not moved: behind the whole tensor the
      * caller advances it by ceil(n / 2). Each number drawn decides two values, its low 16 bits the first: below rate *
-     * 65536 a value is dropped. kept: a bit for each value, value i at bit i % 64 of word i / 64. y may be x, dx dy.
+     * 65536, rounded to the nearest whole number, a value is dropped. kept: a bit for each value, value i at bit i % 64 of word i / 64. y may be x, dx dy.
      * dropout_keep: the decisions alone. */
     void (*dropout_keep)(double rate, const struct pcg32 *rng, uint64_t *kept, size_t lo, size_t hi);
     void (*dropout)(double rate, const struct pcg32 *rng, const float *x, float *y, uint64_t *kept, size_t lo, size_t hi);
