@@ -30,6 +30,7 @@ struct backend_options {
     const int *cores; /* one thread for each, pinned to it; cores[i] < 0: not pinned */
     size_t cores_n;
     size_t gpus_n; /* a GPU backend's: it trains on the first so many that are visible; 0 counts as 1 */
+    bool planning; /* for compile without a plan, and fit, alone: a GPU backend opens also where others hold all memory */
 };
 
 /* fp32: fp32 throughout, sums in whatever order is fast, Winograd's F(4x4) included (its rounding errors are up to 6 times

@@ -106,7 +106,7 @@ void planner_done(struct planner *planner)
 static struct backend *gpu_of(struct planner *planner)
 {
     if (!planner->asked &&
-        BACKEND_CUDA.open(&(struct backend_options){.cores_n = 0}, &planner->gpu, &planner->why))
+        BACKEND_CUDA.open(&(struct backend_options){.planning = true}, &planner->gpu, &planner->why))
         planner->gpu = NULL;
     planner->asked = true;
     return planner->gpu;
@@ -120,7 +120,7 @@ static const struct backend_ops *backend_for(struct planner *planner, const stru
 
     if (options->precision < PRECISION_TF32)
         return &BACKEND_CPU;
-    if (!gpu_of(planner) && planner->why.code != -ENOBUFS) { /* one that others use is there */
+    if (!gpu_of(planner)) {
         fail(&err, -EINVAL, "training.precision: %s needs a GPU: %s", PRECISION_NAMES[options->precision],
              planner->why.text);
         add_error(problems, "training", &err);

@@ -165,6 +165,27 @@ static void what_can_never_fit_is_refused_when_it_is_planned(void **state)
     json_decref(answer);
 }
 
+/* What a file is stored with must not hang on who used the GPU in that minute. */
+static void a_full_gpu_is_planned_for_as_if_it_were_free(void **state)
+{
+    json_t *before = plan("cuda", 8), *answer, *error;
+
+    (void)state;
+    assert_true(json_int_or(before, "trials_per_slot", 0) > 1);
+    planner_done(&planner);
+    fake_others(0, fake.capacity);
+    answer = plan("cuda", 8);
+    assert_true(json_equal(answer, before));
+    json_decref(answer);
+    json_decref(before);
+    answer = plan("cuda", LARGE);
+    error = json_array_get(json_object_get(answer, "errors"), 0);
+    assert_non_null(strstr(json_string_or(error, "text", ""), "MiB of GPU memory for batches of 65536, but Fake GPU has 700 MiB"));
+    json_decref(answer);
+    planner_done(&planner);
+    fake_others(0, 0);
+}
+
 /* However little others leave, wherever it is missed first. */
 static void a_run_that_others_keep_from_its_memory_says_so_and_trains_when_they_are_gone(void **state)
 {
@@ -210,6 +231,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_can_never_fit_is_refused_when_it_is_planned),
+        cmocka_unit_test(a_full_gpu_is_planned_for_as_if_it_were_free),
         cmocka_unit_test(a_run_that_others_keep_from_its_memory_says_so_and_trains_when_they_are_gone),
         cmocka_unit_test(a_run_that_the_whole_gpu_is_too_small_for_does_not_put_it_on_others),
     };

@@ -30,6 +30,21 @@ int gpu_open(const struct driver *driver, int index, struct backend **ret, struc
     return 0;
 }
 
+/* The first that opens, or for what needs no context the first that would if others left it any memory. */
+static int planning_open(const struct driver *driver, struct backend **ret, struct error *err)
+{
+    struct backend *b = calloc(1, sizeof *b);
+    int rc = b ? device_any(driver, &b->device, &b->info, err) : fail(err, -ENOMEM, "out of memory");
+
+    if (rc && rc != -ENOBUFS) {
+        free(b);
+        return rc;
+    }
+    b->driver = driver;
+    *ret = b;
+    return 0;
+}
+
 /* Cores are the CPU's; leases of GPUs make them those that CUDA_VISIBLE_DEVICES shows. */
 static int cuda_open(const struct backend_options *options, struct backend **ret, struct error *err)
 {
@@ -38,6 +53,8 @@ static int cuda_open(const struct backend_options *options, struct backend **ret
 
     if (rc)
         return rc;
+    if (options->planning)
+        return planning_open(driver, ret, err);
     if (options->gpus_n > RANKS_MOST)
         return fail(err, -EINVAL, "a trial trains on at most %d GPUs, got %zu", RANKS_MOST, options->gpus_n);
     return options->gpus_n > 1 ? parallel_open(driver, options->gpus_n, ret, err) : gpu_open(driver, 0, ret, err);
@@ -57,8 +74,10 @@ void gpu_close(struct backend *b)
 {
     if (!b)
         return;
-    drop_data(b);
-    b->driver->close(b->device);
+    if (b->device) {
+        drop_data(b);
+        b->driver->close(b->device);
+    }
     free(b);
 }
 

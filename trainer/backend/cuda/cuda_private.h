@@ -392,6 +392,10 @@ int cuda_score(struct plan *plan, const float *weights, const struct resident *m
                const uint32_t *samples, size_t n, double *losses, uint16_t *predictions, float *scores,
                struct error *err);
 
+/* memory.c: opens the first GPU that can be, and says what look tells of it. -ENOBUFS: other processes hold the memory of
+ * all that could be, and *ret_info is of the first of these. Else why the first GPU cannot be opened. */
+int device_any(const struct driver *driver, struct device **ret, struct device_info *ret_info, struct error *err);
+
 /* cuda.c: of one GPU, which is index among the visible ones */
 
 int gpu_open(const struct driver *driver, int index, struct backend **ret, struct error *err);

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define DRIVER_API_VERSION 4
+#define DRIVER_API_VERSION 5
 #define DRIVER_SYMBOL "flexp_cuda_driver"
 
 /* Kernels that take an index each: name, and the struct of their arguments. The matrix products are apart. */
@@ -91,6 +91,9 @@ struct driver {
     int (*open)(int index, const char *uuid, struct device **ret, struct error *err);
     void (*close)(struct device *device);
     void (*info)(const struct device *device, struct device_info *ret);
+    /* What is known of a GPU without a context, so also where others hold all its memory: nothing of the libraries. index and
+     * uuid as in open. -ENODEV: it is not there. */
+    int (*look)(int index, const char *uuid, struct device_info *ret, struct error *err);
     int (*memory)(struct device *device, size_t *ret_free, size_t *ret_total, struct error *err);
     size_t (*own)(const struct device *device); /* bytes that alloc gave and release has not taken back */
     /* Of the device, aligned to 256. -ENOMEM. */

@@ -1,7 +1,6 @@
 /* memory.c - what a trial needs of a GPU's memory, and what there is: refused, as many as fit, or to be waited for.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cuda/cuda_private.h"
-#include "trainer/backend/cuda/selftest.h"
 
 #define OVERHEAD_MOST ((size_t)2 << 30) /* beside what is allocated, a process has no more: context, libraries, graphs */
 
@@ -101,12 +100,26 @@ bool cuda_squeezed(struct backend *b, const struct model *model, const struct pl
     return false;
 }
 
-int selftest_open(const struct driver *driver, struct device **ret, struct error *err)
+int device_any(const struct driver *driver, struct device **ret, struct device_info *ret_info, struct error *err)
 {
-    int rc = driver->open(0, NULL, ret, err);
+    struct error first = {0}, why;
+    struct device_info info;
+    bool full = false;
+    int rc = driver->look(0, NULL, &info, err);
 
-    for (int i = 1; rc == -ENOMEM; i++)
-        if ((rc = driver->open(i, NULL, ret, err)) == -ENODEV) /* there is no GPU i */
-            return fail(err, -ENOBUFS, "other processes hold the memory of every GPU: there is none for a context");
-    return rc;
+    if (rc)
+        return rc;
+    for (int i = 0; !driver->look(i, NULL, &info, NULL); i++) {
+        rc = driver->open(i, NULL, ret, &why);
+        if (!rc || (rc == -ENOMEM && !full))
+            *ret_info = info;
+        if (!rc)
+            return 0;
+        full = full || rc == -ENOMEM;
+        if (!i)
+            first = why;
+    }
+    if (full)
+        return fail(err, -ENOBUFS, "other processes hold the memory of every GPU that can be used: there is none for a context");
+    return fail(err, first.code, "%s", first.text);
 }

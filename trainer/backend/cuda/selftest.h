@@ -33,8 +33,6 @@ int bed_init(struct bed *bed, const char *layers, int channels, int height, int 
 void bed_done(struct bed *bed);
 void selftest_device(struct backend *backend, const struct driver **ret_driver,
                      struct device **ret_device); /* cuda.c */
-/* memory.c: opens the first GPU whose memory others do not hold; -ENOBUFS: they hold that of all. */
-int selftest_open(const struct driver *driver, struct device **ret, struct error *err);
 
 void selftest_init(struct selftest *t);
 void selftest_done(struct selftest *t);

@@ -1,5 +1,6 @@
 /* selftest_main.c - `flexp-trainer selftest --backend cuda`.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "trainer/backend/cuda/cuda_private.h"
 #include "trainer/backend/cuda/ranks.h"
 #include "trainer/backend/cuda/selftest.h"
 
@@ -22,7 +23,7 @@ static const char HELP[] =
     "several GPUs in one trial against one; then, with --bench, times networks, the federated benchmark and each "
     "operation of a step.\n"
     "Exits with 1 where something failed, 2 for a wrong call, 3 where there is no GPU, 4 where other processes hold the\n"
-    "memory of every GPU.\n";
+    "memory of every GPU that can be used.\n";
 
 struct options {
     const char *json;
@@ -163,7 +164,7 @@ int cuda_selftest(int argc, char **argv)
 
     if (rc)
         return rc - 1;
-    if (cuda_driver(&driver, &err) || selftest_open(driver, &device, &err)) {
+    if (cuda_driver(&driver, &err) || device_any(driver, &device, &info, &err)) {
         fprintf(stderr, "flexp-trainer selftest: %s\n", err.text);
         return err.code == -ENOBUFS ? 4 : 3;
     }

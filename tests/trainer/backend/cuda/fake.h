@@ -29,6 +29,7 @@ static struct {
     struct {
         size_t used, capacity; /* capacity 0: as the others */
         size_t others;         /* what other processes hold */
+        bool broken;           /* does not open */
     } of[FAKE_DEVICES];
     bool no_nccl;
     int hangs;     /* 1 + the device that never answers the others */
@@ -224,17 +225,36 @@ static int fake_queue(struct device *device, int kernel, const void *args, size_
     return fake_queue_copy(device, kernel, args, size, memory, NULL, err);
 }
 
-static int fake_open(int index, const char *uuid, struct device **ret, struct error *err)
+static void fake_info(const struct device *device, struct device_info *ret)
+{
+    *ret = (struct device_info){
+        .name = "Fake GPU", .uuid = "GPU-fake", .isa = "host", .total_bytes = fake_capacity(device)};
+}
+
+static int fake_look(int index, const char *uuid, struct device_info *ret, struct error *err)
 {
     int visible = fake.devices ? fake.devices : 1;
-    struct device *d;
-    bool full;
 
     if (uuid && strcmp(uuid, "GPU-fake"))
         return fail(err, -ENODEV, "there is no GPU %s", uuid);
     if (index >= visible)
         return fail(err, -ENODEV, "there is no GPU %d: %d are visible", index, visible);
+    fake_info(&(struct device){.index = index < 0 ? 0 : index}, ret);
+    return 0;
+}
+
+static int fake_open(int index, const char *uuid, struct device **ret, struct error *err)
+{
+    struct device_info info;
+    struct device *d;
+    bool full;
+    int rc = fake_look(index, uuid, &info, err);
+
+    if (rc)
+        return rc;
     index = index < 0 ? 0 : index;
+    if (fake.of[index].broken)
+        return fail(err, -ENODEV, "%s %d does not pass the self-check", info.name, index);
     pthread_mutex_lock(&fake_lock);
     full = fake.of[index].others && fake.of[index].others == fake.capacity; /* not even for a context */
     pthread_mutex_unlock(&fake_lock);
@@ -259,12 +279,6 @@ static void fake_close(struct device *device)
     fake.opened--;
     pthread_mutex_unlock(&fake_lock);
     free(device);
-}
-
-static void fake_info(const struct device *device, struct device_info *ret)
-{
-    *ret = (struct device_info){
-        .name = "Fake GPU", .uuid = "GPU-fake", .isa = "host", .total_bytes = fake_capacity(device)};
 }
 
 static int fake_copy(struct device *device, void *to, const void *from, size_t bytes, const void *own)
@@ -432,6 +446,7 @@ static const struct driver FAKE_DRIVER = {
     .open = fake_open,
     .close = fake_close,
     .info = fake_info,
+    .look = fake_look,
     .memory = fake_memory,
     .own = fake_own,
     .alloc = fake_alloc,

@@ -105,21 +105,45 @@ static void the_gpu_that_is_short_is_named(void **state)
     assert_int_equal(fake.blocks, 0);
 }
 
-static void a_gpu_that_others_fill_does_not_hide_the_rest(void **state)
+static void must_be_any(int index, size_t capacity)
 {
+    struct device_info info;
     struct device *device;
     struct error err = {0};
 
-    (void)state;
-    fake_others(0, WHOLE);
-    fake_others(1, WHOLE);
-    assert_int_equal(selftest_open(&FAKE_DRIVER, &device, &err), 0);
-    assert_int_equal(device->index, 2);
+    assert_int_equal(device_any(&FAKE_DRIVER, &device, &info, &err), 0);
+    assert_int_equal(device->index, index);
+    assert_int_equal(info.total_bytes, capacity);
     FAKE_DRIVER.close(device);
+}
+
+static void must_be_none(int code, const char *text, size_t capacity)
+{
+    struct device_info info = {.total_bytes = 0};
+    struct device *device;
+    struct error err = {0};
+
+    assert_int_equal(device_any(&FAKE_DRIVER, &device, &info, &err), code);
+    assert_string_equal(err.text, text);
+    assert_int_equal(info.total_bytes, capacity);
+}
+
+static void a_gpu_that_is_full_or_broken_does_not_hide_the_rest(void **state)
+{
+    static const char FULL[] = "other processes hold the memory of every GPU that can be used: there is none for a context";
+
+    (void)state;
+    for (int i = 0; i < 4; i++)
+        fake.of[i].capacity = WHOLE + (size_t)i;
+    must_be_any(0, WHOLE);
+    fake.of[0].broken = true;
+    fake_others(1, WHOLE);
+    must_be_any(2, WHOLE + 2);
     fake_others(2, WHOLE);
-    fake_others(3, WHOLE);
-    assert_int_equal(selftest_open(&FAKE_DRIVER, &device, &err), -ENOBUFS);
-    assert_string_equal(err.text, "other processes hold the memory of every GPU: there is none for a context");
+    fake.of[3].broken = true;
+    must_be_none(-ENOBUFS, FULL, WHOLE + 1); /* what trials can wait for */
+    fake.of[1].broken = fake.of[2].broken = true;
+    must_be_none(-ENODEV, "Fake GPU 0 does not pass the self-check", 0);
     memset(fake.of, 0, sizeof fake.of);
     assert_int_equal(fake.opened, 0);
 }
@@ -130,7 +154,7 @@ int main(void)
         cmocka_unit_test(others_are_told_from_what_is_its_own),
         cmocka_unit_test(only_what_would_fit_without_them_waits),
         cmocka_unit_test(the_gpu_that_is_short_is_named),
-        cmocka_unit_test(a_gpu_that_others_fill_does_not_hide_the_rest),
+        cmocka_unit_test(a_gpu_that_is_full_or_broken_does_not_hide_the_rest),
     };
 
     fake.capacity = WHOLE;

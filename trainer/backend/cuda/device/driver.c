@@ -128,6 +128,28 @@ static int find_device(int index, const char *uuid, struct device *d, struct err
     return fail(err, -ENODEV, "there is no GPU %d: %d are visible", index, n);
 }
 
+/* No call of it makes a context. */
+static void describe(struct device *d)
+{
+    snprintf(d->info.name, sizeof d->info.name, "%s", d->prop.name);
+    snprintf(d->info.isa, sizeof d->info.isa, "sm_%d%d", d->prop.major, d->prop.minor);
+    d->info.total_bytes = d->prop.totalGlobalMem;
+    d->info.runtime_version = CUDART_VERSION;
+    cudaDriverGetVersion(&d->info.driver_version);
+}
+
+static int device_look(int index, const char *uuid, struct device_info *ret, struct error *err)
+{
+    struct device d = {0};
+    int rc = find_device(index, uuid, &d, err);
+
+    if (rc)
+        return rc == -EIO ? -ENODEV : rc;
+    describe(&d);
+    *ret = d.info;
+    return 0;
+}
+
 static int device_open(int index, const char *uuid, struct device **ret, struct error *err)
 {
     struct device *d = calloc(1, sizeof *d);
@@ -149,11 +171,7 @@ static int device_open(int index, const char *uuid, struct device **ret, struct 
         (rc = cuda_fail(err, cudaEventCreate(&d->events[1]), "opening a GPU")) ||
         (rc = cuda_fail(err, cuda_load_count_down(), "opening a GPU")) || (rc = self_check(d, err)))
         goto out;
-    snprintf(d->info.name, sizeof d->info.name, "%s", d->prop.name);
-    snprintf(d->info.isa, sizeof d->info.isa, "sm_%d%d", d->prop.major, d->prop.minor);
-    d->info.total_bytes = d->prop.totalGlobalMem;
-    d->info.runtime_version = CUDART_VERSION;
-    cudaDriverGetVersion(&d->info.driver_version);
+    describe(d);
     /* Without them the own kernels compute everything. */
     d->info.has_cublas = !cublas_open(d, &ignored);
     d->info.has_cudnn = !cudnn_open(d, &ignored);
@@ -425,6 +443,7 @@ const struct driver flexp_cuda_driver = {
     .open = device_open,
     .close = device_close,
     .info = device_info,
+    .look = device_look,
     .memory = device_memory,
     .own = device_own,
     .alloc = device_alloc,
