@@ -67,6 +67,8 @@ static void print_gpus(struct cli *cli, const json_t *rows)
     putchar('\n');
     table_write(table, stdout, &cli->out, 0);
     table_free(table);
+    json_array_foreach((json_t *)rows, i, row) if (strcmp(json_string_or(row, "self_check", "passed"), "passed"))
+        printf("At the start, of cuda:%lld: %s\n", (long long)json_int_or(row, "index", 0), json_string_or(row, "self_check_text", ""));
 }
 
 int verb_slots(struct cli *cli)

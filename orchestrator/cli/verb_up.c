@@ -44,6 +44,21 @@ static int foreground(struct cli *cli, const char *slots)
     return code == -EINVAL ? CLI_USAGE : CLI_LOST;
 }
 
+/* Of GPUs that are full or no slots. */
+static void say_gpus(struct cli *cli)
+{
+    json_t *answer = NULL, *row;
+    struct error err;
+    size_t i;
+
+    if (cli_ask(cli, false, "slots", NULL, &answer, &err))
+        return;
+    json_array_foreach(json_object_get(answer, "gpus"), i, row)
+        if (*json_string_or(row, "self_check_text", ""))
+            printf("cuda:%lld: %s\n", (long long)json_int_or(row, "index", 0), json_string_or(row, "self_check_text", ""));
+    json_decref(answer);
+}
+
 static int report(struct cli *cli, bool started, const char *slots)
 {
     json_t *status = NULL, *answer;
@@ -71,6 +86,8 @@ static int report(struct cli *cli, bool started, const char *slots)
     if (!cli->options.given[OPT_QUIET])
         printf("%s (pid %lld, %zu slot%s, home %s)\n", started ? "Started the orchestrator" : "It is running already",
                (long long)pid, have, have == 1 ? "" : "s", cli->home);
+    if (!cli->options.given[OPT_QUIET] && started)
+        say_gpus(cli);
     return CLI_OK;
 }
 

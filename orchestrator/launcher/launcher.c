@@ -2,7 +2,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/launcher/launcher_private.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,40 +42,24 @@ static int parse_slots(const char *slots, size_t cores, size_t *ret, struct erro
     return 0;
 }
 
-/* The trainer says whether it can use the GPUs: what it prints where it cannot. */
-static void keep_line(void *arg, const char *line)
+/* Of the GPUs that are visible, those that can be slots: also where others hold all their memory now, for they go some time, and
+ * trials wait until then. */
+static int find_gpus(struct launcher *launcher, const char *slots, struct gpu_info **ret, size_t *ret_n, struct error *err)
 {
-    snprintf(arg, 200, "%s", line);
-}
+    bool wanted = slots && (!strcmp(slots, "gpu") || !strcmp(slots, "cuda"));
+    size_t listed = slots && !strcmp(slots, "cpu") ? 0 : gpu_list(ret), n = 0;
 
-/* GPUs that NVML lists and on which the trainer's CUDA backend opens and passes its self-check; also where other processes hold
- * all their memory now (exit code 4), for they go some time, and trials wait until then. reason: why not. */
-static size_t usable_gpus(const char *slots, struct gpu_info **ret, char *reason, size_t room)
-{
-    atomic_bool stop = false;
-    char trainer[PATH_MAX], command[PATH_MAX + 64], said[200] = "", *text = NULL;
-    struct error err;
-    size_t n;
-
-    *ret = NULL;
-    snprintf(reason, room, "NVML lists none that is visible");
-    if (slots && !strcmp(slots, "cpu"))
-        return 0;
-    n = gpu_list(ret);
-    if (!n)
-        return 0;
-    if (trainer_path(trainer, sizeof trainer, &err)) {
-        snprintf(reason, room, "%s", err.text);
-        return 0;
-    }
-    snprintf(command, sizeof command, "exec '%s' selftest --backend cuda --no-checks 2>&1", trainer);
-    if (launcher_run_command(command, NULL, NULL, 60000, &stop, keep_line, said, &text) &&
-        !(text && !strcmp(text, "exit code 4"))) {
-        snprintf(reason, room, "%s", *said ? said : text ? text : "?");
-        n = 0;
-    }
-    free(text);
-    return n;
+    launcher->checks_n = listed ? gpus_check(*ret, listed, &launcher->checks) : 0;
+    if (launcher->checks_n < listed)
+        return fail(err, -ENOMEM, "out of memory");
+    for (size_t i = 0; i < listed; i++)
+        if (launcher->checks[i].verdict != SELF_CHECK_FAILED)
+            (*ret)[n++] = (*ret)[i];
+    *ret_n = n;
+    if (wanted && !n)
+        return fail(err, -ENODEV, "slots: no GPU can be used (%s); use \"cpu\" or a number",
+                    listed ? launcher->checks[0].text : "NVML lists none that is visible");
+    return 0;
 }
 
 static void show(struct launcher *launcher, size_t i)
@@ -126,6 +109,7 @@ static void free_launcher(struct launcher *launcher)
         lease_give(launcher->slots[i].lease);
     free(launcher->slots);
     free(launcher->infos);
+    free(launcher->checks);
     free(launcher->home);
     free(launcher->lease_folder);
     free(launcher);
@@ -136,7 +120,6 @@ int launcher_new(uv_loop_t *loop, const char *home, const char *slots, const str
 {
     struct launcher *launcher = calloc(1, sizeof *launcher);
     struct gpu_info *gpus = NULL;
-    char reason[256];
     struct core *cores = NULL;
     size_t cores_n = 0, gpus_n = 0;
     int rc;
@@ -153,11 +136,9 @@ int launcher_new(uv_loop_t *loop, const char *home, const char *slots, const str
     rc = cores_find(&cores, &cores_n, err);
     if (rc)
         goto out;
-    gpus_n = usable_gpus(slots, &gpus, reason, sizeof reason);
-    if (!gpus_n && slots && (!strcmp(slots, "gpu") || !strcmp(slots, "cuda"))) {
-        rc = fail(err, -ENODEV, "slots: no GPU can be used (%s); use \"cpu\" or a number", reason);
+    rc = find_gpus(launcher, slots, &gpus, &gpus_n, err);
+    if (rc)
         goto out;
-    }
     if (!launcher->home || !launcher->lease_folder || make_slots(launcher, cores, cores_n, gpus, gpus_n)) {
         rc = fail(err, -ENOMEM, "out of memory");
         goto out;
@@ -185,6 +166,12 @@ size_t launcher_slots(const struct launcher *launcher, const struct slot_info **
 {
     *ret = launcher->infos;
     return launcher->slots_n;
+}
+
+size_t launcher_checks(const struct launcher *launcher, const struct gpu_check **ret)
+{
+    *ret = launcher->checks;
+    return launcher->checks_n;
 }
 
 size_t launcher_capacity(const struct launcher *launcher, enum slot_kind kind)

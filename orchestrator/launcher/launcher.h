@@ -1,5 +1,5 @@
 /* launcher.h - supplies slots and makes workers connect. The local launcher: slots are cores (hwloc; those this process
- * may use) and GPUs, where the trainer's CUDA backend opens; leased machine-wide by flock on a file per core, or per UUID of a
+ * may use) and GPUs on which the trainer's self-check passes; leased machine-wide by flock on a file per core, or per UUID of a
  * GPU, in /tmp/flexp-slots so that two homes never share one, while they are needed: the caller leases when something wants to run and gives back when all is
  * idle. A lease is inherited by the supervisors on it, so it outlasts an orchestrator that was killed until its
  * processes are gone. Workers run under a supervisor (`flexp` itself, by the hidden verb "supervise": a subreaper that
@@ -35,6 +35,19 @@ struct slot_info {
     unsigned cache, node; /* of a core: which third-level cache and NUMA node it has (topology.h) */
 };
 
+/* Of a GPU, when the launcher was made: whether the trainer can use it. text: "", or what a person should know. */
+enum self_check {
+    SELF_CHECK_PASSED,
+    SELF_CHECK_FULL, /* not made: other processes hold all its memory. It is a slot all the same. */
+    SELF_CHECK_FAILED
+};
+struct gpu_check {
+    int index;
+    char uuid[80];
+    enum self_check verdict;
+    char text[256];
+};
+
 struct launcher_events {
     /* One whole line of the protocol. */
     void (*message)(void *arg, struct worker *worker, char *line, size_t length);
@@ -58,6 +71,8 @@ void launcher_close(struct launcher *launcher, void (*closed)(void *arg), void *
 
 /* All slots there are, leased or not. */
 size_t launcher_slots(const struct launcher *launcher, const struct slot_info **ret);
+/* Of all GPUs that are visible, slots or not; none where slots were to be "cpu". */
+size_t launcher_checks(const struct launcher *launcher, const struct gpu_check **ret);
 /* How many it may hold at once when nobody else holds any. */
 size_t launcher_capacity(const struct launcher *launcher, enum slot_kind kind);
 /* Leases what is free, up to the capacity; returns how many slots are ours now. */

@@ -1,5 +1,5 @@
 /* launcher_private.h - what the files of launcher/ share.
- * slots.c finds cores, leases.c leases them, processes.c knows /proc and control groups, environment.c makes the
+ * slots.c finds cores, gpu.c GPUs and self_check.c which of them can be used, leases.c leases them, processes.c knows /proc and control groups, environment.c makes the
  * workers' environment, worker.c carries one worker's pipes, plan.c asks without a loop.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_LAUNCHER_PRIVATE_H
@@ -42,6 +42,8 @@ struct launcher {
     struct slot_info *infos; /* what launcher_slots shows, kept equal to slots[].info */
     size_t slots_n, limit; /* limit: of cores to hold */
     size_t gpus_n;         /* the last of the slots */
+    struct gpu_check *checks;
+    size_t checks_n;
     struct worker *workers;
     uint64_t started; /* workers ever started */
     bool closing, held;
@@ -84,6 +86,10 @@ bool cgroup_read_at(const char *controller, const char *file, unsigned level, ch
 
 /* --- gpu.c --- */
 bool gpu_is_visible(const char *visible, unsigned index, const char *uuid);
+
+/* --- self_check.c --- */
+/* Of each of these GPUs; the caller frees. Returns how many: n, or 0 when out of memory. */
+size_t gpus_check(const struct gpu_info *gpus, size_t n, struct gpu_check **ret);
 
 /* --- worker.c --- */
 void launcher_kill_all(struct launcher *launcher);

@@ -352,23 +352,38 @@ static struct attempt *next_on(size_t slot, struct attempt *attempt)
     return NULL;
 }
 
-static json_t *gpus_json(void)
+/* What the self-check said when the orchestrator started. */
+static void add_check(const struct server *server, json_t *row, const char *uuid)
+{
+    static const char *const VERDICTS[] = {
+        [SELF_CHECK_PASSED] = "passed", [SELF_CHECK_FULL] = "full", [SELF_CHECK_FAILED] = "failed"};
+    const struct gpu_check *checks;
+    size_t n = launcher_checks(server->launcher, &checks), i = 0;
+
+    while (i < n && strcmp(checks[i].uuid, uuid))
+        i++;
+    json_object_set_new(row, "self_check", i < n ? json_string(VERDICTS[checks[i].verdict]) : json_null());
+    json_object_set_new(row, "self_check_text", json_string(i < n ? checks[i].text : ""));
+}
+
+static json_t *gpus_json(const struct server *server)
 {
     struct gpu_info *gpus;
     size_t n = gpu_list(&gpus);
     json_t *rows = json_array();
 
     for (size_t i = 0; i < n; i++) {
-        json_t *users = json_array();
+        json_t *users = json_array(), *row;
         for (size_t k = 0; k < gpus[i].processes_n; k++)
             json_array_append_new(users, json_pack("{s:i, s:o}", "pid", gpus[i].processes[k].pid, "memory_bytes",
                                                    gpus[i].processes[k].bytes < 0
                                                        ? json_null()
                                                        : json_integer(gpus[i].processes[k].bytes)));
-        json_array_append_new(rows, json_pack("{s:i, s:s, s:s, s:I, s:I, s:o}", "index", gpus[i].index, "uuid",
-                                              gpus[i].uuid, "name", gpus[i].name, "memory_bytes",
-                                              (json_int_t)gpus[i].total_bytes, "memory_used_bytes",
-                                              (json_int_t)gpus[i].used_bytes, "used_by", users));
+        row = json_pack("{s:i, s:s, s:s, s:I, s:I, s:o}", "index", gpus[i].index, "uuid", gpus[i].uuid, "name", gpus[i].name,
+                        "memory_bytes", (json_int_t)gpus[i].total_bytes, "memory_used_bytes",
+                        (json_int_t)gpus[i].used_bytes, "used_by", users);
+        add_check(server, row, gpus[i].uuid);
+        json_array_append_new(rows, row);
     }
     free(gpus);
     return rows;
@@ -400,7 +415,7 @@ int request_slots(struct server *server, struct store *store, const json_t *argu
     *ret = json_pack("{s:i, s:I, s:o, s:o}", "schema_version", SERVER_SCHEMA_VERSION, "capacity",
                      (json_int_t)(launcher_capacity(server->launcher, SLOT_KIND_CPU) +
                                   launcher_capacity(server->launcher, SLOT_KIND_CUDA)),
-                     "slots", rows, "gpus", gpus_json());
+                     "slots", rows, "gpus", gpus_json(server));
     return *ret ? 0 : fail(err, -ENOMEM, "out of memory");
 }
 

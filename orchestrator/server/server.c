@@ -201,6 +201,16 @@ static void kill_leftovers(struct server *server)
                     n == 1 ? "was" : "were");
 }
 
+static void log_gpus(const struct server *server)
+{
+    const struct gpu_check *checks;
+    size_t n = launcher_checks(server->launcher, &checks);
+
+    for (size_t i = 0; i < n; i++)
+        if (checks[i].verdict != SELF_CHECK_PASSED)
+            log_warning("cuda:%d: %s", checks[i].index, checks[i].text);
+}
+
 /* Everything up to answering requests. */
 static int open_all(struct server *server, const char *slots, struct error *err)
 {
@@ -213,8 +223,10 @@ static int open_all(struct server *server, const char *slots, struct error *err)
     if (!server->socket)
         return fail(err, -ENOMEM, "out of memory");
     rc = launcher_new(&server->loop, server->home, slots, &HAND_EVENTS, server, &server->launcher, err);
-    if (!rc)
+    if (!rc) {
+        log_gpus(server);
         kill_leftovers(server);
+    }
     if (!rc)
         rc = open_store(server, err);
     if (!rc)

@@ -14,8 +14,8 @@ from server_home import Home, Skip, TOP, run_tests, test, wait_for
 FIRST, SECOND = "GPU-00000001-0000-1111-2222-333344445555", "GPU-00000002-0000-1111-2222-333344445555"
 
 
-def fake(home, code=0):
-    """An NVML with two GPUs, and a trainer whose self-check ends with this code."""
+def fake(home, code=0, second=None):
+    """An NVML with two GPUs, and a trainer whose self-check ends with this code; on the second GPU with that one."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if not compiler:
         raise Skip("there is no C compiler")
@@ -23,7 +23,10 @@ def fake(home, code=0):
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, os.path.join(TOP, "tests", "integration", "nvml_fake.c")],
                    check=True)
     with open(trainer, "w", encoding="utf-8") as out:
-        out.write("#!/bin/sh\n" + f"{'echo flexp-trainer selftest: the fake is broken' if code else ''}\nexit {code}\n")
+        out.write("#!/bin/sh\n"
+                  f"case $CUDA_VISIBLE_DEVICES in {FIRST}) code={code} ;; {SECOND}) code={code if second is None else second} ;;"
+                  " *) code=9 ;; esac\n"
+                  "[ $code = 0 ] || echo flexp-trainer selftest: the fake is broken\nexit $code\n")
     os.chmod(trainer, 0o755)
     home.env.update(FLEXP_NVML=library, FLEXP_TRAINER=trainer, FLEXP_TEST_GPU_PID=home.file("gpu-pid"))
 
@@ -88,14 +91,32 @@ def a_gpu_whose_self_check_fails_is_no_slot(home):
     assert [row["kind"] for row in slots(home)["slots"]] == ["cpu", "cpu"]
     home.flexp("down")
     done = home.flexp("up", "--slots", "gpu", check=False)
-    assert done.returncode and "no GPU can be used (flexp-trainer selftest: the fake is broken)" in done.stderr + done.stdout, done
+    assert done.returncode and "no GPU can be used (it is no slot: flexp-trainer selftest: the fake is broken)" in done.stderr + done.stdout, done
 
 
 @test
 def a_gpu_whose_memory_others_hold_is_a_slot(home):
     fake(home, code=4)
-    home.flexp("up")
+    said = home.flexp("up").stdout
     assert [row["kind"] for row in slots(home)["slots"]] == ["cpu", "cpu", "cuda", "cuda"]
+    text = "other processes hold all its memory: trials wait until they go"
+    for index in (0, 1):
+        assert f"cuda:{index}: {text}" in said and f"cuda:{index}: {text}" in home.log(), (said, home.log())
+        assert f"At the start, of cuda:{index}: {text}" in home.flexp("slots").stdout
+
+
+@test
+def each_gpu_is_checked_alone(home):
+    for first, second, wanted in ((0, 3, ["cuda:0"]), (3, 0, ["cuda:1"]), (4, 3, ["cuda:0"]), (3, 4, ["cuda:1"])):
+        fake(home, code=first, second=second)
+        said = home.flexp("up").stdout
+        answer = slots(home)
+        assert [row["name"] for row in answer["slots"] if row["kind"] == "cuda"] == wanted, (first, second, answer)
+        verdicts = {0: "passed", 3: "failed", 4: "full"}
+        assert [row["self_check"] for row in answer["gpus"]] == [verdicts[first], verdicts[second]], answer["gpus"]
+        broken = 0 if first == 3 else 1
+        assert f"cuda:{broken}: it is no slot: flexp-trainer selftest: the fake is broken\n" in said, said
+        home.flexp("down")
 
 
 @test
