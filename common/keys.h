@@ -13,6 +13,8 @@
 
 #include <stddef.h>
 
+#define GPUS_MOST 16 /* that the built-in trainer trains one trial on */
+
 enum key_type {
     KEY_INT, KEY_NUMBER, KEY_BOOL, KEY_STRING, KEY_CHOICE,
     KEY_MAP,      /* a map of the keys in sub */
@@ -56,7 +58,7 @@ json_t *keys_resolve(const struct key *table, const json_t *value);
  * Flower's, Optuna's and Ray's names), or NULL. */
 const char *keys_nearest(const struct key *table, const char *name);
 
-/* The word of a list such as "sgd adam adamw" that is nearest to name, by the same measure; false when none is near. */
+/* The word of a list such as "sgd adam adamw" that is nearest to name, by the same measure, or is called so elsewhere; false when none is near. */
 bool keys_nearest_word(const char *words, const char *name, char *ret, size_t room);
 
 /* The row at a dotted path ("training.learning_rate", "model.layers[2].conv2d.filters"), or NULL. */

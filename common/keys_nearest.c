@@ -5,6 +5,7 @@
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #define NAME_ROOM 64
 
@@ -340,10 +341,31 @@ static bool begins(const char *word, const char *name)
     return length >= 3 && !strncmp(word, name, length);
 }
 
+/* Values that are called otherwise elsewhere, and are nearer to a wrong one by their letters. */
+static const struct {
+    const char *from, *to;
+} WORDS[] = {{"gpu", "cuda"}, {"gpus", "cuda"}, {"nvidia", "cuda"}};
+
+static bool has_word(const char *words, const char *word)
+{
+    size_t length = strlen(word);
+    const char *at = words;
+
+    while (at && *at && (strncmp(at, word, length) != 0 || (at[length] && at[length] != ' '))) {
+        at += strcspn(at, " ");
+        at += strspn(at, " ");
+    }
+    return at && *at;
+}
+
 bool keys_nearest_word(const char *words, const char *name, char *ret, size_t room)
 {
     size_t best = keys_distance_allowed(name);
     bool found = false;
+
+    for (size_t i = 0; i < sizeof WORDS / sizeof *WORDS; i++)
+        if (!strcasecmp(WORDS[i].from, name) && has_word(words, WORDS[i].to))
+            return snprintf(ret, room, "%s", WORDS[i].to) > 0;
 
     while (words && *words) {
         char word[NAME_ROOM];

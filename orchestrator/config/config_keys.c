@@ -69,7 +69,7 @@ static const struct key SEARCHER[] = {
 
 static const struct key RESOURCES[] = {
     {"slots_per_trial", KEY_INT, .def = "1", .min = 1, .max = 65536,
-     .doc = "Slots (GPUs, else CPU cores) that a trial runs on, all or none.", .example = "slots_per_trial: 1"},
+     .doc = "Slots (GPUs, else CPU cores) that a trial runs on, all or none; the built-in trainer takes 16 GPUs at most.", .example = "slots_per_trial: 1"},
     {"trials_per_slot", KEY_INT, .def = "1", .min = 1, .max = 64, .choices = "auto",
      .doc = "Trials of this experiment that share a slot at most, where slots_per_trial is 1: on a GPU several small models "
             "train together in about the time of one. On a CPU, and in fp32_strict, their curves are those that they have alone. "

@@ -125,6 +125,44 @@ static void check_training(struct config_check *check)
     }
 }
 
+static bool is_of_gpus(const json_t *precision)
+{
+    const char *text = json_string_value(precision);
+
+    return text && (!strcmp(text, "tf32") || !strcmp(text, "bf16"));
+}
+
+/* Whether it, or anything that the hyperparameter it refers to can be, is a GPU's; which. */
+static const char *precision_of_gpus(const struct config_check *check)
+{
+    const json_t *value = at(check, "training.precision"), *element;
+    const char *name = keys_reference(value);
+    size_t i;
+
+    if (name)
+        value = keys_hyperparameter(at(check, "hyperparameters"), name);
+    if (json_is_object(value) && json_object_get(value, "val"))
+        value = json_object_get(value, "val");
+    json_array_foreach (json_object_get(value, "vals"), i, element)
+        if (is_of_gpus(element))
+            return json_string_value(element);
+    return is_of_gpus(value) ? json_string_value(value) : NULL;
+}
+
+/* The built-in trainer's, of what trials run on. */
+static void check_slots(struct config_check *check)
+{
+    int64_t slots = json_int_or(at(check, "resources"), "slots_per_trial", 1);
+    const char *precision = precision_of_gpus(check);
+
+    if (is_text(check, "resources.slot_type", "cpu") && precision)
+        config_say(check, false, "training.precision", "cannot be %s with slot_type: cpu: it is a GPU's; a CPU has fp32 and fp32_strict",
+                   precision);
+    if (is_text(check, "resources.slot_type", "cuda") && slots > GPUS_MOST)
+        config_say(check, false, "resources.slots_per_trial", "must be at most %d with slot_type: cuda, got %lld", GPUS_MOST,
+                   (long long)slots);
+}
+
 static void check_metric_needs(struct config_check *check, const char *path)
 {
     const char *metric = json_string_value(json_at(check->resolved, path));
@@ -200,6 +238,7 @@ void config_check_sections(struct config_check *check)
     check_data(check);
     check_model(check);
     check_training(check);
+    check_slots(check);
     check_federation(check);
     check_convergence(check);
     if (config_metric_is_known(json_string_or(json_object_get(check->resolved, "searcher"), "metric", ""), NULL))
@@ -275,9 +314,12 @@ static void check_resources(struct config_check *check)
     const json_t *packed = at(check, "resources.trials_per_slot");
     int64_t slots = json_int_or(at(check, "resources"), "slots_per_trial", 1);
     int64_t most = json_int_or(at(check, "resources"), "max_slots", 0);
+    double most_packed = keys_find(CONFIG_KEYS, "resources.trials_per_slot")->max;
     char shown[60];
 
-    if (slots > 1 && packed && !(json_is_integer(packed) && json_integer_value(packed) == 1)) {
+    /* of what the table accepts */
+    if (slots > 1 && (is_text(check, "resources.trials_per_slot", "auto") ||
+                      (json_integer_value(packed) > 1 && (double)json_integer_value(packed) <= most_packed))) {
         keys_value_text(packed, shown, sizeof shown);
         config_say(check, false, "resources.trials_per_slot",
                    "must be 1 where slots_per_trial is %lld, got %s: trials of several slots share none of them; with slots_per_trial: 1"

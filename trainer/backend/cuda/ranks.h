@@ -10,9 +10,10 @@
 #ifndef FLEXP_TRAINER_CUDA_RANKS_H
 #define FLEXP_TRAINER_CUDA_RANKS_H
 
+#include "common/keys.h"
 #include "trainer/backend/cuda/driver.h"
 
-#define RANKS_MOST 16
+#define RANKS_MOST GPUS_MOST
 
 struct ranks;
 typedef int (*rank_job)(void *arg, size_t rank, struct error *err);
