@@ -110,6 +110,7 @@ static int restore_trial(struct experiment *experiment, const struct stored_tria
     trial->attempts = stored->attempts;
     trial->alone = stored->alone;
     trial->proven = stored->alone ? stored->alone_past : 0;
+    trial->squeezed = stored->reason && !strcmp(stored->reason, "memory_in_use");
     for (size_t i = 0; i < stored->checkpoints_n; i++) {
         const struct stored_checkpoint *from = &stored->checkpoints[i];
         struct checkpoint *to = trial_add_checkpoint(trial);

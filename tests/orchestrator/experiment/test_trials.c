@@ -499,6 +499,8 @@ static void memory_that_other_programs_hold_costs_no_restart(void **state)
         assert_string_equal(wanted(&b), "2 3 1");
         assert_string_equal(wanted_alone(&b), "");
     }
+    bench_restore(&b); /* the store remembers it */
+    assert_string_equal(wanted(&b), "2 3 1");
     bench_start(&b, 1);
     bench_preempt(&b, 6);
     say_end(&b, 6, 1, "preempted");
