@@ -39,10 +39,12 @@ void keys_clean_text(char *text)
         while (have < length && (from[have] & 0xc0) == 0x80)
             have++;
         if (have == length) {
-            memmove(to, from, length);
-            if (iscntrl((unsigned char)*to))
-                *to = ' ';
-            to += length;
+            if (iscntrl(*from) || (from[0] == 0xc2 && from[1] < 0xa0)) { /* U+0080 to U+009F are some, too */
+                *to++ = ' ';
+            } else {
+                memmove(to, from, length);
+                to += length;
+            }
         }
         from += have;
     }

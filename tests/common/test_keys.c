@@ -352,6 +352,8 @@ static void texts_are_one_line_of_utf8(void **state)
                                            {"\xe2\x82", ""},
                                            {"\xe2\x82 x", " x"},
                                            {"\x80\xbfx", "x"},
+                                           {"a\xc2\x9bm\x1b[1m", "a m [1m"},
+                                           {"\xc2\xa0", "\xc2\xa0"},
                                            {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"},
                                            {"", ""}};
     char long_text[200] = "\"";
