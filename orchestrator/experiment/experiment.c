@@ -119,6 +119,14 @@ size_t experiment_wanted(const struct experiment *experiment, struct wanted *ret
     return n;
 }
 
+bool experiment_wants(const struct experiment *experiment, int64_t number)
+{
+    const struct trial *trial = experiment_trial(experiment, number);
+
+    return trial && ((number == experiment->best_trial && evaluation_is_wanted(experiment)) ||
+                     (experiment->state == EXPERIMENT_ACTIVE && trial->state == TRIAL_QUEUED));
+}
+
 bool experiment_goes_on_with(const struct experiment *experiment, int64_t number)
 {
     const struct trial *trial = experiment_trial(experiment, number);

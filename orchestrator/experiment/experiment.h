@@ -90,6 +90,8 @@ struct wanted {
 size_t experiment_wanted(const struct experiment *experiment, struct wanted *ret, size_t room);
 /* The trial, or its evaluation, may be wanted again. */
 bool experiment_goes_on_with(const struct experiment *experiment, int64_t trial);
+/* The trial, or its evaluation, is among those wanted now. */
+bool experiment_wants(const struct experiment *experiment, int64_t trial);
 size_t experiment_running_n(const struct experiment *experiment);
 
 /* Slots were granted: creates the run and its assign (or evaluate) message. slots: list such as ["cpu:0", "cpu:1"]; pid of

@@ -41,8 +41,8 @@ int outlook_init(struct decide *d, enum slot_kind kind, struct outlook *ret)
         if (!holding->runs || d->slots[i].kind != kind)
             continue;
         if (!holding->staying)
-            ret->coming += d->slots[i].open ? holding->slots : 0;
-        else if (holding->contender && d->slots[i].open)
+            ret->coming += holding->slots;
+        else if (holding->contender)
             ret->victims[ret->n++] = holding;
     }
     qsort(ret->victims, ret->n, sizeof *ret->victims, compare_victims);

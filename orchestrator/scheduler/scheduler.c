@@ -15,6 +15,9 @@
  * long as that gets the next of them its slots; runs that are ending already count first. Where that does not help, packs
  * of those whose turn is later are no longer filled up, the emptiest first and as many as slots are lacking.
  *
+ * A trial for which slots are shut is served on the spot or left out: it gets slots that are free and open to it, or a place in
+ * such a slot of its experiment.
+ *
  * Trials that may share are placed last, when it is known which slots their experiment has.
  *
  * An experiment at its max_slots waits for itself, not for slots, and is passed. So is a trial that wants more slots than
@@ -26,8 +29,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define NOT_PLACED SIZE_MAX /* a slot index that place_all fills in */
 
 static int compare_contenders(const void *a, const void *b)
 {
@@ -99,93 +100,23 @@ static struct contender *heap_pop(struct decide *d)
     return top;
 }
 
-/* --- slots -------------------------------------------------------------------------------------------------------- */
+/* --- slots that are shared --------------------------------------------------------------------------------------- */
 
-static int64_t count_slots(const struct decide *d, enum slot_kind kind, bool only_free)
-{
-    int64_t n = 0;
-
-    for (size_t i = 0; i < d->slots_n; i++)
-        n += d->slots[i].kind == kind && d->slots[i].open && !(only_free && d->taken[i]);
-    return n;
-}
-
-static bool is_free(const struct decide *d, enum slot_kind kind, size_t i)
-{
-    return d->slots[i].kind == kind && d->slots[i].open && !d->taken[i];
-}
-
-static void add_start(struct decide *d, const struct sched_wanted *wanted)
-{
-    size_t n = (size_t)wanted->slots;
-
-    d->decision->starts[d->decision->starts_n++] = (struct sched_start){wanted->experiment, wanted->trial, d->indexes_n, n,
-                                                                             wanted->alone};
-    for (size_t i = 0; i < n; i++)
-        d->decision->slot_indexes[d->indexes_n++] = NOT_PLACED;
-}
-
-/* How near slots are that a trial shares. */
-enum nearness { NEAR_CACHE, NEAR_NODE, NEAR_ANY };
-
-static bool is_near(const struct decide *d, enum nearness nearness, size_t a, size_t b)
-{
-    const struct sched_slot *x = &d->slots[a], *y = &d->slots[b];
-
-    return nearness == NEAR_ANY || (nearness == NEAR_CACHE ? x->cache == y->cache && x->node == y->node : x->node == y->node);
-}
-
-/* A slot of the group that has the fewest free slots, n at least; slots_n: there is no such group. */
-static size_t find_group(const struct decide *d, enum slot_kind kind, enum nearness nearness, size_t n)
-{
-    size_t best = d->slots_n, fewest = SIZE_MAX;
-
-    for (size_t i = 0; i < d->slots_n; i++) {
-        size_t members = 0;
-        bool seen = !is_free(d, kind, i);
-        for (size_t k = 0; k < i && !seen; k++)
-            seen = is_free(d, kind, k) && is_near(d, nearness, k, i);
-        for (size_t k = i; k < d->slots_n && !seen; k++)
-            members += is_free(d, kind, k) && is_near(d, nearness, k, i);
-        if (members >= n && members < fewest) {
-            best = i;
-            fewest = members;
-        }
-    }
-    return best;
-}
-
-/* Of the nearest group that has n free slots (there is one): the first row of n next to each other, or the n lowest. */
-static void give(struct decide *d, enum slot_kind kind, const struct sched_wanted *wanted)
-{
-    size_t n = (size_t)wanted->slots, first = 0, row = 0, given = d->indexes_n, in = d->slots_n;
-    enum nearness nearness = n > 1 ? NEAR_CACHE : NEAR_ANY;
-    bool whole = false;
-
-    while (nearness < NEAR_ANY && (in = find_group(d, kind, nearness, n)) == d->slots_n)
-        nearness++;
-    for (size_t i = 0; i < d->slots_n && !whole; i++) {
-        row = is_free(d, kind, i) && is_near(d, nearness, i, in) ? row + 1 : 0;
-        whole = row == n;
-        first = whole ? i + 1 - n : 0;
-    }
-    add_start(d, wanted);
-    for (size_t i = first; given < d->indexes_n; i++)
-        if (is_free(d, kind, i) && is_near(d, nearness, i, in)) {
-            d->taken[i] = true;
-            d->decision->slot_indexes[given++] = i;
-        }
-}
-
-/* The lowest free slot, for trials of this experiment to share. One is free. */
-static void give_shared(struct decide *d, enum slot_kind kind, struct contender *contender)
+/* There is one. */
+static size_t lowest_free(const struct decide *d, enum slot_kind kind)
 {
     size_t i = 0;
 
-    while (!is_free(d, kind, i))
+    while (!slot_is_free(d, kind, i))
         i++;
-    d->taken[i] = true;
-    d->holdings[i] = (struct holding){.contender = contender, .slots = 1};
+    return i;
+}
+
+/* A free slot, for trials of this experiment to share. */
+static void give_shared(struct decide *d, struct contender *contender, size_t slot)
+{
+    d->taken[slot] = true;
+    d->holdings[slot] = (struct holding){.contender = contender, .slots = 1};
     contender->fresh++;
     contender->room += contender->experiment->trials_per_slot;
 }
@@ -209,7 +140,7 @@ static void spread(struct decide *d, enum slot_kind kind, int64_t free_n)
         }
         if (!best)
             return;
-        give_shared(d, kind, best);
+        give_shared(d, best, lowest_free(d, kind));
         best->held++;
     }
 }
@@ -236,7 +167,7 @@ static void place_all(struct decide *d)
 
 /* --- the decision ------------------------------------------------------------------------------------------------- */
 
-enum fit { FIT_STARTED, FIT_COMING, FIT_PASSED, FIT_BLOCKS };
+enum fit { FIT_STARTED, FIT_COMING, FIT_PASSED, FIT_BLOCKS, FIT_LEFT_OUT };
 
 struct kind_state {
     enum slot_kind kind;
@@ -270,9 +201,9 @@ static int serve(struct decide *d, struct kind_state *k, struct contender *top, 
         k->free_n -= wanted->slots;
         *ret = FIT_STARTED;
         if (!shares(top, wanted)) {
-            give(d, k->kind, wanted);
+            slots_give(d, k->kind, wanted);
         } else {
-            give_shared(d, k->kind, top);
+            give_shared(d, top, lowest_free(d, k->kind));
             join(d, top, wanted);
         }
         return 0;
@@ -296,6 +227,57 @@ static int serve(struct decide *d, struct kind_state *k, struct contender *top, 
     return 0;
 }
 
+static void start_at(struct decide *d, struct contender *top, const struct sched_wanted *wanted, size_t slot)
+{
+    add_start(d, wanted);
+    d->decision->slot_indexes[d->indexes_n - 1] = slot;
+    d->holdings[slot].runs++;
+    d->holdings[slot].staying++;
+    top->room--;
+}
+
+/* In the emptiest slot of its experiment that is open to the trial; false where none has room. */
+static bool join_open(struct decide *d, struct contender *top, const struct sched_wanted *wanted)
+{
+    size_t best = d->slots_n;
+
+    for (size_t i = 0; i < d->slots_n && top->room > 0; i++)
+        if (d->holdings[i].contender == top && holding_room(&d->holdings[i]) && !wanted->shut[i] &&
+            (best == d->slots_n || d->holdings[i].runs < d->holdings[best].runs))
+            best = i;
+    if (best == d->slots_n)
+        return false;
+    start_at(d, top, wanted, best);
+    return true;
+}
+
+/* A trial for which slots are shut: of the others it gets what is there, and waits for none. */
+static enum fit serve_open(struct decide *d, struct kind_state *k, struct contender *top, const struct sched_wanted *wanted)
+{
+    int64_t limit = top->experiment->max_slots, n = 0;
+    size_t first = d->slots_n;
+
+    if (shares(top, wanted) && join_open(d, top, wanted))
+        return FIT_STARTED;
+    for (size_t i = d->slots_n; i-- > 0;)
+        if (slot_is_open(d, k->kind, wanted, i)) {
+            first = i;
+            n++;
+        }
+    if (k->waiting || n < wanted->slots || (limit > 0 && top->held + wanted->slots > limit))
+        return FIT_LEFT_OUT;
+    k->free_n -= wanted->slots;
+    top->held += wanted->slots;
+    if (shares(top, wanted)) {
+        give_shared(d, top, first);
+        top->joined++;
+        start_at(d, top, wanted, first);
+    } else {
+        slots_give(d, k->kind, wanted);
+    }
+    return FIT_STARTED;
+}
+
 /* The next one's turn; *ret_over: nothing starts after it. */
 static int take_turn(struct decide *d, struct kind_state *k, bool *ret_over)
 {
@@ -309,7 +291,9 @@ static int take_turn(struct decide *d, struct kind_state *k, bool *ret_over)
         *ret_over = true;
         return 0;
     }
-    if (joins(top)) {
+    if (wanted->shut) {
+        fit = serve_open(d, k, top, wanted);
+    } else if (joins(top)) {
         fit = join(d, top, wanted);
     } else if (limit > 0 && top->held + wanted->slots > limit) {
         return 0;
@@ -324,7 +308,7 @@ static int take_turn(struct decide *d, struct kind_state *k, bool *ret_over)
 
 static int decide_kind(struct decide *d, enum slot_kind kind)
 {
-    struct kind_state k = {.kind = kind, .all = count_slots(d, kind, false), .free_n = count_slots(d, kind, true)};
+    struct kind_state k = {.kind = kind, .all = slots_count(d, kind, false), .free_n = slots_count(d, kind, true)};
     bool over = false;
     int rc = 0;
 
@@ -381,7 +365,7 @@ static void hold(struct decide *d, const struct sched_run *run)
     }
     holding->runs++;
     holding->staying += !run->ending;
-    holding->closed |= run->alone || !d->slots[run->slots[0]].open;
+    holding->closed |= run->alone;
     for (size_t i = 0; i < run->slots_n; i++)
         d->taken[run->slots[i]] = true;
 }

@@ -29,7 +29,7 @@ enum slot_kind { SLOT_KIND_CPU, SLOT_KIND_CUDA };
 
 struct sched_slot {
     enum slot_kind kind;
-    bool open; /* one that is not is neither given nor counted, nobody joins what runs there, and that is not preempted for it */
+    bool leased; /* one that is not is neither given nor counted */
     unsigned cache, node; /* slots of equal numbers share a cache, and the memory of a NUMA node */
 };
 
@@ -46,7 +46,8 @@ struct sched_experiment {
 /* One trial that wants slots; those of one experiment stand in the order they should start. */
 struct sched_wanted {
     int64_t experiment, trial, slots;
-    bool alone; /* shares its slot with none */
+    bool alone;       /* shares its slot with none */
+    const bool *shut; /* of slots: not for this trial; NULL: none is */
 };
 
 struct sched_run {

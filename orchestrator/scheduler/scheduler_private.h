@@ -1,4 +1,4 @@
-/* scheduler_private.h - one decision, as scheduler.c and preempt.c share it.
+/* scheduler_private.h - one decision, as scheduler.c, slots.c and preempt.c share it.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_SCHEDULER_PRIVATE_H
 #define FLEXP_SCHEDULER_PRIVATE_H
@@ -49,6 +49,19 @@ struct outlook {
     int64_t owed;   /* slots that waiting trials want */
 };
 
+#define NOT_PLACED SIZE_MAX /* a slot index that place_all fills in */
+
+/* --- slots.c --- */
+int64_t slots_count(const struct decide *d, enum slot_kind kind, bool only_free);
+bool slot_is_free(const struct decide *d, enum slot_kind kind, size_t i);
+/* Free, and not shut for this trial. */
+bool slot_is_open(const struct decide *d, enum slot_kind kind, const struct sched_wanted *wanted, size_t i);
+/* The trial starts; its slots are not placed yet. */
+void add_start(struct decide *d, const struct sched_wanted *wanted);
+/* The trial starts on slots of its own, of those that are open to it the nearest to each other: there are enough. */
+void slots_give(struct decide *d, enum slot_kind kind, const struct sched_wanted *wanted);
+
+/* --- preempt.c --- */
 /* Places for others in what stands on a slot. */
 int64_t holding_room(const struct holding *holding);
 

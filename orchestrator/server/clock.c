@@ -14,7 +14,8 @@
 
 #define CLOCK_SET_US 2000000 /* less is drift */
 #define DELAY_MAX_MS 60000
-#define IDLE_ALONE_MS 5000 /* a warm worker when nothing runs or wants to: it keeps the slots from other homes */
+#define IDLE_ALONE_MS 5000 /* a warm worker when nothing runs or wants to: it keeps the slots from other homes; none where
+                            * trials only wait for memory, of which it may hold some */
 
 static int64_t read_clock(clockid_t clock)
 {
@@ -198,7 +199,7 @@ static void check_hands(struct server *server, uint64_t now)
     uint64_t limit = server->limits.idle;
 
     if (!server->attempts && !server->slots_wanted && limit > IDLE_ALONE_MS)
-        limit = IDLE_ALONE_MS;
+        limit = squeeze_any(server) ? 0 : IDLE_ALONE_MS;
     for (struct hand *hand = server->hands; hand; hand = hand->next)
         if (!hand_first(hand) && !hand->leaving && passed(hand->idle_ms, limit, now))
             hand_dismiss(hand);

@@ -35,6 +35,7 @@ static void entry_free(struct entry *entry)
 {
     experiment_free(entry->experiment);
     free(entry->delays);
+    squeezes_free(entry);
     free(entry);
 }
 

@@ -308,17 +308,19 @@ static void on_dropped_message(struct hand *hand, struct attempt *attempt, const
     schedule(server);
 }
 
-static void note_failure(struct server *server, const struct attempt *attempt, const struct message *message)
+static void note_failure(struct server *server, struct attempt *attempt, const struct message *message)
 {
-    const char *reason = json_string_or(message->body, "reason", ""), *text = json_string_or(message->body, "text", "");
-    char name[96];
+    char *reason = shown_text(json_string_or(message->body, "reason", "")), name[96];
+    char *text = shown_text(json_string_or(message->body, "text", ""));
 
-    if (!strcmp(reason, "memory_in_use")) {
-        squeeze_note(server, attempt, text);
-        return;
+    if (reason && !strcmp(reason, "memory_in_use")) {
+        squeeze_note(server, attempt, text ? text : "");
+    } else {
+        log_warning("%s: %s: %s", attempt_name(attempt, name, sizeof name), reason ? reason : "", text ? text : "");
+        delay_add(server, attempt->experiment, attempt->trial, true);
     }
-    log_warning("%s: %s: %s", attempt_name(attempt, name, sizeof name), reason, text);
-    delay_add(server, attempt->experiment, attempt->trial, true);
+    free(reason);
+    free(text);
 }
 
 static struct attempt *attempt_on(const struct hand *hand, int64_t run)

@@ -2,10 +2,12 @@
  * taken on that could not be kept, no trial is blamed for it, and when there is enough again everything goes on by itself.
  * While the store waits for space, workers are not heard: they wait for what they have said to be acknowledged.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "common/keys.h"
 #include "common/log.h"
 #include "orchestrator/server/server_private.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -17,6 +19,7 @@
 #define DESCRIPTORS_NEEDED 64
 #define DESCRIPTORS_PER_SLOT 8 /* a worker's pipes, its lease, and what starting one takes for a moment */
 #define CLIENTS_MIN 8
+#define SHOWN_MAX 400 /* bytes of what a worker says */
 #define HEARD_LATE_MS 10000 /* ends of workers that died while nothing was read from them */
 
 int server_raise_descriptors(struct error *err)
@@ -94,50 +97,80 @@ int space_refuse(const struct server *server, struct error *err)
                 server->home);
 }
 
+char *shown_text(const char *text)
+{
+    char *shown = strndup(text, SHOWN_MAX);
+
+    if (shown)
+        keys_clean_text(shown);
+    return shown;
+}
+
 void attempt_note_waits(struct attempt *attempt, const json_t *log)
 {
     const json_t *waits = json_object_get(log, "waits");
-    const char *text = json_string_or(log, "text", "");
-    char name[96];
+    char name[96], *text;
 
     if (!json_is_boolean(waits))
         return;
-    free(attempt->waits);
-    attempt->waits = json_is_true(waits) ? strdup(text) : NULL;
+    text = shown_text(json_string_or(log, "text", ""));
     attempt_name(attempt, name, sizeof name);
-    if (attempt->waits)
-        log_warning("%s: %s", name, text);
+    if (json_is_true(waits))
+        log_warning("%s: %s", name, text ? text : "");
     else
-        log_info("%s: %s", name, text);
+        log_info("%s: %s", name, text ? text : "");
+    free(attempt->waits);
+    attempt->waits = json_is_true(waits) ? text : NULL;
+    if (!attempt->waits)
+        free(text);
+}
+
+/* Of several trials the first is quoted. */
+static json_t *squeezed_text(const struct entry *entry)
+{
+    const struct squeeze *first = entry ? squeeze_next(entry, NULL) : NULL, *other = first;
+    char more[40] = "";
+    size_t n = 0;
+
+    while (other && (other = squeeze_next(entry, other)))
+        n++;
+    if (n)
+        snprintf(more, sizeof more, " and %zu more", n);
+    return first ? json_sprintf("in trial %lld%s: for memory that other programs hold: %s", (long long)first->trial, more,
+                                first->text)
+                 : NULL;
 }
 
 json_t *waiting_of(const struct server *server, int64_t experiment)
 {
-    const struct squeeze *squeeze;
-    size_t at = 0;
+    json_t *squeezed;
 
     if (!server->no_space)
         for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
             if (attempt->experiment == experiment && attempt->waits)
                 return json_sprintf("in trial %lld: %s", (long long)attempt->trial, attempt->waits);
-    if (!*server->waiting && (squeeze = squeeze_next(server, experiment, &at)))
-        return json_sprintf("in trial %lld: for memory that other programs hold: %s", (long long)squeeze->trial, squeeze->text);
-    return *server->waiting ? json_string(server->waiting) : json_null();
+    if (*server->waiting)
+        return json_string(server->waiting);
+    squeezed = squeezed_text(entry_find(server, experiment));
+    return squeezed ? squeezed : json_null();
+}
+
+static void add_problem(json_t *rows, int64_t experiment, int64_t trial, const char *text)
+{
+    json_array_append_new(rows, json_pack("{s:I, s:I, s:s}", "experiment", (json_int_t)experiment, "trial", (json_int_t)trial,
+                                          "text", text));
 }
 
 json_t *problems_of(const struct server *server)
 {
     json_t *rows = json_copy(server->problems);
-    const struct squeeze *squeeze;
-    size_t at = 0;
 
-    while ((squeeze = squeeze_next(server, 0, &at)))
-        json_array_append_new(rows, json_pack("{s:I, s:I, s:s}", "experiment", (json_int_t)squeeze->experiment, "trial",
-                                              (json_int_t)squeeze->trial, "text", squeeze->text));
+    for (const struct entry *entry = server->entries; entry; entry = entry->next)
+        for (const struct squeeze *one = squeeze_next(entry, NULL); one; one = squeeze_next(entry, one))
+            add_problem(rows, entry->id, one->trial, one->text);
     for (const struct attempt *attempt = server->attempts; attempt; attempt = attempt->next)
         if (attempt->waits)
-            json_array_append_new(rows, json_pack("{s:I, s:I, s:s}", "experiment", (json_int_t)attempt->experiment,
-                                                  "trial", (json_int_t)attempt->trial, "text", attempt->waits));
+            add_problem(rows, attempt->experiment, attempt->trial, attempt->waits);
     if (server->no_space)
         json_array_append_new(rows, json_pack("{s:n, s:n, s:s}", "experiment", "trial", "text",
                                               server->no_space_why.text));

@@ -33,14 +33,13 @@ static int show_slots(const struct server *server, struct table *table)
 {
     const struct slot_info *slots;
     size_t n = launcher_slots(server->launcher, &slots);
-    uint64_t now = clock_ms();
 
     table->slots = calloc(n + 1, sizeof *table->slots);
     if (!table->slots)
         return -ENOMEM;
     for (size_t i = 0; i < n; i++)
         table->slots[table->slots_n++] =
-            (struct sched_slot){slots[i].kind, slots[i].ours && !squeeze_holds(server, i, now), slots[i].cache, slots[i].node};
+            (struct sched_slot){slots[i].kind, slots[i].ours, slots[i].cache, slots[i].node};
     return 0;
 }
 
@@ -60,7 +59,7 @@ static int show_runs(const struct server *server, struct table *table)
     return 0;
 }
 
-static int add_wanted(struct table *table, int64_t experiment, const struct wanted *wanted)
+static int add_wanted(struct table *table, int64_t experiment, const struct wanted *wanted, const bool *shut)
 {
     if (table->wanted_n == table->wanted_room) {
         size_t room = table->wanted_room ? 2 * table->wanted_room : 64;
@@ -70,7 +69,7 @@ static int add_wanted(struct table *table, int64_t experiment, const struct want
         table->wanted = grown;
         table->wanted_room = room;
     }
-    table->wanted[table->wanted_n++] = (struct sched_wanted){experiment, wanted->trial, wanted->slots, wanted->alone};
+    table->wanted[table->wanted_n++] = (struct sched_wanted){experiment, wanted->trial, wanted->slots, wanted->alone, shut};
     return 0;
 }
 
@@ -79,11 +78,40 @@ static int64_t trials_per_slot(const struct entry *entry)
     return entry->unpacked ? 1 : experiment_get_config(entry->experiment)->trials_per_slot;
 }
 
+static enum slot_kind kind_of(const struct server *server, const struct experiment_config *config)
+{
+    if (config->slot_type == SLOT_AUTO)
+        return launcher_capacity(server->launcher, SLOT_KIND_CUDA) ? SLOT_KIND_CUDA : SLOT_KIND_CPU;
+    return config->slot_type == SLOT_CUDA ? SLOT_KIND_CUDA : SLOT_KIND_CPU;
+}
+
+/* The slots that are not shut for a trial are too few, or other homes' when they were asked for last. */
+static bool is_shut_out(const struct server *server, enum slot_kind kind, int64_t wanted, const bool *shut)
+{
+    const struct slot_info *slots;
+    size_t n = launcher_slots(server->launcher, &slots);
+
+    for (size_t i = 0; shut && i < n; i++)
+        wanted -= slots[i].kind == kind && !shut[i] && (slots[i].ours || !*slots[i].holder);
+    return shut && wanted > 0;
+}
+
+static int show_trial(const struct server *server, const struct entry *entry, const struct wanted *wanted, uint64_t now,
+                      struct table *table)
+{
+    const bool *shut = squeeze_shut(server, entry, wanted->trial, now);
+
+    if (attempt_of_trial(server, entry->id, wanted->trial) || delay_holds(entry, wanted->trial, now) ||
+        is_shut_out(server, kind_of(server, experiment_get_config(entry->experiment)), wanted->slots, shut))
+        return 0;
+    return add_wanted(table, entry->id, wanted, shut);
+}
+
 /* More trials than could start are not needed, but those held back must not hide those behind them. */
 static int show_wanted(const struct server *server, const struct entry *entry, size_t capacity, struct table *table)
 {
     uint64_t now = clock_ms();
-    size_t room = capacity * (size_t)trials_per_slot(entry) + 16 + delays_hold(entry, now), n;
+    size_t room = capacity * (size_t)trials_per_slot(entry) + 16 + delays_hold(entry, now) + squeezes_n(entry), n;
     struct wanted *list;
     int rc = 0;
 
@@ -94,17 +122,9 @@ static int show_wanted(const struct server *server, const struct entry *entry, s
         return -ENOMEM;
     n = experiment_wanted(entry->experiment, list, room);
     for (size_t i = 0; i < n && i < room && !rc; i++)
-        if (!attempt_of_trial(server, entry->id, list[i].trial) && !delay_holds(entry, list[i].trial, now))
-            rc = add_wanted(table, entry->id, &list[i]);
+        rc = show_trial(server, entry, &list[i], now, table);
     free(list);
     return rc;
-}
-
-static enum slot_kind kind_of(const struct server *server, const struct experiment_config *config)
-{
-    if (config->slot_type == SLOT_AUTO)
-        return launcher_capacity(server->launcher, SLOT_KIND_CUDA) ? SLOT_KIND_CUDA : SLOT_KIND_CPU;
-    return config->slot_type == SLOT_CUDA ? SLOT_KIND_CUDA : SLOT_KIND_CPU;
 }
 
 static int show_experiments(const struct server *server, struct table *table)

@@ -272,7 +272,6 @@ static void server_free(struct server *server)
     while (server->attempts)
         attempt_free(server, server->attempts);
     entries_free(server);
-    squeezes_free(server);
     erasings_free(server);
     json_decref(server->problems);
     if (server->socket && server->lock_fd >= 0)

@@ -44,6 +44,7 @@ struct attempt {
     bool shares;       /* its worker carries others, or did when it died */
     bool dropped;      /* its trial gave it up while others need its worker: nothing more of it is stored */
     bool ending;       /* told to preempt or stop, or killed */
+    bool squeezed;     /* it has failed because other programs hold its memory */
     bool over;         /* it has said done or failed: nothing more is heard about it */
     bool freed;        /* its slots and its worker are another's already; it waits for the commit of its end */
     int64_t ack;       /* seq to acknowledge; 0: none */
@@ -79,13 +80,17 @@ struct delay {
     uint64_t until_ms; /* 0: it does not wait */
 };
 
-/* A slot where runs find too little memory, because other programs hold it: it is given to nobody for a while. */
+/* A trial that lacks memory because other programs hold it, until it reports: slots where it failed are shut for it. */
 struct squeeze {
-    int failures;      /* one after the other */
-    uint64_t until_ms;
-    int64_t order;             /* later attempts show whether it is over */
-    int64_t experiment, trial; /* the last one that failed so, and what it said */
-    char *text;        /* NULL: that runs again, or nobody did */
+    struct squeeze *next;
+    int64_t trial;
+    char *text; /* what its last run said */
+    bool *shut; /* of slot i, by squeezed_slot.until_ms: for the scheduler */
+    struct squeezed_slot {
+        int failures;
+        uint64_t until_ms; /* shut */
+        size_t company;    /* it failed among so many other runs: with fewer it is tried at once */
+    } slots[];
 };
 
 /* An experiment that has not ended. */
@@ -98,6 +103,7 @@ struct entry {
     bool unpacked; /* its program carries one run at a time, whatever the file says */
     struct delay *delays; /* of trial i + 1; those past the end have none */
     size_t delays_n;
+    struct squeeze *squeezes; /* oldest first */
 };
 
 struct subscription {
@@ -156,8 +162,6 @@ struct server {
     struct entry *entries;
     struct attempt *attempts;
     struct hand *hands;
-    struct squeeze *squeezes; /* of slot i; NULL: there never was one */
-    size_t squeezes_n;
     uint64_t delayed_until_ms; /* when the last delay of all passes; 0: that was seen to */
     struct connection *connections;
     size_t connections_n;
@@ -287,21 +291,27 @@ char *program_of(const struct server *server, int64_t experiment);
 void schedule(struct server *server);
 
 /* --- squeeze.c --- */
-/* This run was kept from its memory by other programs: its slots are given to nobody for 1 s, 2 s, ... 60 s, or until a run that
- * shares them ends. Said once. */
-void squeeze_note(struct server *server, const struct attempt *attempt, const char *text);
+/* This run was kept from its memory by other programs: its slots are shut for its trial for 1 s, 2 s, ... 60 s. Said once. */
+void squeeze_note(struct server *server, struct attempt *attempt, const char *text);
 void squeeze_clear(struct server *server, const struct attempt *attempt); /* it has its memory */
-void squeeze_wake(struct server *server, const struct attempt *attempt);  /* it gives some back */
-bool squeeze_holds(const struct server *server, size_t slot, uint64_t now);
-/* From slot *at on the next that keeps a trial of this experiment (0: of any) waiting; NULL: there is none more. */
-const struct squeeze *squeeze_next(const struct server *server, int64_t experiment, size_t *at);
-void squeezes_free(struct server *server);
+/* It gives some back: trials that failed beside it may try again. */
+void squeeze_wake(struct server *server, const struct attempt *attempt);
+/* Which slots are shut for a trial; NULL: none. Holds until the next call for it. */
+const bool *squeeze_shut(const struct server *server, const struct entry *entry, int64_t trial, uint64_t now);
+size_t squeezes_n(const struct entry *entry);
+/* The next of an experiment that wants slots, after this one (NULL: the first); NULL: there is none more. */
+const struct squeeze *squeeze_next(const struct entry *entry, const struct squeeze *after);
+/* Some trial waits so. */
+bool squeeze_any(const struct server *server);
+void squeezes_free(struct entry *entry);
 
 /* --- scarcity.c --- */
 /* Looks whether the store waits for space, and holds or lets go what depends on it. */
 void space_check(struct server *server);
 /* Keeps what a worker's log line says of its run's standing still, and says it in ours. */
 void attempt_note_waits(struct attempt *attempt, const json_t *log);
+/* What a worker says, as one short line for the log and for people; the caller frees it. */
+char *shown_text(const char *text);
 /* What an experiment waits for: "for space on the disk of ...", "in trial 2: ..."; null: nothing. New reference. */
 json_t *waiting_of(const struct server *server, int64_t experiment);
 /* [{experiment, trial, text}]: experiments that could not be restored, runs that stand still, a full disk. New

@@ -1,6 +1,6 @@
-/* squeeze.c - slots where runs find too little memory, because programs that are no workers of ours hold it. Such a slot is given
- * to nobody for a while; its trial is queued again and may have another slot. Nothing of this is stored: after a restart the
- * slot is tried, and what was so is found to be so again.
+/* squeeze.c - trials that find too little memory, because programs that are no workers of ours hold it. Such a trial is queued
+ * again, and the slots where it failed are shut for it a while, each for longer every time; they stay open to every other
+ * trial. Nothing of this is stored: after a restart the trial is tried, and what was so is found to be so again.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/log.h"
 #include "orchestrator/server/server_private.h"
@@ -8,99 +8,168 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool make_room(struct server *server)
+/* Where it stands in the list, or would. */
+static struct squeeze **find(struct entry *entry, int64_t trial)
+{
+    struct squeeze **at = &entry->squeezes;
+
+    while (*at && (*at)->trial != trial)
+        at = &(*at)->next;
+    return at;
+}
+
+static void free_one(struct squeeze *squeeze)
+{
+    if (squeeze) {
+        free(squeeze->text);
+        free(squeeze->shut);
+    }
+    free(squeeze);
+}
+
+static struct squeeze *make(const struct server *server, int64_t trial)
 {
     const struct slot_info *slots;
     size_t n = launcher_slots(server->launcher, &slots);
+    struct squeeze *squeeze = calloc(1, sizeof *squeeze + n * sizeof *squeeze->slots);
 
-    if (!server->squeezes)
-        server->squeezes = calloc(n + 1, sizeof *server->squeezes);
-    server->squeezes_n = server->squeezes ? n : 0;
-    return server->squeezes != NULL;
+    if (squeeze)
+        squeeze->shut = calloc(n + 1, sizeof *squeeze->shut);
+    if (squeeze && squeeze->shut) {
+        squeeze->trial = trial;
+        return squeeze;
+    }
+    free_one(squeeze);
+    return NULL;
 }
 
-void squeeze_note(struct server *server, const struct attempt *attempt, const char *text)
+/* Runs on this slot. */
+static size_t company(const struct server *server, size_t slot)
 {
-    bool said = false;
+    size_t n = 0;
+
+    for (const struct attempt *one = server->attempts; one; one = one->next)
+        n += one->slots_n == 1 && one->slots[0] == slot && !one->over;
+    return n;
+}
+
+/* The more trials wait the longer does each, so that they are not tried one after the other without end. */
+static uint64_t pause_of(const struct server *server, const struct entry *entry, int failures)
+{
+    uint64_t pause = pause_ms(server, failures), n = 0;
+
+    for (const struct squeeze *one = squeeze_next(entry, NULL); one; one = squeeze_next(entry, one))
+        n++;
+    return n * pause_ms(server, 0) > pause ? n * pause_ms(server, 0) : pause;
+}
+
+static void shut(struct server *server, struct squeezed_slot *slot, uint64_t pause, size_t others)
+{
+    slot->company = slot->failures && slot->company < others ? slot->company : others;
+    slot->failures++;
+    slot->until_ms = clock_ms() + pause;
+    if (slot->until_ms > server->delayed_until_ms)
+        server->delayed_until_ms = slot->until_ms;
+}
+
+void squeeze_note(struct server *server, struct attempt *attempt, const char *text)
+{
+    struct entry *entry = entry_find(server, attempt->experiment);
+    struct squeeze **at = entry ? find(entry, attempt->trial) : NULL;
     char name[96];
 
-    if (!make_room(server))
-        return; /* tried again at once, which is harmless */
-    for (size_t i = 0; i < attempt->slots_n; i++) {
-        struct squeeze *squeeze = &server->squeezes[attempt->slots[i]];
-        said = said || (squeeze->text && squeeze->experiment == attempt->experiment && squeeze->trial == attempt->trial);
-        free(squeeze->text);
-        *squeeze = (struct squeeze){.failures = squeeze->failures + 1,
-                                    .until_ms = clock_ms() + pause_ms(server, squeeze->failures),
-                                    .order = server->orders,
-                                    .experiment = attempt->experiment,
-                                    .trial = attempt->trial,
-                                    .text = strdup(text)};
-    }
-    if (!said)
+    attempt->squeezed = true;
+    if (!at)
+        return;
+    if (!*at) {
         log_warning("%s: memory_in_use: %s; it is queued again, and tried as soon as there may be more",
                     attempt_name(attempt, name, sizeof name), text);
-}
-
-static void forget(struct squeeze *squeeze)
-{
-    free(squeeze->text);
-    squeeze->text = NULL;
+        *at = make(server, attempt->trial);
+    }
+    if (!*at) { /* without memory it waits all the same */
+        delay_add(server, attempt->experiment, attempt->trial, true);
+        return;
+    }
+    free((*at)->text);
+    (*at)->text = strdup(text);
+    for (size_t i = 0; i < attempt->slots_n; i++) {
+        struct squeezed_slot *slot = &(*at)->slots[attempt->slots[i]];
+        shut(server, slot, pause_of(server, entry, slot->failures),
+             attempt->slots_n == 1 ? company(server, attempt->slots[i]) : 0);
+    }
 }
 
 void squeeze_clear(struct server *server, const struct attempt *attempt)
 {
-    for (size_t i = 0; i < server->squeezes_n; i++)
-        if (server->squeezes[i].experiment == attempt->experiment && server->squeezes[i].trial == attempt->trial)
-            forget(&server->squeezes[i]);
-    for (size_t i = 0; server->squeezes_n && i < attempt->slots_n; i++) {
-        struct squeeze *squeeze = &server->squeezes[attempt->slots[i]];
-        if (attempt->order <= squeeze->order)
-            continue; /* it had its memory before */
-        squeeze->failures = 0;
-        squeeze->until_ms = 0;
-    }
+    struct entry *entry = entry_find(server, attempt->experiment);
+    struct squeeze **at = entry ? find(entry, attempt->trial) : NULL, *gone = at ? *at : NULL;
+
+    if (gone)
+        *at = gone->next;
+    free_one(gone);
 }
 
+/* As the company only counts when it is smaller than ever, this ends, and then the pauses alone decide. */
 void squeeze_wake(struct server *server, const struct attempt *attempt)
 {
-    for (size_t i = 0; server->squeezes_n && i < attempt->slots_n; i++) {
-        struct squeeze *squeeze = &server->squeezes[attempt->slots[i]];
-        if (squeeze->experiment != attempt->experiment || squeeze->trial != attempt->trial)
-            squeeze->until_ms = 0;
+    const struct entry *entry = attempt->slots_n == 1 && !attempt->squeezed ? entry_find(server, attempt->experiment) : NULL;
+    size_t left = entry ? company(server, attempt->slots[0]) : 0;
+
+    for (struct squeeze *squeeze = entry ? entry->squeezes : NULL; squeeze; squeeze = squeeze->next) {
+        struct squeezed_slot *slot = &squeeze->slots[attempt->slots[0]];
+        if (left >= slot->company)
+            continue;
+        slot->company = left;
+        slot->until_ms = 0;
     }
 }
 
-bool squeeze_holds(const struct server *server, size_t slot, uint64_t now)
+const bool *squeeze_shut(const struct server *server, const struct entry *entry, int64_t trial, uint64_t now)
 {
-    return server->squeezes_n && now < server->squeezes[slot].until_ms;
+    const struct slot_info *slots;
+    size_t n = launcher_slots(server->launcher, &slots);
+    const struct squeeze *squeeze = entry->squeezes;
+    bool any = false;
+
+    while (squeeze && squeeze->trial != trial)
+        squeeze = squeeze->next;
+    for (size_t i = 0; squeeze && i < n; i++)
+        any |= squeeze->shut[i] = now < squeeze->slots[i].until_ms;
+    return any ? squeeze->shut : NULL;
 }
 
-void squeezes_free(struct server *server)
+size_t squeezes_n(const struct entry *entry)
 {
-    for (size_t i = 0; i < server->squeezes_n; i++)
-        forget(&server->squeezes[i]);
-    free(server->squeezes);
+    size_t n = 0;
+
+    for (const struct squeeze *squeeze = entry->squeezes; squeeze; squeeze = squeeze->next)
+        n++;
+    return n;
 }
 
-static bool runs(const struct server *server, int64_t experiment, int64_t trial)
+const struct squeeze *squeeze_next(const struct entry *entry, const struct squeeze *after)
 {
-    const struct attempt *attempt = server->attempts;
+    const struct squeeze *squeeze = after ? after->next : entry->squeezes;
 
-    while (attempt && (attempt->experiment != experiment || attempt->trial != trial || attempt->phase != ATTEMPT_RUNS ||
-                       attempt->over))
-        attempt = attempt->next;
-    return attempt != NULL;
+    while (squeeze && (!squeeze->text || !experiment_wants(entry->experiment, squeeze->trial)))
+        squeeze = squeeze->next;
+    return squeeze;
 }
 
-const struct squeeze *squeeze_next(const struct server *server, int64_t experiment, size_t *at)
+bool squeeze_any(const struct server *server)
 {
-    while (*at < server->squeezes_n) {
-        const struct squeeze *squeeze = &server->squeezes[(*at)++];
-        const struct entry *entry = squeeze->text ? entry_find(server, squeeze->experiment) : NULL;
-        if (entry && (!experiment || experiment == entry->id) && experiment_goes_on_with(entry->experiment, squeeze->trial) &&
-            !runs(server, squeeze->experiment, squeeze->trial))
-            return squeeze;
+    const struct entry *entry = server->entries;
+
+    while (entry && !squeeze_next(entry, NULL))
+        entry = entry->next;
+    return entry != NULL;
+}
+
+void squeezes_free(struct entry *entry)
+{
+    while (entry->squeezes) {
+        struct squeeze *squeeze = entry->squeezes;
+        entry->squeezes = squeeze->next;
+        free_one(squeeze);
     }
-    return NULL;
 }

@@ -13,7 +13,7 @@ do so too. Rounds are imaginary; the validation_accuracy at round r is lr * r / 
   print          lines to print when a run begins
   gate           file: rounds past gate_round (0) wait until it exists
   at             what to do before which round: {"3": ACTION}; "tries": N does so only while the attempt is <= N
-     ACTION: exit:CODE signal:NUMBER silent garbled:TEXT say:JSON failed:REASON converged close sleep:MS linger
+     ACTION: exit:CODE signal:NUMBER silent garbled:TEXT say:JSON failed:REASON[:TEXT] converged close sleep:MS linger
              flood:LINES wait:FILE (until it exists) raw:HEX (these bytes) long:BYTES (without a newline) drip:JSON (byte by
              byte) spam:LINES (of progress) part:TEXT (half a line, then silent) eat:MIB (of memory) abort:TEXT; $RUN and $SEQ in TEXT and JSON are those
              of the run
@@ -170,7 +170,8 @@ class Worker:
         elif name == "say":
             self.say_line(rest)
         elif name == "failed":
-            self.send(op="failed", reason=rest, text="failed as the script says")
+            reason, _, text = rest.partition(":")
+            self.send(op="failed", reason=reason, text=text or "failed as the script says")
             raise Gone
         elif name == "converged":
             if self.saved != self.unit:

@@ -1,9 +1,10 @@
 /* scheduler_test.h - tables for the scheduler's tests, as text.
  * A row is text: slots "cccg" (c: free cpu, g: free cuda, digit n: held by run n on cpu, A.. : held by run 1.. on cuda; |:
  * another cache from here on, /: another node);
- * experiments "id:priority:weight:max_slots[:g[:last_start[:trials_per_slot]]]", wanted "experiment/trial:slots[a]" (a: alone), runs
+ * experiments "id:priority:weight:max_slots[:g[:last_start[:trials_per_slot]]]", wanted "experiment/trial:slots[a][!digits]" (a: alone, !: shut
+ * for it are the slots of these digits), runs
  * "run:experiment:started[:ea][@slot]" (e: ending, a: alone; slot: one that it shares with the run of that slot's digit, or
- * with others written so, the slot being x or X, or Y: on cuda, and closed); the decision as text "experiment/trial@slot,slot ... -run -run".
+ * with others written so, the slot being x or X); the decision as text "experiment/trial@slot,slot ... -run -run".
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_SCHEDULER_TEST_H
 #define FLEXP_SCHEDULER_TEST_H
@@ -26,6 +27,7 @@ struct table {
     struct sched_slot slots[64];
     struct sched_experiment experiments[16];
     struct sched_wanted wanted[256];
+    bool shut[256][64]; /* of wanted[i], where it says so */
     struct sched_run runs[128];
     size_t held[128][64]; /* slots of runs[i] */
     int64_t on[64];       /* of a slot: the run that holds it, in tests without packs; 0: free */
@@ -45,7 +47,7 @@ static inline void read_slots(const char *text, struct table *t)
         }
         slot = &t->slots[t->slots_n++];
         bool cuda = *text == 'g' || (*text >= 'A' && *text <= 'Z');
-        *slot = (struct sched_slot){cuda ? SLOT_KIND_CUDA : SLOT_KIND_CPU, *text != '-' && *text != 'Y', cache, node};
+        *slot = (struct sched_slot){cuda ? SLOT_KIND_CUDA : SLOT_KIND_CPU, *text != '-', cache, node};
         t->on[t->slots_n - 1] = *text >= '0' && *text <= '9' ? *text - '0' : *text >= 'A' && *text < 'X' ? *text - 'A' + 1 : 0;
     }
 }
@@ -83,9 +85,14 @@ static inline void read_row(const struct row *row, struct table *t)
     strcpy(text, row->wanted);
     for (word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
         long long experiment, trial, slots;
+        const char *shut = strchr(word, '!');
         char alone = 0;
         assert_true(sscanf(word, "%lld/%lld:%lld%c", &experiment, &trial, &slots, &alone) >= 3);
-        t->wanted[t->wanted_n++] = (struct sched_wanted){experiment, trial, slots, alone == 'a'};
+        for (const char *slot = shut; slot && *++slot;)
+            t->shut[t->wanted_n][*slot - '0'] = true;
+        t->wanted[t->wanted_n] =
+            (struct sched_wanted){experiment, trial, slots, alone == 'a', shut ? t->shut[t->wanted_n] : NULL};
+        t->wanted_n++;
     }
     strcpy(text, row->runs);
     for (word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
@@ -145,7 +152,7 @@ static inline void check(const struct row *rows, size_t n)
 static inline void lease_all(struct table *t)
 {
     for (size_t i = 0; i < t->slots_n; i++)
-        t->slots[i].open = true;
+        t->slots[i].leased = true;
 }
 
 #endif

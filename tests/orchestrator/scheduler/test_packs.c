@@ -63,14 +63,25 @@ static void a_trial_that_is_to_run_alone_shares_with_none(void **state)
     CHECK(ROWS);
 }
 
-static void a_closed_slot_is_neither_joined_nor_waited_for(void **state)
+static void a_slot_is_shut_for_the_trials_that_say_so_alone(void **state)
 {
     static const struct row ROWS[] = {
-        {"Y", "1:42:1:0:g:0:4", "1/2:1", "1:1:1@0", ""},
-        {"Yg", "1:42:1:0:g:0:4", "1/2:1", "1:1:1@0", "1/2@1"},
-        {"Yg", "1:42:1:0:g 2:42:1:0:g", "2/1:2 1/1:1", "", "1/1@1"}, /* two are wanted, and one is there */
-        {"YA", "1:42:1:0:g 2:40:1:0:g", "2/1:1", "1:1:2 2:1:9@0", "-1"}, /* who started last is spared, for its slot would not help */
-        {"YA", "1:42:1:0:g 2:40:1:0:g", "2/1:1", "1:1:2 2:1:1:e@0", "-1"},
+        {"cc", "1:42:1:0", "1/1:1!0 1/2:1", "", "1/1@1 1/2@0"},
+        {"cc", "1:42:1:0", "1/1:2!0 1/2:1", "", "1/2@0"}, /* half of what it wants is nothing */
+        {"cccc", "1:42:1:0", "1/1:2!13", "", "1/1@0,2"},
+        {"c", "1:10:1:0 2:42:1:0", "1/1:1!0 2/1:1", "", "2/1@0"}, /* a better priority waits for none */
+        {"c2", "1:10:1:0 2:42:1:0", "1/1:1!0", "2:2:1", ""},      /* nor is anybody preempted for it, */
+        {"c2", "1:10:1:0 2:42:1:0", "1/1:1", "2:2:1", "1/1@0"},
+        {"2", "1:10:1:0 2:42:1:0", "1/1:1", "2:2:1", "-2"},
+        {"2c", "1:10:1:0 2:42:1:0", "1/1:2 1/2:1!0", "2:2:1", "-2"}, /* and it takes no slot that others wait for */
+        {"c", "1:42:1:1 2:42:1:0", "1/1:1!0 2/1:1", "", "2/1@0"},
+        {"cc1", "1:42:1:1", "1/1:1!0", "1:1:1", ""},
+        {"X", "1:42:1:0:g:0:4", "1/2:1!0 1/3:1", "1:1:1@0", "1/3@0"}, /* the same of a place in a pack */
+        {"Xg", "1:42:1:0:g:0:4", "1/2:1!0", "1:1:1@0", "1/2@1"},
+        {"XX", "1:42:1:0:g:0:4", "1/2:1!0", "1:1:1@0 2:1:2@1 3:1:2@1", "1/2@1"},
+        {"XX", "1:42:1:0:g:0:4", "1/2:1!0 1/3:1 1/4:1", "1:1:1@0 2:1:2@1 3:1:2@1", "1/2@1 1/3@0 1/4@0"},
+        {"gg", "1:42:1:0:g:0:2", "1/1:1 1/2:1!0 1/3:1 1/4:1", "", "1/1@0 1/2@1 1/3@0 1/4@1"},
+        {"g", "1:42:1:0:g:0:2", "1/1:1!0 1/2:1!0", "", ""},
     };
     (void)state;
     CHECK(ROWS);
@@ -132,7 +143,7 @@ static void draw_runs(struct table *t, size_t n)
         size_t in_pack = experiment->trials_per_slot > 1 ? 1 + draw((size_t)experiment->trials_per_slot) : 0;
         int64_t run = (int64_t)t->runs_n + 1;
         for (size_t i = 0, given = 0; i < t->slots_n; i++) {
-            if (t->on[i] || !t->slots[i].open || t->slots[i].kind != experiment->kind || draw(3))
+            if (t->on[i] || !t->slots[i].leased || t->slots[i].kind != experiment->kind || draw(3))
                 continue;
             t->on[i] = run;
             for (size_t k = 0; k < (in_pack ? in_pack : !given); k++)
@@ -161,14 +172,17 @@ static void draw_table(struct table *t)
                                                       .last_start = (int64_t)draw(3)};
     t->slots_n = draw(20);
     for (size_t i = 0; i < t->slots_n; i++)
-        t->slots[i] = (struct sched_slot){.kind = draw(2) ? SLOT_KIND_CPU : SLOT_KIND_CUDA, .open = draw(8) > 0,
+        t->slots[i] = (struct sched_slot){.kind = draw(2) ? SLOT_KIND_CPU : SLOT_KIND_CUDA, .leased = draw(8) > 0,
                                             .cache = (unsigned)i / 3, .node = (unsigned)i / 6};
     draw_runs(t, draw(6));
     t->wanted_n = draw(30);
     for (size_t i = 0; i < t->wanted_n; i++) {
         int64_t experiment = 1 + (int64_t)draw(t->experiments_n);
         bool packs = t->experiments[experiment - 1].trials_per_slot > 1;
-        t->wanted[i] = (struct sched_wanted){experiment, (int64_t)i + 1, packs ? 1 : 1 + (int64_t)draw(4), packs && draw(6) == 0};
+        t->wanted[i] = (struct sched_wanted){experiment, (int64_t)i + 1, packs ? 1 : 1 + (int64_t)draw(4), packs && draw(6) == 0,
+                                               draw(4) ? NULL : t->shut[i]};
+        for (size_t k = 0; k < t->slots_n; k++)
+            t->shut[i][k] = draw(3) == 0;
     }
 }
 
@@ -196,7 +210,8 @@ static void check_start(const struct table *t, const struct sched_decision *deci
     assert_int_equal(start->slots, wanted->slots);
     for (size_t k = 0; k < start->slots; k++) {
         size_t at = decision->slot_indexes[start->first + k];
-        assert_true(at < t->slots_n && t->slots[at].open && t->slots[at].kind == e->kind);
+        assert_true(at < t->slots_n && t->slots[at].leased && t->slots[at].kind == e->kind);
+        assert_true(!wanted->shut || !wanted->shut[at]);
         if (s->runs[at]) { /* shared: of one experiment, with room, by those who may, and not one that is coming free */
             assert_true(s->experiment[at] == start->experiment && s->runs[at] < e->trials_per_slot);
             assert_true(start->slots == 1 && !wanted->alone && !s->alone[at]);
@@ -285,7 +300,7 @@ static void packed_and_other_experiments_take_turns_over_time(void **state)
         t.wanted_n = t.runs_n = 0;
         for (int e = 0; e < 3; e++)
             for (int k = 0; k < 12; k++)
-                t.wanted[t.wanted_n++] = (struct sched_wanted){e + 1, (int64_t)t.wanted_n + 1, 1, false};
+                t.wanted[t.wanted_n++] = (struct sched_wanted){e + 1, (int64_t)t.wanted_n + 1, 1, false, NULL};
         for (int64_t r = 1; r < 128; r++)
             if (left[r]) {
                 t.runs[t.runs_n] = (struct sched_run){.run = r, .experiment = owner[r], .started = r};
@@ -329,7 +344,7 @@ int main(void)
         cmocka_unit_test(trials_are_spread_where_slots_would_be_idle),
         cmocka_unit_test(a_trial_joins_the_emptiest_slot_of_its_experiment),
         cmocka_unit_test(a_trial_that_is_to_run_alone_shares_with_none),
-        cmocka_unit_test(a_closed_slot_is_neither_joined_nor_waited_for),
+        cmocka_unit_test(a_slot_is_shut_for_the_trials_that_say_so_alone),
         cmocka_unit_test(a_pack_counts_as_one_slot),
         cmocka_unit_test(a_pack_is_preempted_as_a_whole),
         cmocka_unit_test(holds_its_rules_on_random_tables),

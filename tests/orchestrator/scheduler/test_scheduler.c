@@ -170,7 +170,7 @@ static void shares_follow_the_weights_over_time(void **state)
         t.wanted_n = t.runs_n = 0;
         for (int e = 0; e < 3; e++)
             for (int k = 0; k < 16; k++)
-                t.wanted[t.wanted_n++] = (struct sched_wanted){e + 1, next_trial++, 1, false};
+                t.wanted[t.wanted_n++] = (struct sched_wanted){e + 1, next_trial++, 1, false, NULL};
         for (int64_t r = 1; r <= 64; r++)
             if (left[r])
                 t.runs[t.runs_n++] = (struct sched_run){.run = r, .experiment = owner[r], .started = r};
@@ -214,8 +214,8 @@ static void large_and_small_trials_take_turns(void **state)
         struct sched_decision decision;
         t.wanted_n = t.runs_n = 0;
         for (int k = 0; k < 8; k++)
-            t.wanted[t.wanted_n++] = (struct sched_wanted){1, 100 * tick + k, 1, false};
-        t.wanted[t.wanted_n++] = (struct sched_wanted){2, tick, 8, false};
+            t.wanted[t.wanted_n++] = (struct sched_wanted){1, 100 * tick + k, 1, false, NULL};
+        t.wanted[t.wanted_n++] = (struct sched_wanted){2, tick, 8, false, NULL};
         for (int r = 1; r <= 9; r++)
             if (left[r])
                 t.runs[t.runs_n++] = (struct sched_run){.run = r, .experiment = owner[r], .started = r};
