@@ -97,7 +97,8 @@ struct training {
     size_t n;
     const struct augment *augment; /* NULL: none */
     struct reduction reduction;
-    const volatile int *cancel;    /* looked at between batches: non-zero gives this training up; NULL: never */
+    const volatile int *cancel;    /* non-zero gives this training up; looked at between batches, a GPU looks
+                                    * once in 512 or more often. NULL: never */
     bool canceled;                 /* out: given up. Nothing was reduced, what stands in the replicas means nothing */
 };
 

@@ -166,7 +166,7 @@ int cuda_plan_check_samples(const struct plan *plan, const struct data_split *sp
 /* lanes.c */
 
 #define GRAPHS 6       /* of 1, 2, 4 ... 32 steps */
-#define WAIT_STEPS 512 /* that may be queued before the host waits, so that a cancellation is soon seen */
+#define WAIT_STEPS 512 /* that may be queued before the host waits, so that a cancellation is soon seen (backend.h) */
 
 struct inbox { /* what the host tells the lanes */
     struct lane *lanes;
@@ -259,6 +259,8 @@ static inline void *lanes_space(const struct lanes *l, int index)
 /* Trains a turn that train.c has prepared; where it has to, sums are added up with it. */
 int round_run(struct turn *turn, struct error *err);
 void rounds_forget_graphs(struct lanes *lanes);
+/* Graphs of rounds that are there. lanes may be NULL. */
+size_t rounds_kept(const struct lanes *lanes);
 void rounds_free(struct lanes *lanes);
 
 /* parallel_step.c: around a step's operations, and after each of them. */

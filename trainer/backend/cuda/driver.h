@@ -112,6 +112,7 @@ struct driver {
     int (*gemm)(struct device *device, const struct gemm_args *args, struct error *err);
     int (*shared_sum)(struct device *device, const struct shared_sum_args *args, struct error *err);
     int (*wait)(struct device *device, struct error *err);
+    /* A capture that fails, at its end or before, has queued nothing; the device has failed where wait fails, too. */
     int (*capture_begin)(struct device *device, struct error *err);
     int (*capture_end)(struct device *device, struct captured **ret, struct error *err); /* ret NULL: throws it away */
     /* In a capture: what is queued between the two is run until *left, in device memory, is 0; once at least. What is sent

@@ -7,7 +7,8 @@
  * few graphs are kept. The first turn of a key goes call by call, by graphs of 1 to 32 steps (lanes.c): what the
  * first use of a kernel loads is loaded then, and a turn that comes once is not captured for nothing. So does a turn
  * for whose graph there is no room, one that is too long to be left alone, one whose trial was canceled, one whose
- * steps send to other GPUs, and each one where the driver has no loops. Bits are the same either way.
+ * steps send to other GPUs, one whose graph was refused (the device has no memory for it, or a library's call cannot
+ * be in it), and each one where the driver has no loops. Bits are the same either way.
  * FLEXP_CUDA_ROUNDS=calls: always call by call, for comparisons. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cuda/cuda_private.h"
 
@@ -38,12 +39,14 @@ enum { SHARED = 1, CLEARS_STATE = 2, SUMS = 4, FIRST = 8, LAST = 16 };
 struct round {
     struct round_key *key;  /* NULL: none */
     struct captured *graph; /* NULL: its key has been seen */
+    bool refused;           /* it is not tried again */
     uint64_t used;
 };
 
 struct rounds {
     struct round all[ROUNDS];
     uint64_t clock;
+    bool said; /* that one was refused */
 };
 
 void rounds_forget_graphs(struct lanes *l)
@@ -233,6 +236,25 @@ static bool may_be_whole(const struct turn *t)
            t->steps_max <= WAIT_STEPS && !(way && !strcmp(way, "calls"));
 }
 
+/* What a capture fails of is no failure of the turn, unless the device itself has failed: then all it does fails. */
+static int refuse(struct turn *t, struct round *r, int why, const char *text, struct error *err)
+{
+    struct rounds *rounds = t->lanes->rounds;
+    int rc = DRIVER(t)->wait(DEVICE_OF(t), err);
+
+    if (rc)
+        return rc;
+    if (why == -ENOTSUP) {
+        log_warning("rounds are queued call by call, not as one graph: %s", text);
+        t->plan->backend->no_loops = true;
+    } else if (!rounds->said) {
+        log_warning("some rounds are queued call by call, not as one graph: %s", text);
+        rounds->said = true;
+    }
+    r->refused = true;
+    return 0;
+}
+
 /* *ret NULL: call by call. */
 static int whole_of(struct turn *t, struct captured **ret, struct error *err)
 {
@@ -246,15 +268,21 @@ static int whole_of(struct turn *t, struct captured **ret, struct error *err)
             return 0;
     if (!(r = find_round(t)))
         return 0;
-    if (r->used && !r->graph && (rc = capture(t, &r->graph, &why))) {
-        if (rc != -ENOTSUP)
-            return fail(err, rc, "%s", why.text);
-        log_warning("rounds are queued call by call, not as one graph: %s", why.text);
-        t->plan->backend->no_loops = true;
-    }
+    if (r->used && !r->graph && !r->refused && (rc = capture(t, &r->graph, &why)) &&
+        (rc = refuse(t, r, rc, why.text, err)))
+        return rc;
     r->used = t->lanes->rounds->clock;
     *ret = r->graph;
     return 0;
+}
+
+size_t rounds_kept(const struct lanes *l)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; l && l->rounds && i < ROUNDS; i++)
+        n += l->rounds->all[i].graph != NULL;
+    return n;
 }
 
 int round_run(struct turn *t, struct error *err)

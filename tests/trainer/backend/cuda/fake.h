@@ -25,11 +25,14 @@ static struct {
     bool tiles; /* products by the tile kernel's phases */
     int capturing;
     int fail_launch, fail_device; /* counts the launches of a device down to a failure; 0: never */
+    int fail_graph;               /* what the next end of a capture returns */
+    bool fail_stays;              /* from then on all launches of that device fail, and so does waiting for it */
     int devices;                  /* that are visible; 0: 1 */
     struct {
         size_t used, capacity; /* capacity 0: as the others */
         size_t others;         /* what other processes hold */
         bool broken;           /* does not open */
+        bool lost;             /* by fail_stays */
     } of[FAKE_DEVICES];
     bool no_nccl;
     int hangs;     /* 1 + the device that never answers the others */
@@ -184,7 +187,9 @@ static int fake_queue_copy(struct device *device, int kernel, const void *args, 
     int rc;
 
     pthread_mutex_lock(&fake_lock);
-    fails = fake.fail_launch && fake.fail_device == device->index && !--fake.fail_launch;
+    fails =
+        fake.of[device->index].lost || (fake.fail_launch && fake.fail_device == device->index && !--fake.fail_launch);
+    fake.of[device->index].lost = fails && fake.fail_stays;
     fake.launches++;
     fake.calls++;
     pthread_mutex_unlock(&fake_lock);
@@ -339,11 +344,10 @@ static int fake_sum(struct device *device, const struct shared_sum_args *args, s
 
 static int fake_wait(struct device *device, struct error *err)
 {
-    (void)err;
     fake_called();
     assert(!device->capturing);
     fake_release_held(device);
-    return 0;
+    return fake.of[device->index].lost ? fail(err, -EIO, "the fake GPU fell off the bus") : 0;
 }
 
 static void fake_captured_free(struct device *device, struct captured *c)
@@ -372,19 +376,21 @@ static int fake_capture_begin(struct device *device, struct error *err)
 
 static int fake_capture_end(struct device *device, struct captured **ret, struct error *err)
 {
-    (void)err;
+    int rc = ret ? fake.fail_graph : 0;
+
     assert(device->capturing && (!ret || device->loop == device->loop_ended));
     device->capturing = false;
     pthread_mutex_lock(&fake_lock);
     fake.capturing--;
     fake.captures++;
     fake.calls++;
+    fake.fail_graph = ret ? 0 : fake.fail_graph;
     pthread_mutex_unlock(&fake_lock);
-    if (ret)
+    if (ret && !rc)
         *ret = device->recording;
     else
         fake_captured_free(device, device->recording);
-    return 0;
+    return rc ? fail(err, rc, "the fake GPU makes no graph of this") : 0;
 }
 
 /* As real conditional nodes: nothing that goes to other devices. */

@@ -231,7 +231,9 @@ static void a_failing_gpu_ends_the_round_for_all(void **state)
         expected = sums_of(&b);
         assert_int_equal(round_of(&b, n, expected, NULL, &err), 0);
         fake.fail_device = 1;
+        fake.fail_stays = true;
         for (;; at += 5) {
+            fake.of[1].lost = false;
             for (size_t rank = 0; rank < 3; rank++)
                 if (b.gpu_plan->peers[rank]->training)
                     lanes_forget_graphs(b.gpu_plan->peers[rank]->training);
@@ -242,6 +244,7 @@ static void a_failing_gpu_ends_the_round_for_all(void **state)
             fake.fail_launch = 0;
         }
         fake.fail_launch = fake.fail_device = 0;
+        fake.fail_stays = false;
         assert_true(at > 20);
         assert_int_equal(round_of(&b, n, sum, NULL, &err), 0);
         assert_memory_equal(sum, expected, b.model->weights_n * sizeof *sum);

@@ -337,36 +337,102 @@ static void lists_of_any_length_are_copied(void **state)
     pair_done(&p);
 }
 
-/* A failure while a graph is captured, or just before: the reason arrives, and the next round is as if nothing was. */
-static void a_capture_that_fails_leaves_nothing(void **state)
+/* Two rounds of a kind that is new: the first goes call by call, the second is captured. */
+static void first_round_of_a_kind(struct pair *p, int round)
 {
-    struct error err = {0};
+    if (p->beds[WHOLE].gpu_plan->training)
+        rounds_free(p->beds[WHOLE].gpu_plan->training);
+    for (int way = 0; way < WAYS; way++)
+        go(p, way, round, 1, COHORT, NULL);
+}
+
+/* Whatever a capture fails of, a launch, a library's call or the loop: the round is trained, and it is not tried again.
+ */
+static void what_cannot_be_captured_goes_call_by_call(void **state)
+{
     struct pair p;
-    int failed = 0;
+    size_t captures;
+    int refused = 0;
 
     (void)state;
     pair_init(&p, PRECISION_FP32_STRICT, 1);
-    for (int way = 0; way < WAYS; way++)
-        go(&p, way, 0, 1, COHORT, NULL);
     for (int at = 1;; at++) {
-        struct reduction reduction = {.type = REDUCE_MODEL, .model = p.models[WHOLE][0], .rate = 1};
-        const struct augment augment = {.crop_padding = 1, .horizontal_flip = true};
-        struct training t = {.replicas = p.replicas[0], .n = COHORT, .augment = &augment, .reduction = reduction};
-        make(&p, 0, 1, NULL);
+        bool reached;
+        first_round_of_a_kind(&p, 3 * at);
         fake.fail_launch = at;
-        if (!BACKEND_CUDA.train(p.beds[WHOLE].gpu_plan, &t, 1, &err))
+        go(&p, WHOLE, 3 * at + 1, 1, COHORT, NULL);
+        reached = !fake.fail_launch;
+        fake.fail_launch = 0;
+        go(&p, CALLS, 3 * at + 1, 1, COHORT, NULL);
+        assert_false(fake.capturing);
+        assert_true(rounds_kept(p.beds[WHOLE].gpu_plan->training) == !reached);
+        if (!reached)
             break;
+        captures = fake.captures;
+        for (int way = 0; way < WAYS; way++)
+            go(&p, way, 3 * at + 2, 1, COHORT, NULL);
+        assert_true(fake.captures - captures <= WAYS * GRAPHS);
+        refused++;
+    }
+    assert_true(refused > 20);
+    assert_false(p.beds[WHOLE].gpu_plan->backend->no_loops);
+    same_models(&p);
+    pair_done(&p);
+}
+
+/* No memory for it on the device, or a driver that does not make it. Loops that are not supported are never tried
+ * again.
+ */
+static void a_graph_that_is_not_made_is_done_without(void **state)
+{
+    static const int REASONS[] = {-ENOMEM, -EIO, -ENOTSUP};
+    struct pair p;
+    size_t captures;
+
+    (void)state;
+    pair_init(&p, PRECISION_FP32_STRICT, 1);
+    for (int k = 0; k < 3; k++) {
+        first_round_of_a_kind(&p, 10 * k);
+        go(&p, CALLS, 10 * k + 1, 1, COHORT, NULL);
+        captures = fake.captures;
+        fake.fail_graph = REASONS[k];
+        go(&p, WHOLE, 10 * k + 1, 1, COHORT, NULL);
+        assert_true(!fake.fail_graph && fake.captures > captures);
+        assert_int_equal(rounds_kept(p.beds[WHOLE].gpu_plan->training), 0);
+        captures = fake.captures;
+        for (int round = 10 * k + 2; round < 10 * k + 5; round++) {
+            go(&p, CALLS, round, 1, COHORT, NULL);
+            go(&p, WHOLE, round, 1, COHORT, NULL);
+        }
+        assert_true(fake.captures - captures <= GRAPHS);
+        assert_true(p.beds[WHOLE].gpu_plan->backend->no_loops == (REASONS[k] == -ENOTSUP));
+    }
+    same_models(&p);
+    pair_done(&p);
+}
+
+/* Then the run ends with its reason. */
+static void a_device_that_is_lost_in_a_capture_ends_the_run(void **state)
+{
+    struct error err = {0};
+    struct pair p;
+
+    (void)state;
+    pair_init(&p, PRECISION_FP32_STRICT, 1);
+    go(&p, WHOLE, 0, 1, COHORT, NULL);
+    for (int at = 1; at < 20; at += 6) {
+        struct training t = {.replicas = p.replicas[0],
+                             .n = COHORT,
+                             .augment = &(struct augment){.crop_padding = 1, .horizontal_flip = true},
+                             .reduction = {.type = REDUCE_MODEL, .model = p.models[WHOLE][0], .rate = 1}};
+        make(&p, 0, 1, NULL);
+        fake.fail_stays = true;
+        fake.fail_launch = at;
+        assert_int_equal(BACKEND_CUDA.train(p.beds[WHOLE].gpu_plan, &t, 1, &err), -EIO);
         assert_string_equal(err.text, "the fake GPU fell off the bus");
         assert_false(fake.capturing);
-        failed++;
+        fake.fail_stays = fake.of[0].lost = false;
     }
-    fake.fail_launch = 0;
-    assert_true(failed > 20);
-    go(&p, CALLS, 1, 1, COHORT, NULL);
-    for (int round = 2; round < 4; round++)
-        for (int way = 0; way < WAYS; way++)
-            go(&p, way, round, 1, COHORT, NULL);
-    same_models(&p);
     pair_done(&p);
 }
 
@@ -407,7 +473,9 @@ int main(void)
         cmocka_unit_test(without_loops_rounds_go_call_by_call),
         cmocka_unit_test(what_no_graph_is_for_goes_call_by_call),
         cmocka_unit_test(lists_of_any_length_are_copied),
-        cmocka_unit_test(a_capture_that_fails_leaves_nothing),
+        cmocka_unit_test(what_cannot_be_captured_goes_call_by_call),
+        cmocka_unit_test(a_graph_that_is_not_made_is_done_without),
+        cmocka_unit_test(a_device_that_is_lost_in_a_capture_ends_the_run),
         cmocka_unit_test(a_turn_on_each_gpu_is_one_launch),
     };
 
