@@ -8,9 +8,13 @@
 
 #include <stdio.h>
 
+/* Whether rounds that should have been one graph were; ROUNDS_CALLS: not all of them. */
+enum rounds_seen { ROUNDS_NOT_SEEN, ROUNDS_WHOLE, ROUNDS_CALLS };
+
 struct selftest {
     int passed, failed;
     bool quiet;
+    enum rounds_seen rounds;
     json_t *checks; /* array of {name, ok, value, limit, text} */
     json_t *timings;
     json_t *profiles; /* by setting: operation to microseconds */
@@ -53,6 +57,8 @@ void selftest_bits(struct selftest *t, enum precision precision);
 void selftest_trials(struct selftest *t, enum precision precision);
 /* selftest_rounds.c: bits of rounds as one graph, and call by call. */
 void selftest_rounds(struct selftest *t, enum precision precision);
+/* Whether the plan that was just trained with has its rounds as graphs: noted. */
+bool selftest_saw_rounds(struct selftest *t, const struct bed *bed);
 /* Memory over rounds. */
 void selftest_memory(struct selftest *t, int rounds);
 /* selftest_shared.c: plain SGD clients that share the round's start, against weights of their own. */

@@ -153,6 +153,8 @@ static void bench_pfl(struct selftest *t, enum precision precision, int rounds)
         printf("%llu client steps, %llu evaluations\n", (unsigned long long)steps, (unsigned long long)evaluations);
         strcat(key, ", s");
         put(t, key, seconds);
+        if (!getenv("FLEXP_CUDA_ROUNDS"))
+            selftest_saw_rounds(t, &b);
     }
     evaluation_done(&e);
     free(samples);

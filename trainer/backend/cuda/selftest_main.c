@@ -177,12 +177,16 @@ int cuda_selftest(int argc, char **argv)
         run_checks(&t, &o, driver);
     if (o.bench)
         selftest_bench(&t, o.quick, o.chosen ? o.wanted : NULL);
+    if (t.rounds == ROUNDS_CALLS)
+        printf("rounds are queued call by call on this GPU, not as one graph: loops were not tried\n");
     printf("%d passed, %d failed\n", t.passed, t.failed);
     rc = t.failed != 0;
     if (o.json) {
         result = describe(&info);
         json_object_set_new(result, "passed", json_integer(t.passed));
         json_object_set_new(result, "failed", json_integer(t.failed));
+        json_object_set_new(result, "rounds_as_graphs",
+                            t.rounds == ROUNDS_NOT_SEEN ? json_null() : json_boolean(t.rounds == ROUNDS_WHOLE));
         json_object_set(result, "timings", t.timings);
         json_object_set(result, "profiles", t.profiles);
         json_object_set(result, "checks", t.checks);

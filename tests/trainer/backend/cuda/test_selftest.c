@@ -85,9 +85,30 @@ static void rounds_as_one_graph_have_the_bits_of_their_calls(void **state)
 
     (void)state;
     selftest_init(&t);
+    assert_int_equal(t.rounds, ROUNDS_NOT_SEEN);
     selftest_rounds(&t, PRECISION_FP32_STRICT);
+    selftest_rounds(&t, PRECISION_FP32);
+    selftest_rounds(&t, PRECISION_TF32);
     selftest_rounds(&t, PRECISION_BF16); /* and with the start shared */
-    none_failed(&t, 3);
+    assert_int_equal(t.rounds, ROUNDS_WHOLE);
+    none_failed(&t, 2 + 3 * 3);
+}
+
+/* Such a pass says nothing of loops, and is told apart; a refusal in one kind of them is enough. */
+static void rounds_that_are_no_graphs_are_told(void **state)
+{
+    struct selftest t;
+
+    (void)state;
+    selftest_init(&t);
+    fake.no_loops = true;
+    selftest_rounds(&t, PRECISION_FP32);
+    fake.no_loops = false;
+    assert_int_equal(t.rounds, ROUNDS_CALLS);
+    assert_non_null(strstr(json_string_value(json_object_get(json_array_get(t.checks, 0), "name")), "not one graph"));
+    selftest_rounds(&t, PRECISION_FP32);
+    assert_int_equal(t.rounds, ROUNDS_CALLS);
+    none_failed(&t, 6);
 }
 
 static void sharing_the_start_passes_its_checks(void **state)
@@ -145,6 +166,7 @@ int main(void)
         cmocka_unit_test(twenty_steps_of_different_replicas_match_the_cpu),
         cmocka_unit_test(bits_do_not_depend_on_packing),
         cmocka_unit_test(rounds_as_one_graph_have_the_bits_of_their_calls),
+        cmocka_unit_test(rounds_that_are_no_graphs_are_told),
         cmocka_unit_test(sharing_the_start_passes_its_checks),
         cmocka_unit_test(each_operation_of_a_step_is_timed),
         cmocka_unit_test(memory_is_flat_over_rounds),
