@@ -45,13 +45,15 @@ static int serve(int fd)
     struct session *session;
     struct message message;
     struct error err, refused = {0};
-    char isa[32];
+    char isa[32] = "";
 
     if (find_isa(isa, sizeof isa, &refused) && refused.code != -EINVAL) {
         log_error("%s", refused.text);
         return 1;
     }
-    if (session_new(&session, &err) || connection_open(fd, refused.code ? NULL : isa, &connection, &err)) {
+    if (!refused.code)
+        (void)cuda_settings(&refused);
+    if (session_new(&session, &err) || connection_open(fd, *isa ? isa : NULL, &connection, &err)) {
         log_error("%s", err.text);
         return 1;
     }

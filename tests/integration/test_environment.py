@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the environment says to the trainer: FLEXP_ISA and FLEXP_CPU_KERNELS, right and wrong, from the command to the store.
+"""What the environment says to the trainer: FLEXP_ISA, FLEXP_CPU_KERNELS and FLEXP_CUDA_..., right and wrong, from the command to the store.
 
 Prints TAP. SPDX-License-Identifier: Apache-2.0
 """
@@ -16,9 +16,12 @@ data: {source: synthetic, synthetic: {samples: 80, test_samples: 20, classes: 2,
 model: {layers: [{conv2d: {filters: 4, kernel: 3, padding: same}}, relu, flatten, {dense: {units: classes}}]}
 training: {learning_rate: $lr, batch_size: 8}
 """
-WRONG = [({"FLEXP_ISA": "avx1024"}, "FLEXP_ISA=avx1024: must be avx512, avx2 or portable"),
-         ({"FLEXP_CPU_KERNELS": "onedn"},
-          "FLEXP_CPU_KERNELS=onedn: must be onednn, winograd_f4, winograd_f2, direct, depthwise or batched")]
+OF_CORES = [({"FLEXP_ISA": "avx1024"}, "FLEXP_ISA=avx1024: must be avx512, avx2 or portable"),
+            ({"FLEXP_CPU_KERNELS": "onedn"},
+             "FLEXP_CPU_KERNELS=onedn: must be onednn, winograd_f4, winograd_f2, direct, depthwise or batched")]
+WRONG = [*OF_CORES,
+         ({"FLEXP_CUDA_ROUNDS": "call"}, "FLEXP_CUDA_ROUNDS=call: must be calls"),
+         ({"FLEXP_CUDA_TIMEOUT": "soon"}, "FLEXP_CUDA_TIMEOUT=soon: must be a number of seconds greater than 0")]
 
 
 def file_of(home):
@@ -68,7 +71,7 @@ def help_and_the_man_page_name_the_variables_and_their_values(home):
     overview, page = home.flexp("help").stdout, home.flexp("help", "man").stdout
     for name in ("FLEXP_HOME", "FLEXP_DATA", "FLEXP_ISA", "FLEXP_CPU_KERNELS", "NO_COLOR"):
         assert f"\n  {name} " in overview and f"\n.B {name}\n" in page, name
-    for words in [text.partition("must be ")[2].replace(" or ", ", ").split(", ") for _, text in WRONG]:
+    for words in [text.partition("must be ")[2].replace(" or ", ", ").split(", ") for _, text in OF_CORES]:
         assert len(words) > 2 and all(word in overview and word in page for word in words), words
 
 

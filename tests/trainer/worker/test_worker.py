@@ -292,6 +292,16 @@ def plan_without_a_file_speaks_of_this_program():
               (2, "", "flexp-trainer: plan wants FILE: flexp-trainer plan FILE\n"), done)
 
 
+def the_selftest_says_which_value_is_wrong():
+    for arguments, text in ((["--backend", "cuad"], '--backend: must be cuda, got "cuad"'),
+                            (["--backend"], "--backend: must be cuda, got nothing"),
+                            (["--backend", "cuda", "--rounds", "9x"],
+                             '--rounds: must be a whole number from 4 to 1000000, got "9x"'),
+                            (["--precision", "fp16"], '--precision: must be fp32, fp32_strict, tf32 or bf16, got "fp16"')):
+        done = subprocess.run([TRAINER, "selftest", *arguments], capture_output=True, text=True, check=False)
+        check((done.returncode, done.stdout, done.stderr) == (2, "", f"flexp-trainer selftest: {text}\n"), done)
+
+
 def a_wrong_word_in_its_environment_is_told_to_whoever_asks():
     text = "FLEXP_ISA=mmx: must be avx512, avx2 or portable"
     with tempfile.TemporaryDirectory() as folder:
@@ -317,6 +327,7 @@ TESTS = [says_hello_with_its_capabilities, reports_before_its_checkpoint_and_wai
          a_damaged_best_checkpoint_is_named_before_anything_is_trained,
          train_metrics_are_finite_numbers_between_their_bounds, leaves_when_the_socket_ends,
          a_line_that_is_no_message_ends_the_worker_with_its_reason, without_an_orchestrator_it_says_what_it_is,
-         plan_without_a_file_speaks_of_this_program, a_wrong_word_in_its_environment_is_told_to_whoever_asks]
+         plan_without_a_file_speaks_of_this_program, the_selftest_says_which_value_is_wrong,
+         a_wrong_word_in_its_environment_is_told_to_whoever_asks]
 
 sys.exit(run(TESTS))

@@ -49,8 +49,10 @@ static int planning_open(const struct driver *driver, struct backend **ret, stru
 static int cuda_open(const struct backend_options *options, struct backend **ret, struct error *err)
 {
     const struct driver *driver = chosen;
-    int rc = driver ? 0 : cuda_driver(&driver, err);
+    int rc = cuda_settings(err);
 
+    if (!rc && !driver)
+        rc = cuda_driver(&driver, err);
     if (rc)
         return rc;
     if (options->planning)

@@ -17,6 +17,9 @@ int cuda_driver(const struct driver **ret, struct error *err);
 /* What BACKEND_CUDA uses instead: for tests. NULL: the real one again. */
 void cuda_use_driver(const struct driver *driver);
 
+/* -EINVAL where FLEXP_CUDA_ROUNDS, _SHARED, _LIBRARIES or _TIMEOUT has a value that means nothing. Opening looks, too. */
+int cuda_settings(struct error *err);
+
 /* `flexp-trainer selftest --backend cuda [--json FILE] [--quick] [--bench]`. The exit code. */
 int cuda_selftest(int argc, char **argv);
 

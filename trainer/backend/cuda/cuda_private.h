@@ -16,6 +16,7 @@
  *   parallel.c, parallel_train.c   calls on several GPUs
  *   ranks.c, exchange.c   a thread for each GPU, what they send each other (ranks.h)
  *   load.c       opens flexp-cuda.so
+ *   settings.c   what the environment may say
  *   selftest*.c  the checks that are run on a real GPU
  *
  * The working layout of weights: each parameter starts at a multiple of 256 bytes, convolutions are (O, R, S, I), the

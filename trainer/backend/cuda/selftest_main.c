@@ -25,9 +25,12 @@ static const char HELP[] =
     "Exits with 1 where something failed, 2 for a wrong call, 3 where there is no GPU, 4 where other processes hold the\n"
     "memory of every GPU that can be used.\n";
 
+#define ROUNDS_LEAST 4 /* memory is looked at after the third */
+#define ROUNDS_MOST 1000000
+
 struct options {
     const char *json;
-    bool checks, bench, quick;
+    bool cuda, checks, bench, quick;
     int rounds;
     bool wanted[4]; /* by precision */
     bool chosen;
@@ -41,10 +44,49 @@ static int precision_of(const char *name)
     return -1;
 }
 
+static bool is_rounds(const char *value, int *ret)
+{
+    char *end;
+    long n;
+
+    errno = 0;
+    n = strtol(value, &end, 10);
+    if (errno || end == value || *end || n < ROUNDS_LEAST || n > ROUNDS_MOST)
+        return false;
+    *ret = (int)n;
+    return true;
+}
+
+/* An option with a value: true where it is one; its value is taken, or what it must be is in *ret_must. */
+static bool take_value(const char *option, const char *value, struct options *o, const char **ret_must)
+{
+    const char *given = value ? value : "";
+    int precision = precision_of(given);
+
+    *ret_must = NULL;
+    if (!strcmp(option, "--backend")) {
+        *ret_must = strcmp(given, "cuda") ? "cuda" : NULL;
+        o->cuda = true;
+    } else if (!strcmp(option, "--json")) {
+        *ret_must = value ? NULL : "the name of a file";
+        o->json = value;
+    } else if (!strcmp(option, "--precision")) {
+        if (precision < 0)
+            *ret_must = "fp32, fp32_strict, tf32 or bf16";
+        else
+            o->chosen = o->wanted[precision] = true;
+    } else if (!strcmp(option, "--rounds")) {
+        *ret_must = is_rounds(given, &o->rounds) ? NULL : "a whole number from 4 to 1000000";
+    } else {
+        return false;
+    }
+    return true;
+}
+
 /* 0, or the exit code plus 1. */
 static int parse(int argc, char **argv, struct options *o)
 {
-    bool cuda = false;
+    const char *must;
 
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -58,20 +100,17 @@ static int parse(int argc, char **argv, struct options *o)
             o->bench = true;
         else if (!strcmp(argv[i], "--quick-bench"))
             o->bench = o->quick = true;
-        else if (!strcmp(argv[i], "--backend") && value && !strcmp(value, "cuda"))
-            cuda = ++i > 0;
-        else if (!strcmp(argv[i], "--json") && value)
-            o->json = argv[++i];
-        else if (!strcmp(argv[i], "--precision") && value && precision_of(value) >= 0)
-            o->chosen = o->wanted[precision_of(argv[++i])] = true;
-        else if (!strcmp(argv[i], "--rounds") && value && atoi(value) > 3)
-            o->rounds = atoi(argv[++i]);
-        else {
+        else if (!take_value(argv[i], value, o, &must)) {
             fprintf(stderr, "flexp-trainer selftest: cannot make sense of \"%s\"\n%s", argv[i], HELP);
             return 3;
-        }
+        } else if (must) {
+            fprintf(stderr, "flexp-trainer selftest: %s: must be %s, got %s%s%s\n", argv[i], must, value ? "\"" : "",
+                    value ? value : "nothing", value ? "\"" : "");
+            return 3;
+        } else
+            i++;
     }
-    if (!cuda) {
+    if (!o->cuda) {
         fprintf(stderr, "flexp-trainer selftest: --backend cuda is what there is\n%s", HELP);
         return 3;
     }
@@ -164,6 +203,10 @@ int cuda_selftest(int argc, char **argv)
 
     if (rc)
         return rc - 1;
+    if (cuda_settings(&err)) {
+        fprintf(stderr, "flexp-trainer selftest: %s\n", err.text);
+        return 2;
+    }
     if (cuda_driver(&driver, &err) || device_any(driver, &device, &info, &err)) {
         fprintf(stderr, "flexp-trainer selftest: %s\n", err.text);
         return err.code == -ENOBUFS ? 4 : 3;

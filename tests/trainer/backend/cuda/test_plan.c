@@ -442,6 +442,37 @@ static void without_the_shared_object_the_reason_is_told(void **state)
     cuda_use_driver(&FAKE_DRIVER);
 }
 
+static void what_the_environment_must_not_say_is_refused_at_once(void **state)
+{
+    static const struct {
+        const char *name, *value, *must; /* NULL: it is right */
+    } CASES[] = {
+        {"FLEXP_CUDA_ROUNDS", "call", "calls"},          {"FLEXP_CUDA_ROUNDS", "calls", NULL},
+        {"FLEXP_CUDA_ROUNDS", "", NULL},                 {"FLEXP_CUDA_SHARED", "2", "0 or 1"},
+        {"FLEXP_CUDA_SHARED", "yes", "0 or 1"},          {"FLEXP_CUDA_SHARED", "0", NULL},
+        {"FLEXP_CUDA_SHARED", "1", NULL},                {"FLEXP_CUDA_LIBRARIES", "non", "none"},
+        {"FLEXP_CUDA_LIBRARIES", "none", NULL},          {"FLEXP_CUDA_TIMEOUT", "0", "a number of seconds greater than 0"},
+        {"FLEXP_CUDA_TIMEOUT", "5s", "a number of seconds greater than 0"},
+        {"FLEXP_CUDA_TIMEOUT", "nan", "a number of seconds greater than 0"},
+        {"FLEXP_CUDA_TIMEOUT", "0.5", NULL},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        struct backend *backend = NULL;
+        struct error err = {0};
+        char text[200];
+        setenv(CASES[i].name, CASES[i].value, 1);
+        assert_int_equal(BACKEND_CUDA.open(&(struct backend_options){.cores_n = 0}, &backend, &err), CASES[i].must ? -EINVAL : 0);
+        unsetenv(CASES[i].name);
+        BACKEND_CUDA.close(backend);
+        if (!CASES[i].must)
+            continue;
+        snprintf(text, sizeof text, "%s=%s: must be %s", CASES[i].name, CASES[i].value, CASES[i].must);
+        assert_string_equal(err.text, text);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -459,6 +490,7 @@ int main(void)
         cmocka_unit_test(a_resident_model_is_trained_to_the_same_bits),
         cmocka_unit_test(another_data_set_is_seen),
         cmocka_unit_test(without_the_shared_object_the_reason_is_told),
+        cmocka_unit_test(what_the_environment_must_not_say_is_refused_at_once),
     };
     return cmocka_run_group_tests(tests, fake_use, NULL);
 }
