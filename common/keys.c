@@ -51,6 +51,15 @@ void keys_clean_text(char *text)
     *to = 0;
 }
 
+char *keys_shown_text(const char *text)
+{
+    char *shown = strndup(text, KEYS_SHOWN_MAX);
+
+    if (shown)
+        keys_clean_text(shown);
+    return shown;
+}
+
 /* As a file has it, when it is not finite. */
 static const char *special_text(const json_t *value)
 {

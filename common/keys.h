@@ -77,6 +77,9 @@ const json_t *keys_hyperparameter(const json_t *hyperparameters, const char *nam
 /* Makes one line of UTF-8 out of text, in place: control characters become blanks, and characters that a cut left
  * incomplete go. */
 void keys_clean_text(char *text);
+/* What a program says, as one short line for people: a clean copy, which the caller frees; NULL when out of memory. */
+#define KEYS_SHOWN_MAX 400 /* bytes */
+char *keys_shown_text(const char *text);
 
 /* How errors show a value: 0.5, "text", .nan, a map ... One line. */
 void keys_value_text(const json_t *value, char *ret, size_t room);

@@ -1,10 +1,12 @@
 /* messages.c - what workers say, and their end.
  * A message is checked as a whole before it changes anything, so that one which is refused leaves no trace.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "common/keys.h"
 #include "orchestrator/experiment/experiment_private.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int unit_of(const struct experiment *experiment, const json_t *units, const char *op, double *ret,
@@ -306,6 +308,7 @@ static void on_failed(struct experiment *experiment, struct trial *trial, bool e
 {
     const char *reason = json_string_or(message->body, "reason", "error");
     const char *text = json_string_or(message->body, "text", "");
+    char *shown = NULL;
     bool retry = strcmp(reason, "bad_configuration") && strcmp(reason, "non_finite"); /* these would fail the same way */
     /* Not the trial's fault, and there are only so many checkpoints to lose: that costs no restart. */
     bool crowded = !evaluation && trial->run->shares && !strcmp(reason, "out_of_memory"); /* it may fit alone */
@@ -314,10 +317,13 @@ static void on_failed(struct experiment *experiment, struct trial *trial, bool e
                   damage_note(experiment, trial, message->run, evaluation, json_string_or(message->body, "path", ""), text,
                               turn);
 
+    if (squeezed) /* what a trial waits for is shown again and again */
+        text = shown = must(keys_shown_text(text));
     turn_ack(turn, message->run, message->seq);
     turn_effect(turn, EFFECT_FREE_SLOTS, message->run);
     if (evaluation) {
         evaluation_over(experiment, reason, text, retry && !damage, !squeezed, turn);
+        free(shown);
         return;
     }
     if (!strcmp(reason, "out_of_memory")) /* which it might be again at any moment */
@@ -327,6 +333,7 @@ static void on_failed(struct experiment *experiment, struct trial *trial, bool e
     trial->squeezed = squeezed;
     trial_end_run(experiment, trial, reason, text, turn);
     trial_fail(experiment, trial, reason, text, retry, !damage && !crowded && !squeezed, turn);
+    free(shown);
 }
 
 static int handle(struct experiment *experiment, struct trial *trial, bool evaluation, const struct message *message,

@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/failpoint.h"
 #include "common/file.h"
+#include "common/keys.h"
 #include "common/log.h"
 #include "common/version.h"
 #include "orchestrator/server/server_private.h"
@@ -310,8 +311,8 @@ static void on_dropped_message(struct hand *hand, struct attempt *attempt, const
 
 static void note_failure(struct server *server, struct attempt *attempt, const struct message *message)
 {
-    char *reason = shown_text(json_string_or(message->body, "reason", "")), name[96];
-    char *text = shown_text(json_string_or(message->body, "text", ""));
+    char *reason = keys_shown_text(json_string_or(message->body, "reason", "")), name[96];
+    char *text = keys_shown_text(json_string_or(message->body, "text", ""));
 
     if (reason && !strcmp(reason, "memory_in_use")) {
         squeeze_note(server, attempt, text ? text : "");

@@ -453,7 +453,8 @@ int request_summary(struct server *server, struct store *store, int64_t experime
         return rc;
     absolute_paths(store, *ret);
     json_object_set_new(*ret, "running", running_rows(server, experiment));
-    json_object_set_new(*ret, "waiting", server ? waiting_of(server, experiment) : json_null());
+    if (server)
+        json_object_set_new(*ret, "waiting", waiting_of(server, experiment));
     return 0;
 }
 

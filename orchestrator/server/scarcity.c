@@ -19,7 +19,6 @@
 #define DESCRIPTORS_NEEDED 64
 #define DESCRIPTORS_PER_SLOT 8 /* a worker's pipes, its lease, and what starting one takes for a moment */
 #define CLIENTS_MIN 8
-#define SHOWN_MAX 400 /* bytes of what a worker says */
 #define HEARD_LATE_MS 10000 /* ends of workers that died while nothing was read from them */
 
 int server_raise_descriptors(struct error *err)
@@ -97,15 +96,6 @@ int space_refuse(const struct server *server, struct error *err)
                 server->home);
 }
 
-char *shown_text(const char *text)
-{
-    char *shown = strndup(text, SHOWN_MAX);
-
-    if (shown)
-        keys_clean_text(shown);
-    return shown;
-}
-
 void attempt_note_waits(struct attempt *attempt, const json_t *log)
 {
     const json_t *waits = json_object_get(log, "waits");
@@ -113,7 +103,7 @@ void attempt_note_waits(struct attempt *attempt, const json_t *log)
 
     if (!json_is_boolean(waits))
         return;
-    text = shown_text(json_string_or(log, "text", ""));
+    text = keys_shown_text(json_string_or(log, "text", ""));
     attempt_name(attempt, name, sizeof name);
     if (json_is_true(waits))
         log_warning("%s: %s", name, text ? text : "");

@@ -310,8 +310,6 @@ void squeezes_free(struct entry *entry);
 void space_check(struct server *server);
 /* Keeps what a worker's log line says of its run's standing still, and says it in ours. */
 void attempt_note_waits(struct attempt *attempt, const json_t *log);
-/* What a worker says, as one short line for the log and for people; the caller frees it. */
-char *shown_text(const char *text);
 /* What an experiment waits for: "for space on the disk of ...", "in trial 2: ..."; null: nothing. New reference. */
 json_t *waiting_of(const struct server *server, int64_t experiment);
 /* [{experiment, trial, text}]: experiments that could not be restored, runs that stand still, a full disk. New

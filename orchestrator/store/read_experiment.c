@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/store/read_private.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -120,6 +121,27 @@ static int failures(struct store *store, int64_t experiment, json_t *ret, struct
     while (read_row(store, statement, &rc, err))
         json_object_set_new(counts, (const char *)sqlite3_column_text(statement, 0), column_int(statement, 1));
     json_object_set_new(ret, "failures", counts);
+    return rc;
+}
+
+/* What keeps trials from going on, as far as it is stored: an orchestrator that runs knows more. */
+static int waiting(struct store *store, int64_t experiment, json_t *ret, struct error *err)
+{
+    sqlite3_stmt *statement = read_bound(store, READ_SQUEEZED, INTS(experiment), err);
+    json_t *found = json_null();
+    char more[40] = "";
+    int rc;
+
+    while (read_row(store, statement, &rc, err)) {
+        int64_t n = sqlite3_column_int64(statement, 2);
+        const char *text = (const char *)sqlite3_column_text(statement, 1);
+        if (n > 1)
+            snprintf(more, sizeof more, " and %lld more", (long long)n - 1);
+        if (n)
+            found = json_sprintf("in trial %lld%s: for memory that other programs hold: %s",
+                                 (long long)sqlite3_column_int64(statement, 0), more, text ? text : "");
+    }
+    json_object_set_new(ret, "waiting", found);
     return rc;
 }
 
@@ -307,6 +329,8 @@ static int describe_row(struct store *store, sqlite3_stmt *row, json_t *ret, str
     }
     if (!rc)
         rc = failures(store, id, ret, err);
+    if (!rc)
+        rc = waiting(store, id, ret, err);
     if (!rc)
         rc = run_ends(store, id, ret, err);
     if (!rc)

@@ -34,6 +34,9 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
     [READ_STATE_COUNTS] = "SELECT state, count(*) FROM trials WHERE experiment = ?1 GROUP BY state", /* 1 ms */
     [READ_FAILURES] = "SELECT coalesce(reason, 'unknown'), count(*) FROM trials WHERE experiment = ?1 AND state ="
                       " 'error' GROUP BY 1 ORDER BY 2 DESC, 1",
+    /* the text is the first one's; over an index */
+    [READ_SQUEEZED] = "SELECT min(number), text, count(*) FROM trials WHERE experiment = ?1 AND state = 'queued' AND"
+                      " reason = 'memory_in_use'",
     [READ_RUN_REASONS] = "SELECT reason, isa, count(*) FROM runs WHERE experiment = ?1 GROUP BY reason, isa", /* 2 ms */
     [READ_TOP_SMALLER] = "SELECT " TRIAL_COLUMNS " FROM trials t WHERE t.experiment = ?1 AND t.best_value IS NOT NULL"
                          " ORDER BY t.best_value, t.number LIMIT ?2",

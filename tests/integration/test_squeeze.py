@@ -44,7 +44,7 @@ def a_run_without_memory_waits_and_is_told_of_once(home):
 def it_waits_on_after_the_orchestrator_was_killed(home):
     home.env.update(FLEXP_CORES="1", FLEXP_BACKOFF_MS=LONG_MS)
     home.create(script={**SHORT, "tries": 2}, trials=1, max_restarts=0)
-    wait_for("the first run to fail", lambda: home.describe()["waiting"])
+    wait_for("the first run to fail", lambda: reasons(home) == ["memory_in_use"])  # on disk, which comes after it is known
     home.kill9()
     home.up()
     wait_for("the second run to fail", lambda: reasons(home) == 2 * ["memory_in_use"])
@@ -174,6 +174,10 @@ def what_a_worker_says_of_it_is_shown_in_one_short_line(home):
     home.create(script={"at": {"1": "failed:memory_in_use:" + text}}, trials=1)
     waiting = wait_for("describe to say what is waited for", lambda: home.describe()["waiting"])
     assert "a [31mb c d eee" in waiting and len(waiting) < 500, waiting
+    stored = home.runs()[0][2]
+    assert stored.startswith("a [31mb c d eee") and len(stored) < 500, stored
+    home.flexp("down")
+    assert home.describe()["waiting"] == waiting  # the store says so, too
     assert "\x1b[31mb" not in home.log() and 5000 * "e" not in home.log(), home.log()[-3000:]
 
 
