@@ -2,6 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "common/protocol.h"
 
+#include "common/keys.h"
+
 #include <string.h>
 
 const char *const UNIT_NAMES[UNIT_KINDS] = {"rounds", "epochs", "batches", "samples", "seconds"};
@@ -200,6 +202,13 @@ bool hello_can(const json_t *hello, const char *capability)
         if (json_is_string(item) && !strcmp(json_string_value(item), capability))
             return true;
     return false;
+}
+
+bool message_reason_misspelt(const char *reason, char *ret, size_t room)
+{
+    static const char REASONS[] = "out_of_memory memory_in_use non_finite bad_configuration bad_checkpoint error";
+
+    return keys_nearest_word(REASONS, reason, ret, room) && strcmp(reason, ret) != 0;
 }
 
 const char *message_op_name(enum message_op op)

@@ -23,7 +23,8 @@ enum message_op {
     MSG_CHECKPOINT,  /* run, seq, units, path (relative to the trial's folder), bytes */
     MSG_LOG,         /* run, level, text; not acknowledged */
     MSG_DONE,        /* run, seq, reason: length | converged | stopped | preempted | evaluated; units */
-    MSG_FAILED,      /* run, seq, reason: out_of_memory | memory_in_use | non_finite | bad_configuration | error; text */
+    MSG_FAILED,      /* run, seq, reason: out_of_memory | memory_in_use | non_finite | bad_configuration |
+                      * bad_checkpoint | error; text */
     MSG_HEARTBEAT,   /* rank */
     /* orchestrator to worker */
     MSG_PLAN,          /* id, sections, hyperparameters, slots (a number) */
@@ -52,6 +53,9 @@ void message_done(struct message *message);
 
 /* A hello's list of capabilities has this one. */
 bool hello_can(const json_t *hello, const char *capability);
+
+/* Of a failed: which reason of the protocol this one is misspelt from; false where it is one, or like none. */
+bool message_reason_misspelt(const char *reason, char *ret, size_t room);
 
 /* The operation's name in the text. */
 const char *message_op_name(enum message_op op);

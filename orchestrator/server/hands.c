@@ -311,13 +311,15 @@ static void on_dropped_message(struct hand *hand, struct attempt *attempt, const
 
 static void note_failure(struct server *server, struct attempt *attempt, const struct message *message)
 {
-    char *reason = keys_shown_text(json_string_or(message->body, "reason", "")), name[96];
+    char *reason = keys_shown_text(json_string_or(message->body, "reason", "")), name[96], meant[40];
     char *text = keys_shown_text(json_string_or(message->body, "text", ""));
 
     if (reason && !strcmp(reason, "memory_in_use")) {
         squeeze_note(server, attempt, text ? text : "");
     } else {
         log_warning("%s: %s: %s", attempt_name(attempt, name, sizeof name), reason ? reason : "", text ? text : "");
+        if (reason && message_reason_misspelt(reason, meant, sizeof meant))
+            log_warning("%s: \"%s\" is no reason of the trial protocol and is taken as error; did you mean %s?", name, reason, meant);
         delay_add(server, attempt->experiment, attempt->trial, true);
     }
     free(reason);

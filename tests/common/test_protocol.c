@@ -143,6 +143,20 @@ static void units_have_names(void **state)
     assert_int_equal(kind, UNIT_SECONDS);
 }
 
+static void a_misspelt_reason_is_known(void **state)
+{
+    char meant[40];
+
+    (void)state;
+    assert_true(message_reason_misspelt("memory-in-use", meant, sizeof meant));
+    assert_string_equal(meant, "memory_in_use");
+    assert_true(message_reason_misspelt("out_of_memroy", meant, sizeof meant));
+    assert_string_equal(meant, "out_of_memory");
+    assert_false(message_reason_misspelt("memory_in_use", meant, sizeof meant));
+    assert_false(message_reason_misspelt("no_licence", meant, sizeof meant));
+    assert_false(message_reason_misspelt("", meant, sizeof meant));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -150,6 +164,7 @@ int main(void)
         cmocka_unit_test(refuses_with_field_and_what_would_be_right),
         cmocka_unit_test(damaged_lines_do_no_harm),
         cmocka_unit_test(units_have_names),
+        cmocka_unit_test(a_misspelt_reason_is_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
