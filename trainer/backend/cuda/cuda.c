@@ -30,11 +30,11 @@ int gpu_open(const struct driver *driver, int index, struct backend **ret, struc
     return 0;
 }
 
-/* The first that opens, or for what needs no context the first that would if others left it any memory. */
+/* The first that opens, or would if others left it any memory: the same one whoever uses which GPU at the moment. */
 static int planning_open(const struct driver *driver, struct backend **ret, struct error *err)
 {
     struct backend *b = calloc(1, sizeof *b);
-    int rc = b ? device_any(driver, &b->device, &b->info, err) : fail(err, -ENOMEM, "out of memory");
+    int rc = b ? device_any(driver, true, &b->device, &b->info, err) : fail(err, -ENOMEM, "out of memory");
 
     if (rc && rc != -ENOBUFS) {
         free(b);

@@ -396,8 +396,9 @@ int cuda_score(struct plan *plan, const float *weights, const struct resident *m
                struct error *err);
 
 /* memory.c: opens the first GPU that can be, and says what look tells of it. -ENOBUFS: other processes hold the memory of
- * all that could be, and *ret_info is of the first of these. Else why the first GPU cannot be opened. */
-int device_any(const struct driver *driver, struct device **ret, struct device_info *ret_info, struct error *err);
+ * all that could be (full_too: of the first that could), and *ret_info is of the first of these. Else why the first GPU
+ * cannot be opened. */
+int device_any(const struct driver *driver, bool full_too, struct device **ret, struct device_info *ret_info, struct error *err);
 
 /* cuda.c: of one GPU, which is index among the visible ones */
 

@@ -100,7 +100,7 @@ bool cuda_squeezed(struct backend *b, const struct model *model, const struct pl
     return false;
 }
 
-int device_any(const struct driver *driver, struct device **ret, struct device_info *ret_info, struct error *err)
+int device_any(const struct driver *driver, bool full_too, struct device **ret, struct device_info *ret_info, struct error *err)
 {
     struct error first = {0}, why;
     struct device_info info;
@@ -109,7 +109,7 @@ int device_any(const struct driver *driver, struct device **ret, struct device_i
 
     if (rc)
         return rc;
-    for (int i = 0; !driver->look(i, NULL, &info, NULL); i++) {
+    for (int i = 0; !(full && full_too) && !driver->look(i, NULL, &info, NULL); i++) {
         rc = driver->open(i, NULL, ret, &why);
         if (!rc || (rc == -ENOMEM && !full))
             *ret_info = info;

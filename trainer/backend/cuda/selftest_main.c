@@ -207,7 +207,7 @@ int cuda_selftest(int argc, char **argv)
         fprintf(stderr, "flexp-trainer selftest: %s\n", err.text);
         return 2;
     }
-    if (cuda_driver(&driver, &err) || device_any(driver, &device, &info, &err)) {
+    if (cuda_driver(&driver, &err) || device_any(driver, false, &device, &info, &err)) {
         fprintf(stderr, "flexp-trainer selftest: %s\n", err.text);
         return err.code == -ENOBUFS ? 4 : 3;
     }

@@ -111,7 +111,7 @@ static void must_be_any(int index, size_t capacity)
     struct device *device;
     struct error err = {0};
 
-    assert_int_equal(device_any(&FAKE_DRIVER, &device, &info, &err), 0);
+    assert_int_equal(device_any(&FAKE_DRIVER, false, &device, &info, &err), 0);
     assert_int_equal(device->index, index);
     assert_int_equal(info.total_bytes, capacity);
     FAKE_DRIVER.close(device);
@@ -123,7 +123,7 @@ static void must_be_none(int code, const char *text, size_t capacity)
     struct device *device;
     struct error err = {0};
 
-    assert_int_equal(device_any(&FAKE_DRIVER, &device, &info, &err), code);
+    assert_int_equal(device_any(&FAKE_DRIVER, false, &device, &info, &err), code);
     assert_string_equal(err.text, text);
     assert_int_equal(info.total_bytes, capacity);
 }
@@ -148,6 +148,39 @@ static void a_gpu_that_is_full_or_broken_does_not_hide_the_rest(void **state)
     assert_int_equal(fake.opened, 0);
 }
 
+static void must_plan_for(size_t capacity)
+{
+    struct backend *backend;
+    struct error err = {0};
+
+    if (BACKEND_CUDA.open(&(struct backend_options){.planning = true}, &backend, &err))
+        fail_msg("%s", err.text);
+    assert_int_equal(backend->info.total_bytes, capacity);
+    BACKEND_CUDA.close(backend);
+}
+
+static void what_is_planned_for_does_not_hang_on_who_uses_which_gpu(void **state)
+{
+    struct backend *backend;
+    struct error err = {0};
+
+    (void)state;
+    for (int i = 0; i < 4; i++)
+        fake.of[i].capacity = WHOLE + (size_t)i;
+    must_plan_for(WHOLE);
+    fake_others(0, WHOLE);
+    must_plan_for(WHOLE);
+    fake.of[0].broken = true;
+    must_plan_for(WHOLE + 1);
+    fake_others(1, WHOLE);
+    must_plan_for(WHOLE + 1);
+    for (int i = 0; i < 4; i++)
+        fake.of[i].broken = true;
+    assert_int_equal(BACKEND_CUDA.open(&(struct backend_options){.planning = true}, &backend, &err), -ENODEV);
+    memset(fake.of, 0, sizeof fake.of);
+    assert_int_equal(fake.opened, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -155,6 +188,7 @@ int main(void)
         cmocka_unit_test(only_what_would_fit_without_them_waits),
         cmocka_unit_test(the_gpu_that_is_short_is_named),
         cmocka_unit_test(a_gpu_that_is_full_or_broken_does_not_hide_the_rest),
+        cmocka_unit_test(what_is_planned_for_does_not_hang_on_who_uses_which_gpu),
     };
 
     fake.capacity = WHOLE;
