@@ -1,6 +1,7 @@
 /* launcher_private.h - what the files of launcher/ share.
- * slots.c finds cores, gpu.c GPUs and self_check.c which of them can be used, leases.c leases them, processes.c knows /proc and control groups, environment.c makes the
- * workers' environment, worker.c carries one worker's pipes, plan.c asks without a loop.
+ * slots.c finds cores, gpu.c GPUs and self_check.c which of them can be used, leases.c leases them, processes.c knows
+ * /proc and control groups, environment.c makes the workers' environment, worker.c carries one worker's pipes, plan.c asks
+ * without a loop.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_ORCHESTRATOR_LAUNCHER_PRIVATE_H
 #define FLEXP_ORCHESTRATOR_LAUNCHER_PRIVATE_H
