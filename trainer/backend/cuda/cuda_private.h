@@ -322,6 +322,9 @@ static inline size_t cuda_state_parts(const struct replica *r)
 size_t turn_same_training(const struct turn *turn, size_t i);
 bool turn_same_start(const struct member *a, const struct member *b);
 size_t turn_same_starts(const struct turn *turn, size_t i);
+/* Lanes that are queued for neighbours up to `end`: the last ones' reach over the lanes that are idle, so that it is the
+ * same work for cohorts of any size. Not where starts are shared. */
+size_t turn_lanes_end(const struct turn *turn, size_t end);
 /* Of so many trainings: makes room for their sums; sets them to 0. */
 int sums_grow(struct plan *plan, size_t n, struct error *err);
 int sums_clear(struct plan *plan, size_t n, struct error *err);

@@ -153,7 +153,7 @@ DEVICE void accumulate_body(const struct accumulate_args *a, uint64_t i)
     a->to[i] = a->from[i] + a->to[i];
 }
 
-/* sum += weight of lane 0 x its value, then lane 1 ...; canonical order. */
+/* sum += weight of lane 0 x its value, then lane 1 ...; canonical order. Idle lanes add nothing. */
 struct aggregate_args {
     uint64_t count; /* n */
     const struct lane *lanes;
@@ -172,7 +172,7 @@ DEVICE void aggregate_body(const struct aggregate_args *a, uint64_t i)
     if (at < a->first)
         return;
     UNROLL_8 for (uint32_t lane = 0; lane < a->lanes_n; lane++) sum +=
-        a->lanes[lane].weight * (double)a->weights[lane * a->weights_stride + at];
+        a->lanes[lane].batch ? a->lanes[lane].weight * (double)a->weights[lane * a->weights_stride + at] : 0;
     a->sum[i] = sum;
 }
 

@@ -91,7 +91,7 @@ static int add_up(struct turn *t, struct error *err)
                                    .weights_stride = p->weights_n,
                                    .first = t->shared ? p->shared_n : 0};
         end = turn_same_training(t, i);
-        a.lanes_n = (uint32_t)(end - i);
+        a.lanes_n = (uint32_t)(turn_lanes_end(t, end) - i);
         if (t->members[i].training->reduction.type != REDUCE_EACH)
             rc = LAUNCH(l, aggregate, &a, err);
     }

@@ -3,7 +3,8 @@
  *
  * All of it is one captured graph with a loop over the steps, so that one launch trains a turn of any number of steps.
  * What differs from turn to turn comes from pinned memory: samples, batch sizes, rates, keys, weights, the number of
- * steps. What a graph holds is its key: how many lanes each training has, where models are, how much is copied. A
+ * steps. What a graph holds is its key: how many lanes each training but the last has (where starts are shared, that
+ * one, too), where models are and at what rate they go on, how much is copied. A
  * few graphs are kept. The first turn of a key goes call by call, by graphs of 1 to 32 steps (lanes.c): what the
  * first use of a kernel loads is loaded then, and a turn that comes once is not captured for nothing. So does a turn
  * for whose graph there is no room, one that is too long to be left alone, one whose trial was canceled, one whose
@@ -24,11 +25,12 @@
 #define DEVICE_OF(t) ((t)->plan->backend->device)
 
 /* Compared as bytes. */
-struct part { /* of a training in the turn */
+struct part { /* of a training in the turn; 0 where it does not matter */
     size_t lanes, type;
     const float *model;
     double rate;
 };
+#define LANES_REST SIZE_MAX /* all that are left, idle ones too: turn_lanes_end */
 
 struct round_key {
     size_t bytes, samples, epochs_max, flags;
@@ -124,7 +126,7 @@ static int queue_starts(struct turn *t, struct error *err)
         end = turn_same_starts(t, i);
         if (!m->replica->start)
             rc = lanes_gather(l, m->training->reduction.model->weights, l->start + i * l->start_stride,
-                              p->model->weights_n, l->start_stride ? end - i : 1, err);
+                              p->model->weights_n, l->start_stride ? turn_lanes_end(t, end) - i : 1, err);
     }
     spread.count = l->n * (spread.n - spread.first);
     return rc ? rc : LAUNCH(l, spread, &spread, err);
@@ -192,10 +194,12 @@ static struct round_key *key_of(const struct turn *t)
         const struct reduction *r = &t->trainings[k].reduction;
         key->parts[k] = (struct part){.type = r->type,
                                       .model = r->type == REDUCE_MODEL && t->trainings[k].n ? r->model->weights : NULL,
-                                      .rate = r->rate};
+                                      .rate = r->type == REDUCE_MODEL && t->last ? r->rate : 0};
     }
-    for (size_t i = 0; i < t->n; i++)
-        key->parts[t->members[i].k].lanes++;
+    for (size_t i = 0, end; i < t->n; i = end) {
+        end = turn_same_training(t, i);
+        key->parts[t->members[i].k].lanes = end == t->n && !t->shared ? LANES_REST : end - i;
+    }
     return key;
 }
 

@@ -217,6 +217,11 @@ size_t turn_same_starts(const struct turn *t, size_t i)
     return end;
 }
 
+size_t turn_lanes_end(const struct turn *t, size_t end)
+{
+    return end == t->n && !t->shared ? t->lanes->n : end;
+}
+
 /* One start for all, or one for each: neighbours that start alike share the upload. Those of models that stay are
  * there. */
 static int put_starts(struct turn *t, struct error *err)
@@ -235,7 +240,8 @@ static int put_starts(struct turn *t, struct error *err)
         const float *start = t->members[i].replica->start;
         end = turn_same_starts(t, i);
         if (start && !(rc = DRIVER(p)->upload(DEVICE_OF(p), p->d_canonical, start, n * sizeof *start, err)))
-            rc = lanes_gather(l, p->d_canonical, l->start + i * l->start_stride, n, l->start_stride ? end - i : 1, err);
+            rc = lanes_gather(l, p->d_canonical, l->start + i * l->start_stride, n,
+                              l->start_stride ? turn_lanes_end(t, end) - i : 1, err);
     }
     return rc;
 }
