@@ -296,6 +296,8 @@ static int subscribe(struct watch *watch, struct error *err)
     json_t *arguments = json_pack("{s:I}", "experiment", (json_int_t)watch->id), *answer = NULL;
     int code = cli_ask(watch->cli, false, "subscribe", arguments, &answer, err);
 
+    if (code == 0) /* how it stands now: an end since the description above comes as no event */
+        progress_event(&watch->progress, answer, now_s());
     json_decref(answer);
     return code;
 }
