@@ -313,9 +313,9 @@ void own_backward(struct worker *w, size_t layer, size_t rows, float *dx);
 
 enum mode { MODE_TRAIN, MODE_GRADIENTS, MODE_EVALUATE };
 
-/* The image is in act[0] (n rows; the others are zeroed here). dropout: MODE_TRAIN only. */
 /* Whether dropout layer i drops in the pass at hand. */
 bool step_drops(const struct worker *w, size_t layer);
+/* The image is in act[0] (n rows; the others are zeroed here). dropout: MODE_TRAIN only. */
 int step_forward(struct worker *w, size_t variant, size_t n, enum mode mode, struct pcg32 *dropout);
 /* From the gradient of the last tensor to all gradients. */
 int step_backward(struct worker *w, size_t variant, size_t n);

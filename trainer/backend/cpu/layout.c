@@ -115,19 +115,23 @@ static struct tile_range tile(size_t at, size_t n)
         const struct conv *conv = &n->conv;                                                                            \
         size_t channels = (size_t)(conv->c / conv->groups), taps = (size_t)(conv->r * conv->s);                        \
         (void)weight;                                                                                                  \
-        for (size_t kt = 0; kt < (size_t)conv->k; kt += TILE)                                                          \
+        for (size_t kt = 0; kt < (size_t)conv->k; kt += TILE) {                                                        \
+            struct tile_range k = tile(kt, (size_t)conv->k);                                                           \
+            struct conv_place at[TILE];                                                                                \
+            for (size_t i = k.from; i < k.to; i++)                                                                     \
+                at[i - kt] = n->kernel->place(conv, (int)i);                                                           \
             for (size_t ct = 0; ct < channels; ct += TILE) {                                                           \
-                struct tile_range k = tile(kt, (size_t)conv->k), c = tile(ct, channels);                               \
-                for (size_t i = k.from; i < k.to; i++) {                                                               \
-                    struct conv_place at = n->kernel->place(conv, (int)i);                                             \
+                struct tile_range c = tile(ct, channels);                                                              \
+                for (size_t i = k.from; i < k.to; i++)                                                                 \
                     for (size_t b = c.from; b < c.to; b++)                                                             \
                         for (size_t t = 0; t < taps; t++) {                                                            \
-                            work_type *W = &work[at.first + b * at.channel + t * at.tap];                              \
+                            const struct conv_place *p = &at[i - kt];                                                  \
+                            work_type *W = &work[p->first + b * p->channel + t * p->tap];                              \
                             can_type *C = &can[(i * channels + b) * taps + t];                                         \
                             ACT;                                                                                       \
                         }                                                                                              \
-                }                                                                                                      \
             }                                                                                                          \
+        }                                                                                                              \
     }                                                                                                                  \
     static void name##_others(const uint32_t *where, size_t n, work_type *work, can_type *can, double weight)          \
     {                                                                                                                  \

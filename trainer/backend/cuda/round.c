@@ -4,8 +4,7 @@
  * All of it is one captured graph with a loop over the steps, so that one launch trains a turn of any number of steps.
  * What differs from turn to turn comes from pinned memory: samples, batch sizes, rates, keys, weights, the number of
  * steps. What a graph holds is its key: how many lanes each training but the last has (where starts are shared, that
- * one, too), where models are and at what rate they go on, how much is copied. A
- * few graphs are kept. The first turn of a key goes call by call, by graphs of 1 to 32 steps (lanes.c): what the
+ * one, too), where models are and at what rate they go on, how much is copied. A few graphs are kept. The first turn of a key goes call by call, by graphs of 1 to 32 steps (lanes.c): what the
  * first use of a kernel loads is loaded then, and a turn that comes once is not captured for nothing. So does a turn
  * for whose graph there is no room, one that is too long to be left alone, one whose trial was canceled, one whose
  * steps send to other GPUs, one whose graph was refused (the device has no memory for it, or a library's call cannot

@@ -29,8 +29,10 @@ VEC_INLINE vec drop_scale(const struct native_drop *d)
 /* The pool's masks of a vector of its outputs. */
 VEC_INLINE void drop_masks(const struct native_drop *d, const float *at, uint16_t *masks)
 {
+    const uint16_t bits = drop_bits(d, at);
+
     for (int i = 0; i < 4; i++)
-        masks[i] &= drop_bits(d, at);
+        masks[i] &= bits;
 }
 
 #endif
