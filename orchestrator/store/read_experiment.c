@@ -15,12 +15,18 @@ static const char *const TRIAL_STATES[] = {"queued", "running", "waiting", "paus
 
 int no_experiment(struct store *store, int64_t experiment, struct error *err)
 {
-    int64_t highest = 0;
+    int64_t highest = 0, deleted = 0;
+    char sql[200];
 
+    snprintf(sql, sizeof sql,
+             "SELECT count(*) FROM (SELECT experiment AS id FROM deleted"
+             " UNION SELECT id FROM experiments WHERE deleting_us IS NOT NULL) WHERE id = %lld", (long long)experiment);
+    sql_int(store->reader, sql, &deleted, NULL);
+    if (deleted)
+        return fail(err, -ENOENT, "there is no experiment %lld: it was deleted", (long long)experiment);
     sql_int(store->reader, "SELECT coalesce(max(id), 0) FROM experiments WHERE deleting_us IS NULL", &highest, NULL);
     if (!highest)
-        return fail(err, -ENOENT, "there is no experiment %lld: none was created in this home yet",
-                    (long long)experiment);
+        return fail(err, -ENOENT, "there is no experiment %lld: this home has none", (long long)experiment);
     return fail(err, -ENOENT, "there is no experiment %lld: the newest is %lld (flexp list shows all)",
                 (long long)experiment, (long long)highest);
 }

@@ -372,7 +372,7 @@ static void says_which_experiment_or_trial_is_not_there(void **state)
     json_t *answer = NULL;
 
     assert_int_equal(store_read_describe(store, 1, &answer, &err), -ENOENT);
-    assert_string_equal(err.text, "there is no experiment 1: none was created in this home yet");
+    assert_string_equal(err.text, "there is no experiment 1: this home has none");
     assert_int_equal(store_read_list(store, false, &answer, &err), 0);
     assert_json(at(answer, "experiments"), "[]");
     json_decref(answer);
