@@ -138,7 +138,7 @@ def a_program_that_leaves_when_it_has_said_how_its_run_ended_is_not_blamed(home)
 def a_misspelt_reason_is_told_of_and_a_reason_of_its_own_is_not(home):
     home.create(trials=2, max_restarts=0, script={"trials": {"1": {"at": {"1": "failed:memory-in-use"}},
                                                              "2": {"at": {"1": "failed:no_licence"}}}})
-    wait_for("both to fail", lambda: sorted(row[1] for row in home.runs()) == ["memory-in-use", "no_licence"])
+    wait_for("both to fail", lambda: sorted(str(row[1]) for row in home.runs()) == ["memory-in-use", "no_licence"])
     said = '"memory-in-use" is no reason of the trial protocol and is taken as error; did you mean memory_in_use?'
     wait_for("the log to tell", lambda: home.log().count(said) == 1)
     assert home.log().count("is no reason") == 1, home.log()
