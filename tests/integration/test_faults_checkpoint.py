@@ -19,7 +19,7 @@ max_restarts: 0
 reproducibility: {experiment_seed: 5}
 data: {source: synthetic, synthetic: {samples: 600, test_samples: 60, classes: 3, channels: 1, size: 12}}
 hyperparameters: {lr: {type: log, base: 10, minval: -3, maxval: -1, count: %d}}
-searcher: {name: grid, metric: validation_loss, time_metric: rounds, max_time: 16, max_concurrent_trials: %d}
+searcher: {name: grid, metric: validation_loss, time_metric: rounds, max_time: 64, max_concurrent_trials: %d}
 model: {layers: [{conv2d: {filters: 8, kernel: 3, padding: same, activation: relu}}, {max_pool2d: 2}, flatten,
                  {dense: {units: classes}}]}
 training: {learning_rate: $lr, momentum: 0.9, batch_size: 8}
