@@ -7,10 +7,12 @@
 
 #include "common/file.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -140,13 +142,6 @@ static int print_once(struct cli *cli, struct top *top)
 
 /* --- live ----------------------------------------------------------------------------------------------------------- */
 
-static volatile sig_atomic_t caught; /* the last signal */
-
-static void on_signal(int number)
-{
-    caught = number;
-}
-
 static void say(const char *text)
 {
     fd_write_all(STDOUT_FILENO, text, strlen(text));
@@ -204,7 +199,7 @@ static bool handle_keys(struct top *top)
     char keys[32];
     ssize_t got = read(STDIN_FILENO, keys, sizeof keys);
 
-    if (got == 0)
+    if (got <= 0)
         return false;
     for (ssize_t i = 0; i < got; i++) {
         char key = keys[i];
@@ -225,48 +220,79 @@ static bool handle_keys(struct top *top)
 /* Suspended as other programs are: the old screen while it sleeps. */
 static void suspend(const struct termios *before)
 {
+    sigset_t stop;
+
     leave(before);
-    signal(SIGTSTP, SIG_DFL);
-    raise(SIGTSTP);
-    signal(SIGTSTP, on_signal);
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGTSTP);
+    raise(SIGTSTP); /* pending until it is unblocked */
+    sigprocmask(SIG_UNBLOCK, &stop, NULL);
+    sigprocmask(SIG_BLOCK, &stop, NULL);
     enter(before);
 }
 
-static int live(struct cli *cli, struct top *top)
+/* False: the end is wanted. */
+static bool handle_signals(struct cli *cli, int signals, const struct termios *before)
 {
-    static const int SIGNALS[] = {SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGTSTP};
-    struct termios before;
-    struct error err = {0};
-    int code = 0;
+    struct signalfd_siginfo info;
     bool goes_on = true;
 
-    if (tcgetattr(STDIN_FILENO, &before))
-        return print_once(cli, top);
-    for (size_t i = 0; i < sizeof SIGNALS / sizeof *SIGNALS; i++)
-        sigaction(SIGNALS[i], &(struct sigaction){.sa_handler = on_signal}, NULL);
-    enter(&before);
-    while (goes_on) {
-        struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+    while (read(signals, &info, sizeof info) == sizeof info) {
+        if (info.ssi_signo == SIGTSTP)
+            suspend(before);
+        else if (info.ssi_signo != SIGWINCH)
+            goes_on = false;
+    }
+    term_measure(&cli->out, STDOUT_FILENO);
+    return goes_on;
+}
+
+/* Until the end is wanted. Signals are read between frames: none that comes while one is drawn is lost. */
+static int frames(struct cli *cli, struct top *top, int signals, const struct termios *before, struct error *err)
+{
+    for (;;) {
+        struct pollfd in[2] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
         char *frame;
+        int code;
+
         forget(top);
-        code = ask_all(cli, top, &err);
+        code = ask_all(cli, top, err);
         if (code)
-            break;
+            return code;
         frame = frame_of(&cli->out, top);
         if (frame)
             draw(&cli->out, frame, "q ends   j k scroll the slots");
         free(frame);
-        caught = 0;
-        if (poll(&in, 1, PERIOD_MS) > 0)
-            goes_on = handle_keys(top);
-        if (caught == SIGWINCH)
-            term_measure(&cli->out, STDOUT_FILENO);
-        else if (caught == SIGTSTP)
-            suspend(&before);
-        else if (caught)
-            goes_on = false;
+        if (poll(in, 2, PERIOD_MS) <= 0)
+            continue;
+        if ((in[1].revents && !handle_signals(cli, signals, before)) || (in[0].revents && !handle_keys(top)))
+            return 0;
     }
+}
+
+static int live(struct cli *cli, struct top *top)
+{
+    static const int NUMBERS[] = {SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGTSTP};
+    struct termios before;
+    struct error err = {0};
+    sigset_t blocked;
+    int code, signals;
+
+    if (tcgetattr(STDIN_FILENO, &before))
+        return print_once(cli, top);
+    sigemptyset(&blocked);
+    for (size_t i = 0; i < sizeof NUMBERS / sizeof *NUMBERS; i++)
+        sigaddset(&blocked, NUMBERS[i]);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    signals = signalfd(-1, &blocked, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (signals < 0) {
+        fail(&err, -errno, "cannot watch for signals: %s", strerror(errno));
+        return cli_fail_error(&err);
+    }
+    enter(&before);
+    code = frames(cli, top, signals, &before, &err);
     leave(&before);
+    close(signals);
     return code ? cli_fail_error(&err) : CLI_OK;
 }
 

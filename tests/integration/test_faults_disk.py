@@ -90,9 +90,10 @@ def waits_for_space(home):
 def a_commit_waits_for_space_and_goes_on_by_itself(home):
     with small_disk(home) as disk:
         gate = home.file("gate")
-        home.create(rounds=300, script={"round_ms": 1, "save_every": 1000, "gate": gate, "gate_round": 200})
+        home.create(rounds=300, script={"round_ms": 1, "save_every": 1000, "gate": gate, "gate_round": 10})
         home.wait_event(20, sent="report")
         disk.fill()
+        open(gate, "w", encoding="utf-8").close()
         wait_for("the orchestrator to say so", lambda: waits_for_space(home))
         assert home.describe()["state"] == "active"  # reading goes on
         done = home.flexp("create", home.config(), check=False)
@@ -102,7 +103,6 @@ def a_commit_waits_for_space_and_goes_on_by_itself(home):
         assert done.returncode != 0 and "no space is left" in done.stderr, done
         assert "for space on the disk" in home.flexp("status").stdout
         disk.free()
-        open(gate, "w", encoding="utf-8").close()
         done = home.wait_end()
         assert home.sql("SELECT count(*) FROM experiments") == [(1,)]
         assert home.restarts() == {1: 0, 2: 0} and len(home.runs()) == 2, home.runs()
