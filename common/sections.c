@@ -178,8 +178,9 @@ const struct key TRAINING_KEYS[] = {
     {"batch_size", KEY_INT, .def = "32", .min = 1, .max = 65536, .doc = "Samples of a step.",
      .example = "batch_size: 32"},
     {"precision", KEY_CHOICE, .def = "\"fp32\"", .choices = "fp32 fp32_strict tf32 bf16",
-     .doc = "Arithmetic of the network; fp32_strict: on CPU cores no Winograd F(4x4), whose rounding errors are larger, on a "
-            "GPU equal bits from run to run and packed or not; tf32, bf16 (GPU only): operands of matrix products rounded.",
+     .doc = "Arithmetic of the network; fp32_strict: on CPU cores no Winograd F(4x4) and none for 5x5 kernels, whose rounding "
+            "errors are larger, on a GPU equal bits from run to run and packed or not; tf32, bf16 (GPU only): operands of "
+            "matrix products rounded.",
      .example = "precision: fp32_strict"},
     {"schedule", KEY_MAP, .sub = SCHEDULE, .shorthand = "type", .def = "{\"type\": \"constant\"}",
      .doc = "Learning rate over time.", .example = "schedule: {type: cosine, warmup: 2}"},

@@ -19,8 +19,8 @@ const struct environment_row ENVIRONMENT[] = {
     {"FLEXP_HOME", "where experiments live, when --home is not given"},
     {"FLEXP_DATA", "the folder that a relative data.path is looked for in, when --data is not given"},
     {"FLEXP_ISA", "instructions that trials on cores use: avx512, avx2, portable (default: the best here)"},
-    {"FLEXP_CPU_KERNELS", "for comparisons, the one convolution kernel on cores: onednn, winograd_f4, winograd_f2, direct,"
-                          " depthwise, batched"},
+    {"FLEXP_CPU_KERNELS", "for comparisons, the one convolution kernel on cores: onednn, winograd_f4, winograd_f2,"
+                          " winograd_f2_5x5, direct, depthwise, batched"},
     {"NO_COLOR", "when set and not empty: no colours"},
     {NULL, NULL},
 };

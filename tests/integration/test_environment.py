@@ -18,7 +18,7 @@ training: {learning_rate: $lr, batch_size: 8}
 """
 OF_CORES = [({"FLEXP_ISA": "avx1024"}, "FLEXP_ISA=avx1024: must be avx512, avx2 or portable"),
             ({"FLEXP_CPU_KERNELS": "onedn"},
-             "FLEXP_CPU_KERNELS=onedn: must be onednn, winograd_f4, winograd_f2, direct, depthwise or batched")]
+             "FLEXP_CPU_KERNELS=onedn: must be onednn, winograd_f4, winograd_f2, winograd_f2_5x5, direct, depthwise or batched")]
 WRONG = [*OF_CORES,
          ({"FLEXP_CUDA_ROUNDS": "call"}, "FLEXP_CUDA_ROUNDS=call: must be calls"),
          ({"FLEXP_CUDA_TIMEOUT": "soon"}, "FLEXP_CUDA_TIMEOUT=soon: must be a number of seconds greater than 0")]

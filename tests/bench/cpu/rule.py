@@ -35,7 +35,10 @@ SHAPES = [  # precision, kernel, stride, channels, filters, size, batch
                                          (48, 48, 16, 32), (64, 64, 32, 1))),
     *(("fp32_strict", 3, 1, *rest) for rest in ((8, 16, 32, 32), (12, 12, 32, 32), (16, 16, 32, 32), (16, 32, 16, 32),
                                                 (24, 24, 16, 32), (32, 32, 16, 32))),
-    *(("fp32", 5, 1, *rest) for rest in ((6, 16, 14, 8), (6, 16, 14, 32), (16, 32, 16, 32), (32, 64, 14, 10))),
+    *(("fp32", 5, 1, *rest) for rest in ((4, 8, 32, 32), (6, 16, 14, 8), (6, 16, 14, 32), (8, 8, 32, 32), (8, 16, 16, 32), (16, 8, 32, 32),
+                                         (8, 32, 16, 32), (16, 16, 16, 32), (16, 32, 16, 32), (20, 50, 12, 32), (32, 32, 8, 32),
+                                         (32, 64, 14, 10), (64, 64, 12, 32), (64, 128, 8, 8), (4, 32, 16, 32), (4, 64, 16, 32), (12, 12, 16, 32),
+                                         (12, 16, 16, 32), (24, 8, 16, 32))),
 ]
 
 
@@ -66,7 +69,7 @@ def main():
                 with open(path, "w", encoding="utf-8") as out:
                     out.write(NET.format(precision=precision, kernel=kernel, stride=stride, channels=channels,
                                          filters=filters, size=size, batch=batch))
-                winograd = "winograd_f2" if precision == "fp32_strict" else "winograd_f4"
+                winograd = "winograd_f2" if precision == "fp32_strict" else "winograd_f2_5x5" if kernel == 5 else "winograd_f4"
                 found = [microseconds(path, options.core, isa, k) for k in ("direct", "batched", winograd, "onednn")]
                 taken = dict(f for f in found if f)
                 rule, _ = microseconds(path, options.core, isa, "")

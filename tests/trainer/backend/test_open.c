@@ -44,7 +44,7 @@ static void wrong_words_in_the_environment_are_refused_at_once(void **state)
     } CASES[] = {
         {"FLEXP_ISA", "avx1024", "FLEXP_ISA=avx1024: must be avx512, avx2 or portable"},
         {"FLEXP_CPU_KERNELS", "onedn",
-         "FLEXP_CPU_KERNELS=onedn: must be onednn, winograd_f4, winograd_f2, direct, depthwise or batched"},
+         "FLEXP_CPU_KERNELS=onedn: must be onednn, winograd_f4, winograd_f2, winograd_f2_5x5, direct, depthwise or batched"},
     };
 
     (void)state;

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """The CPU backend against PyTorch: the same network, weights and batch give the same loss and gradients (1e-4 of each tensor's
-largest), and the same weights after steps of each optimizer. Prints TAP; skips where torch is absent.
+largest), and the same weights after steps of each optimizer. Where a ReLU stands within a rounding error of 0, one that opens parts
+two correct programs by far more: a case is given three draws, and what is wrong is wrong in each. Prints TAP; skips where torch is
+absent.
 SPDX-License-Identifier: Apache-2.0
 """
 import json
@@ -32,12 +34,11 @@ SUMS = [conv(24, 3, stride=4, padding=1, bias=False), "batch_norm", "relu",
 SGD = {"learning_rate": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
 # name, model section, colour, training, steps
 CASES = [
-    ("seed_cnn", {"preset": "seed_cnn"}, True, {"learning_rate": 0.01, "momentum": 0.9}, 3),
-    # F(4x4) rounds more than PyTorch does: which ReLUs are open parts the two after some ten steps
-    ("bench_cnn", {"preset": "bench_cnn"}, True, {"learning_rate": 0.01, "momentum": 0.9}, 3),
+    ("seed_cnn", {"preset": "seed_cnn"}, True, {"learning_rate": 0.01, "momentum": 0.9}, 20),
+    ("bench_cnn", {"preset": "bench_cnn"}, True, {"learning_rate": 0.01, "momentum": 0.9}, 20),
     ("bench_cnn", {"preset": "bench_cnn"}, True, {"learning_rate": 0.01, "momentum": 0.9, "precision": "fp32_strict"}, 20),
     ("lenet", {"preset": "lenet"}, True, SGD, 20),
-    ("pfl_cnn", {"preset": "pfl_cnn"}, True, {"learning_rate": 0.05}, 3),
+    ("pfl_cnn", {"preset": "pfl_cnn"}, True, {"learning_rate": 0.05}, 20),
     ("mcmahan_2nn", {"preset": "mcmahan_2nn"}, False, {"learning_rate": 1e-3, "optimizer": "adam", "weight_decay": 1e-3}, 20),
     ("mcmahan_cnn", {"preset": "mcmahan_cnn"}, False, {"learning_rate": 1e-3, "optimizer": "adamw", "weight_decay": 1e-2}, 5),
     ("norms_residual_pools_groups", {"layers": MIXED}, True, SGD, 20),
@@ -163,10 +164,10 @@ def match(torch, params, net):
     return pairs
 
 
-def run_case(torch, numpy, case):
+def run_case(torch, numpy, case, seed):
     name, section, colour, training, steps = case
-    torch.manual_seed(3)
-    draw = numpy.random.default_rng(5)
+    torch.manual_seed(seed)
+    draw = numpy.random.default_rng(seed + 2)
     with tempfile.TemporaryDirectory() as folder:
         data, images, labels = write_data(numpy, folder, colour, draw)
         request = {"sections": {"data": data, "model": without_dropout(section), "training": dict(training, batch_size=N)},
@@ -244,12 +245,15 @@ def main():
         if reason:
             print(f"ok {number} - {name} # SKIP {reason}")
             continue
-        try:
-            problems = run_case(torch, numpy, case)
-        except (AssertionError, OSError, ValueError, RuntimeError) as why:
-            problems = [f"{type(why).__name__}: {why}"]
-        for problem in problems:
-            print(f"# {problem}")
+        for seed in (3, 4, 6):
+            try:
+                problems = run_case(torch, numpy, case, seed)
+            except (AssertionError, OSError, ValueError, RuntimeError) as why:
+                problems = [f"{type(why).__name__}: {why}"]
+            for problem in problems:
+                print(f"# draw {seed}: {problem}")
+            if not problems:
+                break
         failed += bool(problems)
         print(f"{'not ok' if problems else 'ok'} {number} - {name}", flush=True)
     return 1 if failed else 0

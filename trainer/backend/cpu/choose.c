@@ -22,7 +22,8 @@ static int forced_kernels(const struct native *native, const char **ret, struct 
             *ret = native->convs[i]->name;
     return *ret ? 0
                 : fail(err, -EINVAL,
-                       "FLEXP_CPU_KERNELS=%.40s: must be onednn, winograd_f4, winograd_f2, direct, depthwise or batched",
+                       "FLEXP_CPU_KERNELS=%.40s: must be onednn, winograd_f4, winograd_f2, winograd_f2_5x5, direct, depthwise"
+                       " or batched",
                        wanted);
 }
 
@@ -55,11 +56,14 @@ static const struct conv_kernel *named(const struct choose_rules *r, const char 
     return NULL;
 }
 
-/* Few channels fill no vector: a lane for each sample. Vectors of eight are filled sooner, but for large kernels. */
+/* Few channels fill no vector: a lane for each sample. Vectors of eight are filled sooner, but for large kernels, which of
+ * very few channels make any number of filters worth it to vectors of sixteen. */
 static bool batched_pays(const struct choose_rules *r, const struct conv *c)
 {
-    return c->c < NATIVE_LANES && c->k <= NATIVE_LANES && 2 * r->batch >= NATIVE_LANES &&
-           (r->native->lanes == NATIVE_LANES || c->r * c->s > 9);
+    bool wide = r->native->lanes == NATIVE_LANES, large = c->r * c->s > 9;
+
+    return c->c < NATIVE_LANES && (c->k <= NATIVE_LANES || (wide && large && c->c < NATIVE_LANES / 2)) &&
+           2 * r->batch >= NATIVE_LANES && (wide || large);
 }
 
 /* Transforms grow with channels and with filters, what they save with their product. */
@@ -72,7 +76,9 @@ static bool winograd_pays(const struct choose_rules *r, const struct conv *c)
         return !r->strict && c->c >= 16 && c->k >= 16 && product >= 512;
     if (!c->need_dx)
         return c->c >= 16 && c->k >= 16;
-    return c->c >= 4 && c->k >= 8 && product >= least;
+    if (c->r == 5)
+        least = narrow ? 64 : c->c < 16 ? 192 : 128;
+    return c->c >= (c->r == 5 && !narrow ? 8 : 4) && c->k >= 8 && product >= least;
 }
 
 const struct conv_kernel *choose_conv(const struct choose_rules *r, const struct conv *c)
@@ -86,7 +92,7 @@ const struct conv_kernel *choose_conv(const struct choose_rules *r, const struct
     if (c->groups > 1)
         return named(r, "depthwise", c);
     if (winograd_pays(r, c))
-        kernel = named(r, r->strict ? "winograd_f2" : "winograd_f4", c);
+        kernel = named(r, r->strict ? "winograd_f2" : c->r == 5 ? "winograd_f2_5x5" : "winograd_f4", c);
     if (!kernel && batched_pays(r, c))
         kernel = named(r, "batched", c);
     return kernel ? kernel : named(r, "direct", c);

@@ -7,8 +7,8 @@
 #include "trainer/backend/cpu/native/native.h"
 #include "trainer/backend/cpu/native/vec.h"
 
-extern const struct conv_kernel NATIVE(conv_winograd_f4), NATIVE(conv_winograd_f2), NATIVE(conv_direct),
-    NATIVE(conv_depthwise), NATIVE(conv_batched);
+extern const struct conv_kernel NATIVE(conv_winograd_f4), NATIVE(conv_winograd_f2), NATIVE(conv_winograd_f2_5x5),
+    NATIVE(conv_direct), NATIVE(conv_depthwise), NATIVE(conv_batched);
 
 size_t NATIVE(dense_stride)(size_t out);
 void NATIVE(dense_forward)(const struct dense *d, const float *w, const float *bias, const float *x, float *y,

@@ -91,7 +91,7 @@ struct conv_place {
 };
 
 struct conv_kernel {
-    const char *name; /* "winograd_f4", "winograd_f2", "direct", "depthwise", "batched" */
+    const char *name; /* "winograd_f4", "winograd_f2", "winograd_f2_5x5", "direct", "depthwise", "batched" */
     bool drops; /* takes conv_args.drop */
     bool adds;  /* takes conv.add_dx */
     bool (*covers)(const struct conv *c);

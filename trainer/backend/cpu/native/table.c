@@ -49,7 +49,7 @@ static double peak_flops(double seconds)
 }
 
 static const struct conv_kernel *const CONVS[] = {
-    &NATIVE(conv_winograd_f4), &NATIVE(conv_winograd_f2), &NATIVE(conv_direct),
+    &NATIVE(conv_winograd_f4), &NATIVE(conv_winograd_f2), &NATIVE(conv_winograd_f2_5x5), &NATIVE(conv_direct),
     &NATIVE(conv_depthwise),   &NATIVE(conv_batched),     NULL,
 };
 

@@ -1,5 +1,6 @@
-/* winograd.c - 3x3 convolutions by Winograd's F(4x4), of stride 1 and 2, and F(2x2); winograd_private.h has the plan of
- * it. partial: dU, then db. Weights: [filter / VEC_N][channel][9][VEC_N], filters padded to whole vectors.
+/* winograd.c - 3x3 convolutions by Winograd's F(4x4), of stride 1 and 2, and F(2x2), 5x5 ones by F(2x2);
+ * winograd_private.h has the plan of it. partial: dU, then db. Weights: [filter / VEC_N][channel][taps][VEC_N], filters
+ * padded to whole vectors.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/winograd_private.h"
 
@@ -17,12 +18,14 @@ static size_t padded(size_t channels)
     return n >= 128 && n % 32 == 0 ? n + 16 : n;
 }
 
-struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m)
+struct winograd NATIVE(winograd_plan)(const struct conv *c, enum winograd_form form)
 {
-    struct winograd w = {.m = m, .stride = (size_t)c->stride, .c = (size_t)c->c, .k = (size_t)c->k};
-    size_t tiles, least;
+    struct winograd w = {.form = form, .stride = (size_t)c->stride, .c = (size_t)c->c, .k = (size_t)c->k};
+    size_t m = winograd_m(form), tiles, least;
 
-    w.a = m + 3 - w.stride;
+    w.m = m;
+    w.a = winograd_side(form);
+    w.taps = winograd_kernel(form) * winograd_kernel(form);
     w.points = w.a * w.a;
     w.phases = w.stride * w.stride;
     w.products = w.phases == 1 ? w.points : (2 * w.a - 1) * (2 * w.a - 1);
@@ -60,34 +63,43 @@ static size_t edge_floats(const struct winograd *w)
     return (((w->a - 1) * w->stride + 1) * w->c + 2 * VEC_N + 15) / 16 * 16;
 }
 
-static bool covers(const struct conv *c)
+static bool covers(const struct conv *c, int side)
 {
-    return c->r == 3 && c->s == 3 && c->groups == 1 && c->pad_top >= 0 && c->pad_top <= 2 &&
-           c->pad_left >= 0 && c->pad_left <= 2 && !c->x_batched && !c->y_batched && (c->relu || !c->pool) &&
+    return c->r == side && c->s == side && c->groups == 1 && c->pad_top >= 0 && c->pad_top < side &&
+           c->pad_left >= 0 && c->pad_left < side && !c->x_batched && !c->y_batched && (c->relu || !c->pool) &&
            c->p > c->pool && c->q > c->pool;
 }
 
 static bool covers_f4(const struct conv *c)
 {
-    return covers(c) && (c->stride == 1 || c->stride == 2);
+    return covers(c, 3) && (c->stride == 1 || c->stride == 2);
 }
 
 static bool covers_f2(const struct conv *c)
 {
-    return covers(c) && c->stride == 1;
+    return covers(c, 3) && c->stride == 1;
 }
 
+static bool covers_f2_5x5(const struct conv *c)
+{
+    return covers(c, 5) && c->stride == 1;
+}
+
+static size_t taps(const struct conv *c)
+{
+    return (size_t)c->r * (size_t)c->s;
+}
 
 static size_t weights_floats(const struct conv *c)
 {
-    return (size_t)c->c * 9 * (((size_t)c->k + VEC_N - 1) / VEC_N * VEC_N);
+    return (size_t)c->c * taps(c) * (((size_t)c->k + VEC_N - 1) / VEC_N * VEC_N);
 }
 
 static struct conv_place place(const struct conv *c, int k)
 {
     size_t vector = (size_t)k / VEC_N, lane = (size_t)k % VEC_N;
 
-    return (struct conv_place){vector * (size_t)c->c * 9 * VEC_N + lane, 9 * VEC_N, VEC_N};
+    return (struct conv_place){vector * (size_t)c->c * taps(c) * VEC_N + lane, taps(c) * VEC_N, VEC_N};
 }
 
 static size_t aux_row_bytes(const struct conv *c) /* four masks for each pooled pixel and vector of filters */
@@ -108,7 +120,7 @@ static size_t scratch_bytes(const struct winograd *w)
 /* Of dU, or dw. */
 static size_t gradient_floats(const struct winograd *w)
 {
-    return w->wide ? w->c * 9 * w->k_vecs * VEC_N : w->products * w->u_point;
+    return w->wide ? w->c * w->taps * w->k_vecs * VEC_N : w->products * w->u_point;
 }
 
 static size_t partial_floats(const struct winograd *w)
@@ -203,9 +215,7 @@ static void backward(const struct winograd *w, const struct conv *c, const struc
     memset(db, 0, w->k_vecs * VEC_N * 4);
     for (size_t row = begin; row < end; row = next) {
         next = row + w->block < end ? row + w->block : end;
-        NATIVE(winograd_gradient)(w, c, a, row, next, d);
-        if (c->bias)
-            NATIVE(winograd_bias_back)(w, d, (next - row) * w->tile_columns, db);
+        NATIVE(winograd_gradient)(w, c, a, row, next, d, c->bias ? db : NULL);
         for (size_t i = 0; i < w->phases; i++) {
             winograd_take_phase(&part, i);
             memset(edge, 0, edge_floats(w) * 4);
@@ -217,7 +227,7 @@ static void backward(const struct winograd *w, const struct conv *c, const struc
 static void finish(const struct winograd *w, const float *partial, float *dw, float *db, struct conv_part share)
 {
     struct winograd part = *w;
-    size_t filter = w->c * 9; /* floats */
+    size_t filter = w->c * w->taps; /* floats */
 
     winograd_share(share, w->k, &part.k_lo, &part.k_hi);
     if (w->wide && dw && part.k_lo < part.k_hi)
@@ -231,63 +241,64 @@ static void finish(const struct winograd *w, const float *partial, float *dw, fl
         memcpy(db, partial + gradient_floats(w), w->k * 4);
 }
 
-#define KERNEL(m)                                                                                                      \
-    static size_t prepared_bytes_f##m(const struct conv *c)                                                            \
+#define KERNEL(name_, form)                                                                                            \
+    static size_t prepared_bytes_##name_(const struct conv *c)                                                         \
     {                                                                                                                  \
-        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        struct winograd w = NATIVE(winograd_plan)(c, form);                                                            \
         return prepared_bytes(&w, c->need_dx);                                                                         \
     }                                                                                                                  \
-    static size_t scratch_bytes_f##m(const struct conv *c)                                                             \
+    static size_t scratch_bytes_##name_(const struct conv *c)                                                          \
     {                                                                                                                  \
-        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        struct winograd w = NATIVE(winograd_plan)(c, form);                                                            \
         return scratch_bytes(&w);                                                                                      \
     }                                                                                                                  \
-    static size_t partial_floats_f##m(const struct conv *c)                                                            \
+    static size_t partial_floats_##name_(const struct conv *c)                                                         \
     {                                                                                                                  \
-        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        struct winograd w = NATIVE(winograd_plan)(c, form);                                                            \
         return partial_floats(&w);                                                                                     \
     }                                                                                                                  \
-    static void prepare_f##m(const struct conv *c, const struct conv_args *a, bool training)                           \
+    static void prepare_##name_(const struct conv *c, const struct conv_args *a, bool training)                        \
     {                                                                                                                  \
-        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        struct winograd w = NATIVE(winograd_plan)(c, form);                                                            \
         prepare(&w, c, a, training);                                                                                   \
     }                                                                                                                  \
-    static void forward_f##m(const struct conv *c, const struct conv_args *a, size_t lo, size_t hi, bool training)     \
+    static void forward_##name_(const struct conv *c, const struct conv_args *a, size_t lo, size_t hi, bool training)  \
     {                                                                                                                  \
-        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        struct winograd w = NATIVE(winograd_plan)(c, form);                                                            \
         forward(&w, c, a, lo, hi, training);                                                                           \
     }                                                                                                                  \
-    static void backward_f##m(const struct conv *c, const struct conv_args *a, size_t lo, size_t hi)                   \
+    static void backward_##name_(const struct conv *c, const struct conv_args *a, size_t lo, size_t hi)                \
     {                                                                                                                  \
-        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        struct winograd w = NATIVE(winograd_plan)(c, form);                                                            \
         backward(&w, c, a, lo, hi);                                                                                    \
     }                                                                                                                  \
-    static void finish_f##m(const struct conv *c, const float *partial, float *dw, float *db, struct conv_part part)   \
+    static void finish_##name_(const struct conv *c, const float *partial, float *dw, float *db, struct conv_part part)\
     {                                                                                                                  \
-        struct winograd w = NATIVE(winograd_plan)(c, m);                                                               \
+        struct winograd w = NATIVE(winograd_plan)(c, form);                                                            \
         finish(&w, partial, dw, db, part);                                                                             \
     }                                                                                                                  \
-    static bool by_parts_f##m(const struct conv *c)                                                                    \
+    static bool by_parts_##name_(const struct conv *c)                                                                 \
     {                                                                                                                  \
-        return NATIVE(winograd_plan)(c, m).wide;                                                                       \
+        return NATIVE(winograd_plan)(c, form).wide;                                                                    \
     }                                                                                                                  \
-    const struct conv_kernel NATIVE(conv_winograd_f##m) = {                                                            \
-        .name = "winograd_f" #m,                                                                                       \
+    const struct conv_kernel NATIVE(conv_winograd_##name_) = {                                                         \
+        .name = "winograd_" #name_,                                                                                    \
         .drops = true,                                                                                                 \
         .adds = true,                                                                                                  \
-        .covers = covers_f##m,                                                                                         \
+        .covers = covers_##name_,                                                                                      \
         .weights_floats = weights_floats,                                                                              \
         .place = place,                                                                                                \
-        .prepared_bytes = prepared_bytes_f##m,                                                                         \
-        .scratch_bytes = scratch_bytes_f##m,                                                                           \
+        .prepared_bytes = prepared_bytes_##name_,                                                                      \
+        .scratch_bytes = scratch_bytes_##name_,                                                                        \
         .aux_row_bytes = aux_row_bytes,                                                                                \
-        .partial_floats = partial_floats_f##m,                                                                         \
-        .by_parts = by_parts_f##m,                                                                                     \
-        .prepare = prepare_f##m,                                                                                       \
-        .forward = forward_f##m,                                                                                       \
-        .backward = backward_f##m,                                                                                     \
-        .finish = finish_f##m,                                                                                         \
+        .partial_floats = partial_floats_##name_,                                                                      \
+        .by_parts = by_parts_##name_,                                                                                  \
+        .prepare = prepare_##name_,                                                                                    \
+        .forward = forward_##name_,                                                                                    \
+        .backward = backward_##name_,                                                                                  \
+        .finish = finish_##name_,                                                                                      \
     };
 
-KERNEL(4)
-KERNEL(2)
+KERNEL(f4, c->stride == 2 ? WINOGRAD_F42 : WINOGRAD_F43)
+KERNEL(f2, WINOGRAD_F23)
+KERNEL(f2_5x5, WINOGRAD_F25)

@@ -3,18 +3,17 @@
  * falls off), and columns are left out. What the next tile reads or writes beyond this one is fetched: in pieces this
  * short the processor does not see it coming. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/winograd_private.h"
-#include "trainer/backend/cpu/native/winograd_transform.h"
 
 /* Where a tile's first row, or column, of n is; it may be outside the input. */
-VEC_INLINE ptrdiff_t first_of(size_t a, size_t n, size_t tile, int pad)
+VEC_INLINE ptrdiff_t first_of(enum winograd_form form, size_t n, size_t tile, int pad)
 {
-    return (ptrdiff_t)(tile * winograd_m(a) * winograd_stride(a) + (a - n)) - pad;
+    return (ptrdiff_t)(tile * winograd_m(form) * winograd_stride(form) + (winograd_side(form) - n)) - pad;
 }
 
 /* Which of them are in the input: [ret_lo, ret_hi). */
-VEC_INLINE void cut(size_t a, size_t n, size_t tile, int pad, int size, size_t *ret_lo, size_t *ret_hi)
+VEC_INLINE void cut(enum winograd_form form, size_t n, size_t tile, int pad, int size, size_t *ret_lo, size_t *ret_hi)
 {
-    ptrdiff_t stride = (ptrdiff_t)winograd_stride(a), first = first_of(a, n, tile, pad), in = size - first;
+    ptrdiff_t stride = (ptrdiff_t)winograd_stride(form), first = first_of(form, n, tile, pad), in = size - first;
 
     *ret_lo = first < 0 ? (size_t)((stride - 1 - first) / stride) : 0;
     in = (in + stride - 1) / stride;
@@ -23,31 +22,31 @@ VEC_INLINE void cut(size_t a, size_t n, size_t tile, int pad, int size, size_t *
 
 /* The rows of the leftmost tile of a row of tiles, at that tile's first column, be it in the input or not, and by how
  * much they move on from tile to tile; off: what stands in for rows outside. */
-VEC_INLINE void start(size_t a, size_t height, size_t width, const struct winograd *w, const struct conv *c, float *x,
-                      size_t row, float *off, float **rows, size_t *steps)
+VEC_INLINE void start(enum winograd_form form, size_t height, size_t width, const struct winograd *w,
+                      const struct conv *c, float *x, size_t row, float *off, float **rows, size_t *steps)
 {
-    size_t n = row / w->tile_rows, i = row % w->tile_rows, stride = winograd_stride(a), lo, hi;
+    size_t n = row / w->tile_rows, i = row % w->tile_rows, stride = winograd_stride(form), lo, hi;
     ptrdiff_t pitch = (ptrdiff_t)c->w * c->c;
-    float *first = x + ((ptrdiff_t)n * c->h + first_of(a, height, i, c->pad_top)) * pitch +
-                   first_of(a, width, 0, c->pad_left) * c->c;
+    float *first = x + ((ptrdiff_t)n * c->h + first_of(form, height, i, c->pad_top)) * pitch +
+                   first_of(form, width, 0, c->pad_left) * c->c;
 
-    cut(a, height, i, c->pad_top, c->h, &lo, &hi);
+    cut(form, height, i, c->pad_top, c->h, &lo, &hi);
     for (size_t r = 0; r < height; r++) {
         bool in = r >= lo && r < hi;
 
         rows[r] = in ? first + (ptrdiff_t)(r * stride) * pitch : off;
-        steps[r] = in ? winograd_m(a) * stride * w->c : 0;
+        steps[r] = in ? winograd_m(form) * stride * w->c : 0;
     }
 }
 
 /* Its columns [lo, hi) are in the input. */
-VEC_INLINE void input_tile(size_t a, size_t height, size_t width, const struct winograd *w, bool edge,
+VEC_INLINE void input_tile(enum winograd_form form, size_t height, size_t width, const struct winograd *w, bool edge,
                            float *const *rows, size_t lo, size_t hi, float *v)
 {
     for (size_t c = w->c_lo; c < w->c_hi; c += VEC_N) {
         vec x[6], half[36];
         float *o = v + (c - w->c_lo);
-        size_t m = winograd_m(a), point = winograd_hide(w->v_point);
+        size_t m = winograd_m(form), point = winograd_hide(w->v_point);
 
         VEC_UNROLL
         for (size_t s = 0; s < width; s++) {
@@ -59,17 +58,17 @@ VEC_INLINE void input_tile(size_t a, size_t height, size_t width, const struct w
             }
             VEC_UNROLL
             for (size_t r = 0; r < height; r++) {
-                const float *from = rows[r] + s * winograd_stride(a) * w->c + c;
+                const float *from = rows[r] + s * winograd_stride(form) * w->c + c;
 
                 x[r] = vec_load(from);
                 if (!edge && s + m >= width)
-                    __builtin_prefetch(from + m * winograd_stride(a) * w->c, 0, 3);
+                    __builtin_prefetch(from + m * winograd_stride(form) * w->c, 0, 3);
             }
-            winograd_bt(a, height, x, 1, half + s, width);
+            winograd_bt(form, height, x, 1, half + s, width);
         }
         VEC_UNROLL
         for (size_t r = 0; r < height; r++) {
-            winograd_bt(a, width, half + r * width, 1, x, 1);
+            winograd_bt(form, width, half + r * width, 1, x, 1);
             VEC_UNROLL
             for (size_t s = 0; s < width; s++, o += point)
                 vec_store(o, x[s]);
@@ -77,23 +76,23 @@ VEC_INLINE void input_tile(size_t a, size_t height, size_t width, const struct w
     }
 }
 
-VEC_INLINE void input(size_t a, size_t height, size_t width, const struct winograd *w, const struct conv *c,
-                      const float *x, size_t lo, size_t hi, float *v, const float *zeros)
+VEC_INLINE void input(enum winograd_form form, size_t height, size_t width, const struct winograd *w,
+                      const struct conv *c, const float *x, size_t lo, size_t hi, float *v, const float *zeros)
 {
     for (size_t row = lo; row < hi; row++) {
         float *rows[6];
         size_t steps[6];
 
         /* only read */
-        start(a, height, width, w, c, (float *)(uintptr_t)x, row, (float *)(uintptr_t)zeros, rows, steps);
+        start(form, height, width, w, c, (float *)(uintptr_t)x, row, (float *)(uintptr_t)zeros, rows, steps);
         for (size_t j = 0; j < w->tile_columns; j++, v += w->c_tile) {
             size_t first, end;
 
-            cut(a, width, j, c->pad_left, c->w, &first, &end);
+            cut(form, width, j, c->pad_left, c->w, &first, &end);
             if (first == 0 && end == width)
-                input_tile(a, height, width, w, false, rows, first, end, v);
+                input_tile(form, height, width, w, false, rows, first, end, v);
             else
-                input_tile(a, height, width, w, true, rows, first, end, v);
+                input_tile(form, height, width, w, true, rows, first, end, v);
             for (size_t r = 0; r < height; r++)
                 rows[r] += steps[r];
         }
@@ -102,11 +101,11 @@ VEC_INLINE void input(size_t a, size_t height, size_t width, const struct winogr
 
 /* A tile's first rows and columns, by which tiles overlap, were written by the tiles above (above) and to the left of
  * it (left): added to; add: and so is all. lanes: VEC_N, or less at the end of the channels. */
-VEC_INLINE void spread_lanes(size_t a, size_t height, size_t width, const struct winograd *w, bool edge, bool add,
-                             float *const *rows, size_t lo, size_t hi, bool above, bool left, const float *v, size_t c,
-                             size_t lanes)
+VEC_INLINE void spread_lanes(enum winograd_form form, size_t height, size_t width, const struct winograd *w, bool edge,
+                             bool add, float *const *rows, size_t lo, size_t hi, bool above, bool left, const float *v,
+                             size_t c, size_t lanes)
 {
-    size_t m = winograd_m(a), point = winograd_hide(w->v_point);
+    size_t m = winograd_m(form), point = winograd_hide(w->v_point);
     vec x[6], half[36];
 
     v += c - w->c_lo;
@@ -115,19 +114,19 @@ VEC_INLINE void spread_lanes(size_t a, size_t height, size_t width, const struct
         VEC_UNROLL
         for (size_t s = 0; s < width; s++, v += point)
             x[s] = vec_load(v);
-        winograd_b(a, width, x, 1, half + r * width, 1);
+        winograd_b(form, width, x, 1, half + r * width, 1);
     }
     VEC_UNROLL
     for (size_t s = 0; s < width; s++) {
         if (edge && (s < lo || s >= hi))
             continue;
-        winograd_b(a, height, half + s, width, x, 1);
+        winograd_b(form, height, half + s, width, x, 1);
         VEC_UNROLL
         for (size_t r = 0; r < height; r++) {
-            float *o = rows[r] + s * winograd_stride(a) * w->c + c;
+            float *o = rows[r] + s * winograd_stride(form) * w->c + c;
 
             if (!edge && s + m >= width)
-                __builtin_prefetch(o + m * winograd_stride(a) * w->c, 1, 3);
+                __builtin_prefetch(o + m * winograd_stride(form) * w->c, 1, 3);
             if (add || (r + m < height && above) || (s + m < width && left))
                 x[r] += lanes == VEC_N ? vec_load(o) : vec_load_n(o, lanes);
             if (lanes == VEC_N)
@@ -138,39 +137,39 @@ VEC_INLINE void spread_lanes(size_t a, size_t height, size_t width, const struct
     }
 }
 
-VEC_INLINE void spread_tile(size_t a, size_t height, size_t width, const struct winograd *w, bool edge, bool add,
-                            float *const *rows, size_t lo, size_t hi, bool above, bool left, const float *v)
+VEC_INLINE void spread_tile(enum winograd_form form, size_t height, size_t width, const struct winograd *w, bool edge,
+                            bool add, float *const *rows, size_t lo, size_t hi, bool above, bool left, const float *v)
 {
     size_t c = w->c_lo;
 
     for (; c + VEC_N <= w->c_hi; c += VEC_N)
-        spread_lanes(a, height, width, w, edge, add, rows, lo, hi, above, left, v, c, VEC_N);
+        spread_lanes(form, height, width, w, edge, add, rows, lo, hi, above, left, v, c, VEC_N);
     if (c < w->c_hi)
-        spread_lanes(a, height, width, w, edge, add, rows, lo, hi, above, left, v, c, w->c_hi - c);
+        spread_lanes(form, height, width, w, edge, add, rows, lo, hi, above, left, v, c, w->c_hi - c);
 }
 
 /* Tiles need not reach the input's end: a pool that drops the last row, or an output cut short. */
-VEC_INLINE bool reach(size_t a, size_t n, size_t tiles, int pad, int size)
+VEC_INLINE bool reach(enum winograd_form form, size_t n, size_t tiles, int pad, int size)
 {
-    return first_of(a, n, tiles - 1, pad) + (ptrdiff_t)(n * winograd_stride(a)) >= size;
+    return first_of(form, n, tiles - 1, pad) + (ptrdiff_t)(n * winograd_stride(form)) >= size;
 }
 
 /* The channels of a phase's pixels. */
-VEC_INLINE void clear(size_t a, size_t height, size_t width, const struct winograd *w, const struct conv *c,
-                      float *image)
+VEC_INLINE void clear(enum winograd_form form, size_t height, size_t width, const struct winograd *w,
+                      const struct conv *c, float *image)
 {
-    size_t stride = winograd_stride(a);
+    size_t stride = winograd_stride(form);
 
-    for (size_t i = (a - height + (size_t)c->pad_top) % stride; i < (size_t)c->h; i += stride)
-        for (size_t j = (a - width + (size_t)c->pad_left) % stride; j < (size_t)c->w; j += stride)
+    for (size_t i = (winograd_side(form) - height + (size_t)c->pad_top) % stride; i < (size_t)c->h; i += stride)
+        for (size_t j = (winograd_side(form) - width + (size_t)c->pad_left) % stride; j < (size_t)c->w; j += stride)
             memset(image + (i * (size_t)c->w + j) * w->c + w->c_lo, 0, (w->c_hi - w->c_lo) * 4);
 }
 
-VEC_INLINE void spread(size_t a, size_t height, size_t width, const struct winograd *w, const struct conv *c, bool add,
-                       float *dx, size_t lo, size_t hi, const float *dv, float *dump)
+VEC_INLINE void spread(enum winograd_form form, size_t height, size_t width, const struct winograd *w,
+                       const struct conv *c, bool add, float *dx, size_t lo, size_t hi, const float *dv, float *dump)
 {
     size_t image = (size_t)c->h * (size_t)c->w * w->c;
-    bool all = reach(a, height, w->tile_rows, c->pad_top, c->h) && reach(a, width, w->tile_columns, c->pad_left, c->w);
+    bool all = reach(form, height, w->tile_rows, c->pad_top, c->h) && reach(form, width, w->tile_columns, c->pad_left, c->w);
 
     for (size_t row = lo; row < hi; row++) {
         bool above = row % w->tile_rows;
@@ -178,16 +177,16 @@ VEC_INLINE void spread(size_t a, size_t height, size_t width, const struct winog
         size_t steps[6];
 
         if (!above && !all && !add)
-            clear(a, height, width, w, c, dx + row / w->tile_rows * image);
-        start(a, height, width, w, c, dx, row, dump, rows, steps);
+            clear(form, height, width, w, c, dx + row / w->tile_rows * image);
+        start(form, height, width, w, c, dx, row, dump, rows, steps);
         for (size_t j = 0; j < w->tile_columns; j++, dv += w->c_tile) {
             size_t first, end;
 
-            cut(a, width, j, c->pad_left, c->w, &first, &end);
+            cut(form, width, j, c->pad_left, c->w, &first, &end);
             if (above && j && first == 0 && end == width)
-                spread_tile(a, height, width, w, false, add, rows, first, end, true, true, dv);
+                spread_tile(form, height, width, w, false, add, rows, first, end, true, true, dv);
             else
-                spread_tile(a, height, width, w, true, add, rows, first, end, above, j > 0, dv);
+                spread_tile(form, height, width, w, true, add, rows, first, end, above, j > 0, dv);
             for (size_t r = 0; r < height; r++)
                 rows[r] += steps[r];
         }
@@ -197,15 +196,15 @@ VEC_INLINE void spread(size_t a, size_t height, size_t width, const struct winog
 void NATIVE(winograd_input)(const struct winograd *w, const struct conv *c, const float *x, size_t lo, size_t hi,
                             float *v, const float *zeros)
 {
-#define INPUT(a, height, width) input(a, height, width, w, c, x, lo, hi, v, zeros)
+#define INPUT(form, height, width) input(form, height, width, w, c, x, lo, hi, v, zeros)
     WINOGRAD_EACH(w, INPUT);
 }
 
 void NATIVE(winograd_spread)(const struct winograd *w, const struct conv *c, float *dx, size_t lo, size_t hi,
                              const float *dv, float *dump)
 {
-#define SPREAD(a, height, width) spread(a, height, width, w, c, false, dx, lo, hi, dv, dump)
-#define SPREAD_ADDED(a, height, width) spread(a, height, width, w, c, true, dx, lo, hi, dv, dump)
+#define SPREAD(form, height, width) spread(form, height, width, w, c, false, dx, lo, hi, dv, dump)
+#define SPREAD_ADDED(form, height, width) spread(form, height, width, w, c, true, dx, lo, hi, dv, dump)
     if (c->add_dx)
         WINOGRAD_EACH(w, SPREAD_ADDED);
     else

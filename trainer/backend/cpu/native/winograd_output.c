@@ -4,7 +4,6 @@
  * The next tile's y and dy are fetched. SPDX-License-Identifier: Apache-2.0 */
 #include "trainer/backend/cpu/native/drop.h"
 #include "trainer/backend/cpu/native/winograd_private.h"
-#include "trainer/backend/cpu/native/winograd_transform.h"
 
 enum kind { PLAIN, RELU, POOL };
 
@@ -63,26 +62,27 @@ struct corner {
     const float *dy;
     uint16_t *aux;
     const struct native_drop *drop; /* NULL, or of y */
+    float *db;                      /* NULL, or what the sums of dy, behind ReLU and pool, are added to */
     size_t pitch, pixel, aux_pitch, aux_pixel, rows, columns;
 };
 
-VEC_INLINE void output_lanes(size_t a, enum kind kind, bool edge, const struct corner *at, const float *s, size_t point,
-                             vec bias, size_t k, size_t lanes, bool training)
+VEC_INLINE void output_lanes(enum winograd_form form, enum kind kind, bool edge, const struct corner *at,
+                             const float *s, size_t point, vec bias, size_t k, size_t lanes, bool training)
 {
-    size_t m = winograd_m(a);
+    size_t m = winograd_m(form), side = winograd_side(form);
     vec x[6], half[24], out[16];
 
     point = winograd_hide(point);
     VEC_UNROLL
-    for (size_t r = 0; r < a; r++) {
+    for (size_t r = 0; r < side; r++) {
         VEC_UNROLL
-        for (size_t c = 0; c < a; c++, s += point)
+        for (size_t c = 0; c < side; c++, s += point)
             x[c] = vec_load(s);
-        winograd_at(a, x, 1, half + r * m, 1);
+        winograd_at(form, x, 1, half + r * m, 1);
     }
     VEC_UNROLL
     for (size_t c = 0; c < m; c++) {
-        winograd_at(a, half + c, m, out + c, m);
+        winograd_at(form, half + c, m, out + c, m);
         VEC_UNROLL
         for (size_t r = 0; r < m; r++)
             out[r * m + c] += bias;
@@ -116,24 +116,24 @@ VEC_INLINE void output_lanes(size_t a, enum kind kind, bool edge, const struct c
     }
 }
 
-VEC_INLINE void output_tile(size_t a, enum kind kind, bool edge, const struct corner *at, const struct winograd *w,
-                            const float *s, const float *bias, bool training)
+VEC_INLINE void output_tile(enum winograd_form form, enum kind kind, bool edge, const struct corner *at,
+                            const struct winograd *w, const float *s, const float *bias, bool training)
 {
     size_t k = w->k_lo, rest;
 
     for (; k + VEC_N <= w->k_hi; k += VEC_N, s += VEC_N)
-        output_lanes(a, kind, edge, at, s, w->d_point, bias ? vec_load(bias + k) : vec_zero(), k, VEC_N, training);
+        output_lanes(form, kind, edge, at, s, w->d_point, bias ? vec_load(bias + k) : vec_zero(), k, VEC_N, training);
     rest = w->k_hi - k;
     if (rest)
-        output_lanes(a, kind, edge, at, s, w->d_point, bias ? vec_load_n(bias + k, rest) : vec_zero(), k, rest,
+        output_lanes(form, kind, edge, at, s, w->d_point, bias ? vec_load_n(bias + k, rest) : vec_zero(), k, rest,
                      training);
 }
 
-VEC_INLINE void gradient_tile(size_t a, enum kind kind, bool edge, const struct corner *at, const struct winograd *w,
-                              float *d)
+VEC_INLINE void gradient_tile(enum winograd_form form, enum kind kind, bool edge, const struct corner *at,
+                              const struct winograd *w, float *d)
 {
     const vec scale = drop_scale(at->drop);
-    size_t m = winograd_m(a);
+    size_t m = winograd_m(form), side = winograd_side(form);
 
     for (size_t k = w->k_lo; k < w->k_hi; k += VEC_N) {
         vec y[16], half[24], x[6];
@@ -182,25 +182,35 @@ VEC_INLINE void gradient_tile(size_t a, enum kind kind, bool edge, const struct 
                 }
             }
         }
+        if (at->db) {
+            vec sum = vec_load(at->db + k);
+            VEC_UNROLL
+            for (size_t r = 0; r < m; r++) {
+                sum += y[r * m] + y[r * m + 1];
+                if (m == 4)
+                    sum += y[r * m + 2] + y[r * m + 3];
+            }
+            vec_store(at->db + k, sum);
+        }
         VEC_UNROLL
         for (size_t c = 0; c < m; c++)
-            winograd_a(a, y + c, m, half + c, m);
+            winograd_a(form, y + c, m, half + c, m);
         VEC_UNROLL
-        for (size_t r = 0; r < a; r++) {
-            winograd_a(a, half + m * r, 1, x, 1);
+        for (size_t r = 0; r < side; r++) {
+            winograd_a(form, half + m * r, 1, x, 1);
             VEC_UNROLL
-            for (size_t c = 0; c < a; c++, o += point)
+            for (size_t c = 0; c < side; c++, o += point)
                 vec_store(o, x[c]);
         }
     }
 }
 
 /* Both walk the same tiles. */
-VEC_INLINE void walk(size_t a, enum kind kind, bool backward, const struct winograd *w, const struct conv *c,
-                     const struct conv_args *args, size_t lo, size_t hi, float *d, bool training)
+VEC_INLINE void walk(enum winograd_form form, enum kind kind, bool backward, const struct winograd *w,
+                     const struct conv *c, const struct conv_args *args, size_t lo, size_t hi, float *d, float *db, bool training)
 {
-    size_t m = winograd_m(a), side = kind == POOL ? 2 : 1;
-    struct corner at = {.pixel = w->k, .aux_pixel = w->k_vecs * 4, .drop = args->drop};
+    size_t m = winograd_m(form), side = kind == POOL ? 2 : 1;
+    struct corner at = {.pixel = w->k, .aux_pixel = w->k_vecs * 4, .drop = args->drop, .db = db};
     size_t height = (size_t)c->p / side, width = (size_t)c->q / side;
 
     at.pitch = width * at.pixel;
@@ -218,27 +228,27 @@ VEC_INLINE void walk(size_t a, enum kind kind, bool backward, const struct winog
             at.aux = kind == POOL && (training || backward) ? (uint16_t *)args->aux + first * at.aux_pixel : NULL;
             if (at.rows == m && at.columns == m) {
                 if (backward)
-                    gradient_tile(a, kind, false, &at, w, d);
+                    gradient_tile(form, kind, false, &at, w, d);
                 else
-                    output_tile(a, kind, false, &at, w, d, args->bias, training);
+                    output_tile(form, kind, false, &at, w, d, args->bias, training);
             } else {
                 if (backward)
-                    gradient_tile(a, kind, true, &at, w, d);
+                    gradient_tile(form, kind, true, &at, w, d);
                 else
-                    output_tile(a, kind, true, &at, w, d, args->bias, training);
+                    output_tile(form, kind, true, &at, w, d, args->bias, training);
             }
         }
     }
 }
 
-#define EACH_KIND(n, backward, d, training)                                                                            \
+#define EACH_KIND(form, backward, d, db, training)                                                                     \
     do {                                                                                                               \
         if (c->pool)                                                                                                   \
-            walk(n, POOL, backward, w, c, a, lo, hi, d, training);                                                     \
+            walk(form, POOL, backward, w, c, a, lo, hi, d, db, training);                                              \
         else if (c->relu)                                                                                              \
-            walk(n, RELU, backward, w, c, a, lo, hi, d, training);                                                     \
+            walk(form, RELU, backward, w, c, a, lo, hi, d, db, training);                                              \
         else                                                                                                           \
-            walk(n, PLAIN, backward, w, c, a, lo, hi, d, training);                                                    \
+            walk(form, PLAIN, backward, w, c, a, lo, hi, d, db, training);                                             \
     } while (0)
 
 void NATIVE(winograd_output)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,
@@ -246,21 +256,25 @@ void NATIVE(winograd_output)(const struct winograd *w, const struct conv *c, con
 {
     float *d = (float *)(uintptr_t)m; /* only read */
 
-    if (w->a == 6)
-        EACH_KIND(6, false, d, training);
-    else if (w->a == 5)
-        EACH_KIND(5, false, d, training);
+    if (w->form == WINOGRAD_F43)
+        EACH_KIND(WINOGRAD_F43, false, d, NULL, training);
+    else if (w->form == WINOGRAD_F23)
+        EACH_KIND(WINOGRAD_F23, false, d, NULL, training);
+    else if (w->form == WINOGRAD_F42)
+        EACH_KIND(WINOGRAD_F42, false, d, NULL, training);
     else
-        EACH_KIND(4, false, d, training);
+        EACH_KIND(WINOGRAD_F25, false, d, NULL, training);
 }
 
 void NATIVE(winograd_gradient)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,
-                               size_t hi, float *d)
+                               size_t hi, float *d, float *db)
 {
-    if (w->a == 6)
-        EACH_KIND(6, true, d, true);
-    else if (w->a == 5)
-        EACH_KIND(5, true, d, true);
+    if (w->form == WINOGRAD_F43)
+        EACH_KIND(WINOGRAD_F43, true, d, db, true);
+    else if (w->form == WINOGRAD_F23)
+        EACH_KIND(WINOGRAD_F23, true, d, db, true);
+    else if (w->form == WINOGRAD_F42)
+        EACH_KIND(WINOGRAD_F42, true, d, db, true);
     else
-        EACH_KIND(4, true, d, true);
+        EACH_KIND(WINOGRAD_F25, true, d, db, true);
 }

@@ -1,14 +1,17 @@
 /* winograd_private.h - what the files of the Winograd convolutions share.
  *
- * The output is cut into tiles of m x m (m 4 or 2), each from a x a inputs, a = m + 2, with a^2 frequencies.
+ * The output is cut into tiles of m x m (m 4 or 2), each from a x a inputs, a = m + r - 1 (r: the kernel's side), with a^2
+ * frequencies. F(4, 3) and F(2, 3) are of 3x3 kernels, F(2, 5) of 5x5 ones.
  *   forward   V = B^T x B, U = G w G^T, M = V U for each frequency (a GEMM: tiles x channels x filters), y = A^T M A
- *   backward  D = A dy A^T, dU += V^T D, dV = D U^T, dx += B dV B^T (tiles overlap by 2), at the end dw = G^T dU G
- * Points 0, 1, -1, (2, -2,) infinity; Lavin and Gray, arXiv 1509.09308. Backward is the exact adjoint of forward, so
- * that one transform of dy serves both gradients.
+ *   backward  D = A dy A^T, dU += V^T D, dV = D U^T, dx += B dV B^T (tiles overlap by r - 1), at the end dw = G^T dU G
+ * Lavin and Gray, arXiv 1509.09308. Backward is the exact adjoint of forward, so that one transform of dy serves both
+ * gradients. Of F(2, 3) the points are 0, 1, -1, infinity; the others' are pairs, x and -x, and the errors those of the
+ * best such pairs: half of those with 1, -1, 2, -2 (tests/bench/cpu/points.py; Barabasz et al., arXiv 1803.10986).
+ * F(2, 5) has F(4, 3)'s points, and so its transforms of the input.
  *
- * A stride of 2 parts the input into phases, by the parity of row and column as the kernel's top left corner counts
+ * A stride of 2 parts the input of a 3x3 kernel into phases, by the parity of row and column as the kernel's top left corner counts
  * them: each is a convolution of stride 1, the even one of taps 0 and 2, the odd one of tap 1, and their sum is y. In
- * each direction an even phase is F(4, 2) of a = 5 points 0, 1, -1, 2, infinity; an odd phase has the same transform of
+ * each direction an even phase is F(4, 2) of a = 5 points, two pairs and infinity; an odd phase has the same transform of
  * the output with nothing at infinity, 4 points. So M and D have 25 frequencies, to which phases add, of 25, 20, 20 and
  * 16 products. V, U, dU and dV have those of a phase side by side: its rows x columns.
  *
@@ -22,9 +25,12 @@
 #define FLEXP_TRAINER_CPU_NATIVE_WINOGRAD_PRIVATE_H
 
 #include "trainer/backend/cpu/native/kernels.h"
+#include "trainer/backend/cpu/native/winograd_transform.h"
 
 struct winograd {
+    enum winograd_form form;
     size_t m, a, points;   /* points: frequencies, a^2 */
+    size_t taps;           /* of the kernel, r^2 */
     size_t stride, phases; /* phases: stride^2 */
     size_t products;       /* frequencies of all phases of V and U */
     size_t phase;          /* which transforms go over, odd row * 2 + odd column */
@@ -43,7 +49,7 @@ struct winograd {
     size_t c_blocks, k_blocks;
 };
 
-struct winograd NATIVE(winograd_plan)(const struct conv *c, size_t m);
+struct winograd NATIVE(winograd_plan)(const struct conv *c, enum winograd_form form);
 
 VEC_INLINE void winograd_take_phase(struct winograd *w, size_t phase)
 {
@@ -59,32 +65,23 @@ VEC_INLINE size_t winograd_frequency(const struct winograd *w, size_t f)
     return f / w->columns * w->a + f % w->columns;
 }
 
-/* What a follows from, and the stride: each a constant where a is. */
-VEC_INLINE size_t winograd_m(size_t a)
-{
-    return a == 4 ? 2 : 4;
-}
-
-VEC_INLINE size_t winograd_stride(size_t a)
-{
-    return a == 5 ? 2 : 1;
-}
-
-/* do_(a, rows, columns), with constants, for what w's transforms are of. */
+/* do_(form, rows, columns), with constants, for what w's transforms are of. */
 #define WINOGRAD_EACH(w, do_)                                                                                          \
     do {                                                                                                               \
-        if ((w)->a == 6)                                                                                               \
-            do_(6, 6, 6);                                                                                              \
-        else if ((w)->a == 4)                                                                                          \
-            do_(4, 4, 4);                                                                                              \
+        if ((w)->form == WINOGRAD_F43)                                                                                 \
+            do_(WINOGRAD_F43, 6, 6);                                                                                   \
+        else if ((w)->form == WINOGRAD_F23)                                                                            \
+            do_(WINOGRAD_F23, 4, 4);                                                                                   \
+        else if ((w)->form == WINOGRAD_F25)                                                                            \
+            do_(WINOGRAD_F25, 6, 6);                                                                                   \
         else if ((w)->phase == 0)                                                                                      \
-            do_(5, 5, 5);                                                                                              \
+            do_(WINOGRAD_F42, 5, 5);                                                                                   \
         else if ((w)->phase == 1)                                                                                      \
-            do_(5, 5, 4);                                                                                              \
+            do_(WINOGRAD_F42, 5, 4);                                                                                   \
         else if ((w)->phase == 2)                                                                                      \
-            do_(5, 4, 5);                                                                                              \
+            do_(WINOGRAD_F42, 4, 5);                                                                                   \
         else                                                                                                           \
-            do_(5, 4, 4);                                                                                              \
+            do_(WINOGRAD_F42, 4, 4);                                                                                   \
     } while (0)
 
 /* o[i][0 .. vecs) (rows os floats apart) = or += sum over j < n of s[i][j] w[j][0 .. vecs), for one frequency.
@@ -102,19 +99,17 @@ void NATIVE(winograd_input)(const struct winograd *w, const struct conv *c, cons
                             float *v, const float *zeros);
 void NATIVE(winograd_output)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,
                              size_t hi, const float *m, bool training);
+/* db: NULL, or what the sums of dy are added to, tile by tile. */
 void NATIVE(winograd_gradient)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,
-                               size_t hi, float *d);
+                               size_t hi, float *d, float *db);
 void NATIVE(winograd_spread)(const struct winograd *w, const struct conv *c, float *dx, size_t lo, size_t hi,
                              const float *dv, float *dump);
 
-/* U and U^T, each where it is not NULL, from weights [filter / VEC_N][channel][9][VEC_N]; and back. */
+/* U and U^T, each where it is not NULL, from weights [filter / VEC_N][channel][taps][VEC_N]; and back. */
 void NATIVE(winograd_weights)(const struct winograd *w, const float *weights, float *u, float *transposed);
 /* add: dw is added to. step: NULL, or what is done with the sum, which is then not stored. */
 void NATIVE(winograd_weights_back)(const struct winograd *w, const float *du, float *dw, bool add,
                                    const struct native_step *step);
-
-/* db of the filters of d's block is added to. */
-void NATIVE(winograd_bias_back)(const struct winograd *w, const float *d, size_t tiles, float *db);
 
 /* winograd_wide.c. scratch: floats, behind edge_floats of zeros. */
 void NATIVE(winograd_wide_plan)(struct winograd *w, const struct conv *c);

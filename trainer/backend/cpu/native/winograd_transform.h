@@ -1,146 +1,180 @@
-/* winograd_transform.h - the one-dimensional transforms of Winograd's F(4, 3), F(2, 3) and F(4, 2), on vectors. a: the
- * frequencies, 6, 4 or 5. n: what there is of them on the input's side, a, or of F(4, 2) 4: that is F(4, 1), whose taps
- * end in nothing at infinity. x has elements xs apart, o os apart. Names as in winograd_private.h: bt is B^T x, b is
- * B x, and so on. SPDX-License-Identifier: Apache-2.0 */
+/* winograd_transform.h - the one-dimensional transforms of Winograd's F(4, 3), F(2, 3), F(4, 2) and F(2, 5), on vectors.
+ * n: the frequencies there are on the input's side: all, or of F(4, 2) 4: that is F(4, 1), whose taps end in nothing at
+ * infinity. x has elements xs apart, o os apart. Names as in winograd_private.h: bt is B^T x, b is B x, and so on.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CPU_NATIVE_WINOGRAD_TRANSFORM_H
 #define FLEXP_TRAINER_CPU_NATIVE_WINOGRAD_TRANSFORM_H
 
 #include "trainer/backend/cpu/native/vec.h"
 
-VEC_INLINE void winograd_bt(size_t a, size_t n, const vec *x, size_t xs, vec *o, size_t os)
+enum winograd_form { WINOGRAD_F43, WINOGRAD_F23, WINOGRAD_F42, WINOGRAD_F25 };
+
+/* Outputs, frequencies, the kernel's side and the stride: each a constant where the form is. */
+VEC_INLINE size_t winograd_m(enum winograd_form form)
 {
+    return form == WINOGRAD_F43 || form == WINOGRAD_F42 ? 4 : 2;
+}
+
+VEC_INLINE size_t winograd_side(enum winograd_form form)
+{
+    return form == WINOGRAD_F23 ? 4 : form == WINOGRAD_F42 ? 5 : 6;
+}
+
+VEC_INLINE size_t winograd_kernel(enum winograd_form form)
+{
+    return form == WINOGRAD_F25 ? 5 : 3;
+}
+
+VEC_INLINE size_t winograd_stride(enum winograd_form form)
+{
+    return form == WINOGRAD_F42 ? 2 : 1;
+}
+
+/* The points: 0, P, -P, Q, -Q and infinity; F(4, 2) does without 0, F(2, 3) has P 1 and no Q. */
+#define P(form) ((form) == WINOGRAD_F42 ? 1.25 : .625)
+#define Q(form) ((form) == WINOGRAD_F42 ? .5 : 1.5)
+#define PP(form) (P(form) * P(form))
+#define QQ(form) (Q(form) * Q(form))
+/* 1 over the product of a point's distances from the other finite ones: of 0, P and Q; of -P and -Q the same with 0 among
+ * them, else its negative. */
+#define SHARE_0(form) (1 / (PP(form) * QQ(form)))
+#define SHARE_P(form) (1 / (((form) == WINOGRAD_F42 ? 2 * P(form) : 2 * PP(form)) * (PP(form) - QQ(form))))
+#define SHARE_Q(form) (1 / (((form) == WINOGRAD_F42 ? 2 * Q(form) : 2 * QQ(form)) * (QQ(form) - PP(form))))
+
+/* Of a point and its negative: even part + and - odd part. */
+VEC_INLINE void winograd_pair(vec even, double factor, vec odd, vec *o, size_t os)
+{
+    o[0] = vec_fma(vec_splat((float)factor), odd, even);
+    o[os] = vec_fnma(vec_splat((float)factor), odd, even);
+}
+
+/* a x + b y */
+VEC_INLINE vec winograd_mix(double a, vec x, double b, vec y)
+{
+    return vec_fma(vec_splat((float)a), x, vec_splat((float)b) * y);
+}
+
+VEC_INLINE void winograd_bt(enum winograd_form form, size_t n, const vec *x, size_t xs, vec *o, size_t os)
+{
+    const vec pp = vec_splat((float)PP(form)), qq = vec_splat((float)QQ(form));
+    const vec product = vec_splat((float)(PP(form) * QQ(form))), sum = vec_splat((float)(PP(form) + QQ(form)));
     vec x0 = x[0], x1 = x[xs], x2 = x[2 * xs], x3 = x[3 * xs];
 
-    if (a == 4) {
+    if (form == WINOGRAD_F23) {
         o[0] = x0 - x2;
         o[os] = x1 + x2;
         o[2 * os] = x2 - x1;
         o[3 * os] = x1 - x3;
-    } else if (a == 5) {
-        vec two = vec_splat(2), d = x3 - x1;
-
-        o[0] = vec_fma(two, x0 - x2, d);
-        o[os] = vec_fnma(two, x1, x3 - x2);
-        o[2 * os] = vec_fma(two, x1, vec_fnma(vec_splat(3), x2, x3));
-        o[3 * os] = d;
+    } else if (form == WINOGRAD_F42) {
+        winograd_pair(vec_fnma(qq, x1, x3), P(form), vec_fnma(qq, x0, x2), o, os);
+        winograd_pair(vec_fnma(pp, x1, x3), Q(form), vec_fnma(pp, x0, x2), o + 2 * os, os);
         if (n == 5)
-            o[4 * os] = vec_fnma(two, d, x[4 * xs] - x2);
-    } else {
-        vec x4 = x[4 * xs], x5 = x[5 * xs], four = vec_splat(4), five = vec_splat(5), two = vec_splat(2);
-        vec p = vec_fnma(four, x2, x4), q = vec_fnma(four, x1, x3), c = x4 - x2, d = x3 - x1;
-
-        o[0] = vec_fma(four, x0, vec_fnma(five, x2, x4));
-        o[os] = p + q;
-        o[2 * os] = p - q;
-        o[3 * os] = vec_fma(two, d, c);
-        o[4 * os] = vec_fnma(two, d, c);
-        o[5 * os] = vec_fma(four, x1, vec_fnma(five, x3, x5));
-    }
-}
-
-VEC_INLINE void winograd_b(size_t a, size_t n, const vec *x, size_t xs, vec *o, size_t os)
-{
-    vec x0 = x[0], x1 = x[xs], x2 = x[2 * xs], x3 = x[3 * xs];
-
-    if (a == 4) {
-        o[0] = x0;
-        o[os] = x1 - x2 + x3;
-        o[2 * os] = x1 - x0 + x2;
-        o[3 * os] = -x3;
-    } else if (a == 5) {
-        vec two = vec_splat(2), p = x2 - x1;
-
-        o[0] = two * x0;
-        o[os] = vec_fma(two, p, -x0 - x3);
-        o[2 * os] = vec_fnma(two, x0 + x2, -x1 - x2);
-        o[3 * os] = x0 + x1 + x2 + x3;
-        if (n == 5) {
-            vec x4 = x[4 * xs];
-            o[os] = vec_fma(two, x4, o[os]);
-            o[2 * os] -= x4;
-            o[3 * os] = vec_fnma(two, x4, o[3 * os]);
-            o[4 * os] = x4;
-        }
-    } else {
-        vec x4 = x[4 * xs], x5 = x[5 * xs], four = vec_splat(4), five = vec_splat(5), two = vec_splat(2);
-        vec d1 = x1 - x2, s1 = x1 + x2, d2 = x3 - x4, s2 = x3 + x4;
-
-        o[0] = four * x0;
-        o[os] = vec_fma(four, x5 - d1, vec_splat(-2) * d2);
-        o[2 * os] = vec_fnma(five, x0, vec_fnma(four, s1, -s2));
-        o[3 * os] = vec_fnma(five, x5, vec_fma(two, d2, d1));
-        o[4 * os] = x0 + s1 + s2;
-        o[5 * os] = x5;
-    }
-}
-
-VEC_INLINE void winograd_at(size_t a, const vec *x, size_t xs, vec *o, size_t os)
-{
-    vec x0 = x[0], x1 = x[xs], x2 = x[2 * xs], x3 = x[3 * xs];
-
-    if (a == 4) {
-        o[0] = x0 + (x1 + x2);
-        o[os] = x1 - x2 - x3;
-    } else if (a == 5) {
-        vec s = x1 + x2, d = x1 - x2;
-
-        o[0] = x0 + s + x3;
-        o[os] = vec_fma(vec_splat(2), x3, d);
-        o[2 * os] = vec_fma(vec_splat(4), x3, s);
-        o[3 * os] = vec_fma(vec_splat(8), x3, d) + x[4 * xs];
+            o[4 * os] = vec_fma(product, x0, vec_fnma(sum, x2, x[4 * xs]));
     } else {
         vec x4 = x[4 * xs], x5 = x[5 * xs];
-        vec s1 = x1 + x2, d1 = x1 - x2, s2 = x3 + x4, d2 = x3 - x4;
 
-        o[0] = x0 + s1 + s2;
-        o[os] = vec_fma(vec_splat(2), d2, d1);
-        o[2 * os] = vec_fma(vec_splat(4), s2, s1);
-        o[3 * os] = vec_fma(vec_splat(8), d2, d1) + x5;
+        o[0] = vec_fma(product, x0, vec_fnma(sum, x2, x4));
+        winograd_pair(vec_fnma(qq, x2, x4), P(form), vec_fnma(qq, x1, x3), o + os, os);
+        winograd_pair(vec_fnma(pp, x2, x4), Q(form), vec_fnma(pp, x1, x3), o + 3 * os, os);
+        o[5 * os] = vec_fma(product, x1, vec_fnma(sum, x3, x5));
     }
 }
 
-VEC_INLINE void winograd_a(size_t a, const vec *x, size_t xs, vec *o, size_t os)
+VEC_INLINE void winograd_b(enum winograd_form form, size_t n, const vec *x, size_t xs, vec *o, size_t os)
+{
+    const vec product = vec_splat((float)(PP(form) * QQ(form))), sum = vec_splat((float)(PP(form) + QQ(form)));
+    vec x0 = x[0];
+
+    if (form == WINOGRAD_F23) {
+        vec x1 = x[xs], x2 = x[2 * xs];
+
+        o[0] = x0;
+        o[os] = x1 - x2 + x[3 * xs];
+        o[2 * os] = x1 - x0 + x2;
+        o[3 * os] = -x[3 * xs];
+    } else {
+        const vec *at = form == WINOGRAD_F42 ? x : x + xs;
+        vec d1 = at[0] - at[xs], s1 = at[0] + at[xs], d2 = at[2 * xs] - at[3 * xs], s2 = at[2 * xs] + at[3 * xs];
+        vec d = winograd_mix(P(form) * QQ(form), d1, Q(form) * PP(form), d2), e = winograd_mix(P(form), d1, Q(form), d2);
+        vec s = winograd_mix(QQ(form), s1, PP(form), s2);
+
+        if (form == WINOGRAD_F43 || form == WINOGRAD_F25) {
+            vec x5 = x[5 * xs];
+
+            o[0] = product * x0;
+            o[os] = vec_fma(product, x5, -d);
+            o[2 * os] = vec_fnma(sum, x0, -s);
+            o[3 * os] = vec_fnma(sum, x5, e);
+            o[4 * os] = x0 + s1 + s2;
+            o[5 * os] = x5;
+        } else {
+            o[0] = n == 5 ? vec_fma(product, x[4 * xs], -d) : -d;
+            o[os] = -s;
+            o[2 * os] = n == 5 ? vec_fnma(sum, x[4 * xs], e) : e;
+            o[3 * os] = s1 + s2;
+            if (n == 5)
+                o[4 * os] = x[4 * xs];
+        }
+    }
+}
+
+VEC_INLINE void winograd_at(enum winograd_form form, const vec *x, size_t xs, vec *o, size_t os)
+{
+    vec x0 = x[0];
+
+    if (form == WINOGRAD_F23) {
+        vec x1 = x[xs], x2 = x[2 * xs];
+
+        o[0] = x0 + (x1 + x2);
+        o[os] = x1 - x2 - x[3 * xs];
+    } else {
+        const vec *at = form == WINOGRAD_F42 ? x : x + xs;
+        vec d1 = at[0] - at[xs], s1 = at[0] + at[xs], d2 = at[2 * xs] - at[3 * xs], s2 = at[2 * xs] + at[3 * xs];
+        vec last = at[4 * xs];
+
+        o[0] = form == WINOGRAD_F42 ? s1 + s2 : x0 + s1 + s2;
+        o[os] = winograd_mix(Q(form), d2, P(form), d1);
+        if (winograd_m(form) == 2) {
+            o[os] += last;
+        } else {
+            o[2 * os] = winograd_mix(QQ(form), s2, PP(form), s1);
+            o[3 * os] = winograd_mix(Q(form) * QQ(form), d2, P(form) * PP(form), d1) + last;
+        }
+    }
+}
+
+VEC_INLINE void winograd_a(enum winograd_form form, const vec *x, size_t xs, vec *o, size_t os)
 {
     vec x0 = x[0], x1 = x[xs];
 
-    if (a == 4) {
+    if (form == WINOGRAD_F23) {
         o[0] = x0;
         o[os] = x0 + x1;
         o[2 * os] = x0 - x1;
         o[3 * os] = -x1;
-    } else {
-        vec x2 = x[2 * xs], x3 = x[3 * xs], two = vec_splat(2), four = vec_splat(4);
-        vec p = x0 + x2, q = x1 + x3, r = vec_fma(four, x2, x0), t = vec_fma(four, x3, x1);
-
+    } else if (form == WINOGRAD_F25) {
         o[0] = x0;
-        o[os] = p + q;
-        o[2 * os] = p - q;
-        o[3 * os] = vec_fma(two, t, r);
-        if (a == 6)
-            o[4 * os] = vec_fnma(two, t, r);
-        o[(a - 1) * os] = x3;
+        winograd_pair(x0, P(form), x1, o + os, os);
+        winograd_pair(x0, Q(form), x1, o + 3 * os, os);
+        o[5 * os] = x1;
+    } else {
+        const vec pp = vec_splat((float)PP(form)), qq = vec_splat((float)QQ(form));
+        vec x2 = x[2 * xs], x3 = x[3 * xs], *to = form == WINOGRAD_F42 ? o : o + os;
+
+        if (form == WINOGRAD_F43)
+            o[0] = x0;
+        winograd_pair(vec_fma(pp, x2, x0), P(form), vec_fma(pp, x3, x1), to, os);
+        winograd_pair(vec_fma(qq, x2, x0), Q(form), vec_fma(qq, x3, x1), to + 2 * os, os);
+        to[4 * os] = x3;
     }
 }
 
-VEC_INLINE void winograd_g(size_t a, size_t n, const vec *x, size_t xs, vec *o, size_t os)
+VEC_INLINE void winograd_g(enum winograd_form form, size_t n, const vec *x, size_t xs, vec *o, size_t os)
 {
+    const double p = SHARE_P(form), q = SHARE_Q(form);
     vec x0 = x[0];
 
-    if (a == 5) {
-        vec h = vec_splat(.5f) * x0, s = vec_splat(1.f / 6) * x0;
-
-        o[0] = h;
-        o[os] = -h;
-        o[2 * os] = -s;
-        o[3 * os] = s;
-        if (n == 5) {
-            vec x1 = x[xs];
-            o[os] = vec_fnma(vec_splat(.5f), x1, o[os]);
-            o[2 * os] = vec_fma(vec_splat(1.f / 6), x1, o[2 * os]);
-            o[3 * os] = vec_fma(vec_splat(1.f / 3), x1, o[3 * os]);
-            o[4 * os] = x1;
-        }
-    } else if (a == 4) {
+    if (form == WINOGRAD_F23) {
         vec x1 = x[xs], x2 = x[2 * xs];
         vec half = vec_splat(.5f), h = half * (x0 + x2);
 
@@ -148,44 +182,78 @@ VEC_INLINE void winograd_g(size_t a, size_t n, const vec *x, size_t xs, vec *o, 
         o[os] = vec_fma(half, x1, h);
         o[2 * os] = vec_fnma(half, x1, h);
         o[3 * os] = x2;
+    } else if (form == WINOGRAD_F42) {
+        vec at_p = vec_splat((float)p) * x0, at_q = vec_splat((float)q) * x0;
+
+        o[0] = at_p;
+        o[os] = -at_p;
+        o[2 * os] = at_q;
+        o[3 * os] = -at_q;
+        if (n == 5) {
+            vec x1 = x[xs], of_p = vec_splat((float)(p * P(form))), of_q = vec_splat((float)(q * Q(form)));
+
+            for (size_t i = 0; i < 2; i++) {
+                o[i * os] = vec_fma(of_p, x1, o[i * os]);
+                o[(i + 2) * os] = vec_fma(of_q, x1, o[(i + 2) * os]);
+            }
+            o[4 * os] = x1;
+        }
     } else {
         vec x1 = x[xs], x2 = x[2 * xs];
-        vec sixth = vec_splat(1.f / 6), twelfth = vec_splat(1.f / 12);
-        vec s = vec_splat(-1.f / 6) * (x0 + x2), r = vec_fma(vec_splat(1.f / 24), x0, sixth * x2);
+        vec even_p = winograd_mix(p * PP(form), x2, p, x0), even_q = winograd_mix(q * QQ(form), x2, q, x0);
+        vec odd_p = x1, odd_q = x1, last = x2;
 
-        o[0] = vec_splat(.25f) * x0;
-        o[os] = vec_fnma(sixth, x1, s);
-        o[2 * os] = vec_fma(sixth, x1, s);
-        o[3 * os] = vec_fma(twelfth, x1, r);
-        o[4 * os] = vec_fnma(twelfth, x1, r);
-        o[5 * os] = x2;
+        if (form == WINOGRAD_F25) {
+            last = x[4 * xs];
+            even_p = vec_fma(vec_splat((float)(p * PP(form) * PP(form))), last, even_p);
+            even_q = vec_fma(vec_splat((float)(q * QQ(form) * QQ(form))), last, even_q);
+            odd_p = vec_fma(vec_splat((float)PP(form)), x[3 * xs], odd_p);
+            odd_q = vec_fma(vec_splat((float)QQ(form)), x[3 * xs], odd_q);
+        }
+        o[0] = vec_splat((float)SHARE_0(form)) * x0;
+        winograd_pair(even_p, p * P(form), odd_p, o + os, os);
+        winograd_pair(even_q, q * Q(form), odd_q, o + 3 * os, os);
+        o[5 * os] = last;
     }
 }
 
-VEC_INLINE void winograd_gt(size_t a, size_t n, const vec *x, size_t xs, vec *o, size_t os)
+VEC_INLINE void winograd_gt(enum winograd_form form, size_t n, const vec *x, size_t xs, vec *o, size_t os)
 {
-    vec x0 = x[0], x1 = x[xs], x2 = x[2 * xs], x3 = x[3 * xs];
+    const double p = SHARE_P(form), q = SHARE_Q(form);
 
-    if (a == 4) {
-        vec half = vec_splat(.5f), s = half * (x1 + x2);
+    if (form == WINOGRAD_F23) {
+        vec half = vec_splat(.5f), s = half * (x[xs] + x[2 * xs]);
 
-        o[0] = x0 + s;
-        o[os] = half * (x1 - x2);
-        o[2 * os] = s + x3;
-    } else if (a == 5) {
-        vec half = vec_splat(.5f), sixth = vec_splat(1.f / 6);
-
-        o[0] = vec_fma(half, x0 - x1, sixth * (x3 - x2));
-        if (n == 5)
-            o[os] = vec_fma(vec_splat(1.f / 3), x3, vec_fma(sixth, x2, vec_fnma(half, x1, x[4 * xs])));
+        o[0] = x[0] + s;
+        o[os] = half * (x[xs] - x[2 * xs]);
+        o[2 * os] = s + x[3 * xs];
     } else {
-        vec x4 = x[4 * xs], x5 = x[5 * xs], sixth = vec_splat(1.f / 6);
-        vec s1 = sixth * (x1 + x2), s2 = x3 + x4;
+        const vec *at = form == WINOGRAD_F42 ? x : x + xs;
+        vec d1 = at[0] - at[xs], s1 = at[0] + at[xs], d2 = at[2 * xs] - at[3 * xs], s2 = at[2 * xs] + at[3 * xs];
 
-        o[0] = vec_fma(vec_splat(.25f), x0, vec_fma(vec_splat(1.f / 24), s2, -s1));
-        o[os] = vec_fma(vec_splat(1.f / 12), x3 - x4, sixth * (x2 - x1));
-        o[2 * os] = x5 + vec_fma(sixth, s2, -s1);
+        if (form == WINOGRAD_F42) {
+            o[0] = winograd_mix(p, d1, q, d2);
+            if (n == 5)
+                o[os] = winograd_mix(p * P(form), s1, q * Q(form), s2) + at[4 * xs];
+            return;
+        }
+        o[0] = vec_fma(vec_splat((float)SHARE_0(form)), x[0], winograd_mix(p, s1, q, s2));
+        o[os] = winograd_mix(p * P(form), d1, q * Q(form), d2);
+        o[2 * os] = winograd_mix(p * PP(form), s1, q * QQ(form), s2);
+        if (form == WINOGRAD_F25) {
+            o[3 * os] = winograd_mix(p * P(form) * PP(form), d1, q * Q(form) * QQ(form), d2);
+            o[4 * os] = winograd_mix(p * PP(form) * PP(form), s1, q * QQ(form) * QQ(form), s2);
+        }
+        o[(winograd_kernel(form) - 1) * os] += at[4 * xs];
     }
 }
+
+#undef P
+#undef Q
+#undef PP
+#undef QQ
+#undef SHARE_0
+#undef SHARE_P
+#undef SHARE_Q
 
 #endif

@@ -71,9 +71,7 @@ static void gradient(struct winograd *w, const struct conv *c, const struct conv
 {
     for (size_t i = 0; i < w->k_blocks; i++, d += w->points * w->d_point) {
         take_filters(w, i);
-        NATIVE(winograd_gradient)(w, c, a, lo, hi, d);
-        if (c->bias && !w->c_from)
-            NATIVE(winograd_bias_back)(w, d, (hi - lo) * w->tile_columns, db);
+        NATIVE(winograd_gradient)(w, c, a, lo, hi, d, c->bias && !w->c_from ? db : NULL);
     }
 }
 
