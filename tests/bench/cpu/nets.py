@@ -41,6 +41,7 @@ LAYERS = {
     "pfl_cnn": [conv(32, 3, "valid", **RELU), conv(64, 3, "valid", **RELU), POOL, {"dropout": 0.25}, "flatten", dense(128),
                 {"dropout": 0.5}, LAST],
     "lenet": [conv(6, 5, "valid", **RELU), POOL, conv(16, 5, "valid", **RELU), POOL, "flatten", dense(120), dense(84), LAST],
+    "mcmahan_cnn": [conv(32, 5, **RELU), POOL, conv(64, 5, **RELU), POOL, "flatten", dense(512), LAST],
     "resnet18": resnet18(),
 }
 

@@ -56,13 +56,13 @@ static const struct conv_kernel *named(const struct choose_rules *r, const char 
     return NULL;
 }
 
-/* Few channels fill no vector: a lane for each sample. Vectors of eight are filled sooner, but for large kernels, which of
- * very few channels make any number of filters worth it to vectors of sixteen. */
+/* Few channels fill no vector: a lane for each sample. Vectors of eight are filled sooner, but for large kernels; to
+ * vectors of sixteen these, of very few channels, are worth it with any number of filters, where dx is wanted too. */
 static bool batched_pays(const struct choose_rules *r, const struct conv *c)
 {
     bool wide = r->native->lanes == NATIVE_LANES, large = c->r * c->s > 9;
 
-    return c->c < NATIVE_LANES && (c->k <= NATIVE_LANES || (wide && large && c->c < NATIVE_LANES / 2)) &&
+    return c->c < NATIVE_LANES && (c->k <= NATIVE_LANES || (wide && large && c->need_dx && c->c < NATIVE_LANES / 2)) &&
            2 * r->batch >= NATIVE_LANES && (wide || large);
 }
 
