@@ -30,16 +30,23 @@ VEC_INLINE size_t winograd_stride(enum winograd_form form)
     return form == WINOGRAD_F42 ? 2 : 1;
 }
 
-/* The points: 0, P, -P, Q, -Q and infinity; F(4, 2) does without 0, F(2, 3) has P 1 and no Q. */
-#define P(form) ((form) == WINOGRAD_F42 ? 1.25 : .625)
-#define Q(form) ((form) == WINOGRAD_F42 ? .5 : 1.5)
-#define PP(form) (P(form) * P(form))
-#define QQ(form) (Q(form) * Q(form))
-/* 1 over the product of a point's distances from the other finite ones: of 0, P and Q; of -P and -Q the same with 0 among
- * them, else its negative. */
-#define SHARE_0(form) (1 / (PP(form) * QQ(form)))
-#define SHARE_P(form) (1 / (((form) == WINOGRAD_F42 ? 2 * P(form) : 2 * PP(form)) * (PP(form) - QQ(form))))
-#define SHARE_Q(form) (1 / (((form) == WINOGRAD_F42 ? 2 * Q(form) : 2 * QQ(form)) * (QQ(form) - PP(form))))
+/* The points: 0, p, -p, q, -q and infinity; F(4, 2) does without 0, F(2, 3) has 0, 1, -1 and infinity. */
+VEC_INLINE double winograd_p(enum winograd_form form)
+{
+    return form == WINOGRAD_F42 ? 1.25 : .625;
+}
+
+VEC_INLINE double winograd_q(enum winograd_form form)
+{
+    return form == WINOGRAD_F42 ? .5 : 1.5;
+}
+
+/* 1 over the product of a point's distances from the other finite ones: of p if other is q, of q if it is p. Of -p and -q it
+ * is the same where 0 is among them, else its negative. */
+VEC_INLINE double winograd_share(enum winograd_form form, double of, double other)
+{
+    return 1 / ((form == WINOGRAD_F42 ? 2 * of : 2 * of * of) * (of * of - other * other));
+}
 
 /* Of a point and its negative: even part + and - odd part. */
 VEC_INLINE void winograd_pair(vec even, double factor, vec odd, vec *o, size_t os)
@@ -56,8 +63,9 @@ VEC_INLINE vec winograd_mix(double a, vec x, double b, vec y)
 
 VEC_INLINE void winograd_bt(enum winograd_form form, size_t n, const vec *x, size_t xs, vec *o, size_t os)
 {
-    const vec pp = vec_splat((float)PP(form)), qq = vec_splat((float)QQ(form));
-    const vec product = vec_splat((float)(PP(form) * QQ(form))), sum = vec_splat((float)(PP(form) + QQ(form)));
+    const double p = winograd_p(form), q = winograd_q(form), pp = p * p, qq = q * q;
+    const vec square_p = vec_splat((float)pp), square_q = vec_splat((float)qq);
+    const vec product = vec_splat((float)(pp * qq)), sum = vec_splat((float)(pp + qq));
     vec x0 = x[0], x1 = x[xs], x2 = x[2 * xs], x3 = x[3 * xs];
 
     if (form == WINOGRAD_F23) {
@@ -66,23 +74,24 @@ VEC_INLINE void winograd_bt(enum winograd_form form, size_t n, const vec *x, siz
         o[2 * os] = x2 - x1;
         o[3 * os] = x1 - x3;
     } else if (form == WINOGRAD_F42) {
-        winograd_pair(vec_fnma(qq, x1, x3), P(form), vec_fnma(qq, x0, x2), o, os);
-        winograd_pair(vec_fnma(pp, x1, x3), Q(form), vec_fnma(pp, x0, x2), o + 2 * os, os);
+        winograd_pair(vec_fnma(square_q, x1, x3), p, vec_fnma(square_q, x0, x2), o, os);
+        winograd_pair(vec_fnma(square_p, x1, x3), q, vec_fnma(square_p, x0, x2), o + 2 * os, os);
         if (n == 5)
             o[4 * os] = vec_fma(product, x0, vec_fnma(sum, x2, x[4 * xs]));
     } else {
         vec x4 = x[4 * xs], x5 = x[5 * xs];
 
         o[0] = vec_fma(product, x0, vec_fnma(sum, x2, x4));
-        winograd_pair(vec_fnma(qq, x2, x4), P(form), vec_fnma(qq, x1, x3), o + os, os);
-        winograd_pair(vec_fnma(pp, x2, x4), Q(form), vec_fnma(pp, x1, x3), o + 3 * os, os);
+        winograd_pair(vec_fnma(square_q, x2, x4), p, vec_fnma(square_q, x1, x3), o + os, os);
+        winograd_pair(vec_fnma(square_p, x2, x4), q, vec_fnma(square_p, x1, x3), o + 3 * os, os);
         o[5 * os] = vec_fma(product, x1, vec_fnma(sum, x3, x5));
     }
 }
 
 VEC_INLINE void winograd_b(enum winograd_form form, size_t n, const vec *x, size_t xs, vec *o, size_t os)
 {
-    const vec product = vec_splat((float)(PP(form) * QQ(form))), sum = vec_splat((float)(PP(form) + QQ(form)));
+    const double p = winograd_p(form), q = winograd_q(form), pp = p * p, qq = q * q;
+    const vec product = vec_splat((float)(pp * qq)), sum = vec_splat((float)(pp + qq));
     vec x0 = x[0];
 
     if (form == WINOGRAD_F23) {
@@ -95,8 +104,8 @@ VEC_INLINE void winograd_b(enum winograd_form form, size_t n, const vec *x, size
     } else {
         const vec *at = form == WINOGRAD_F42 ? x : x + xs;
         vec d1 = at[0] - at[xs], s1 = at[0] + at[xs], d2 = at[2 * xs] - at[3 * xs], s2 = at[2 * xs] + at[3 * xs];
-        vec d = winograd_mix(P(form) * QQ(form), d1, Q(form) * PP(form), d2), e = winograd_mix(P(form), d1, Q(form), d2);
-        vec s = winograd_mix(QQ(form), s1, PP(form), s2);
+        vec d = winograd_mix(p * qq, d1, q * pp, d2), e = winograd_mix(p, d1, q, d2);
+        vec s = winograd_mix(qq, s1, pp, s2);
 
         if (form == WINOGRAD_F43 || form == WINOGRAD_F25) {
             vec x5 = x[5 * xs];
@@ -120,6 +129,7 @@ VEC_INLINE void winograd_b(enum winograd_form form, size_t n, const vec *x, size
 
 VEC_INLINE void winograd_at(enum winograd_form form, const vec *x, size_t xs, vec *o, size_t os)
 {
+    const double p = winograd_p(form), q = winograd_q(form), pp = p * p, qq = q * q;
     vec x0 = x[0];
 
     if (form == WINOGRAD_F23) {
@@ -133,18 +143,19 @@ VEC_INLINE void winograd_at(enum winograd_form form, const vec *x, size_t xs, ve
         vec last = at[4 * xs];
 
         o[0] = form == WINOGRAD_F42 ? s1 + s2 : x0 + s1 + s2;
-        o[os] = winograd_mix(Q(form), d2, P(form), d1);
+        o[os] = winograd_mix(q, d2, p, d1);
         if (winograd_m(form) == 2) {
             o[os] += last;
         } else {
-            o[2 * os] = winograd_mix(QQ(form), s2, PP(form), s1);
-            o[3 * os] = winograd_mix(Q(form) * QQ(form), d2, P(form) * PP(form), d1) + last;
+            o[2 * os] = winograd_mix(qq, s2, pp, s1);
+            o[3 * os] = winograd_mix(q * qq, d2, p * pp, d1) + last;
         }
     }
 }
 
 VEC_INLINE void winograd_a(enum winograd_form form, const vec *x, size_t xs, vec *o, size_t os)
 {
+    const double p = winograd_p(form), q = winograd_q(form), pp = p * p, qq = q * q;
     vec x0 = x[0], x1 = x[xs];
 
     if (form == WINOGRAD_F23) {
@@ -154,24 +165,25 @@ VEC_INLINE void winograd_a(enum winograd_form form, const vec *x, size_t xs, vec
         o[3 * os] = -x1;
     } else if (form == WINOGRAD_F25) {
         o[0] = x0;
-        winograd_pair(x0, P(form), x1, o + os, os);
-        winograd_pair(x0, Q(form), x1, o + 3 * os, os);
+        winograd_pair(x0, p, x1, o + os, os);
+        winograd_pair(x0, q, x1, o + 3 * os, os);
         o[5 * os] = x1;
     } else {
-        const vec pp = vec_splat((float)PP(form)), qq = vec_splat((float)QQ(form));
+        const vec square_p = vec_splat((float)pp), square_q = vec_splat((float)qq);
         vec x2 = x[2 * xs], x3 = x[3 * xs], *to = form == WINOGRAD_F42 ? o : o + os;
 
         if (form == WINOGRAD_F43)
             o[0] = x0;
-        winograd_pair(vec_fma(pp, x2, x0), P(form), vec_fma(pp, x3, x1), to, os);
-        winograd_pair(vec_fma(qq, x2, x0), Q(form), vec_fma(qq, x3, x1), to + 2 * os, os);
+        winograd_pair(vec_fma(square_p, x2, x0), p, vec_fma(square_p, x3, x1), to, os);
+        winograd_pair(vec_fma(square_q, x2, x0), q, vec_fma(square_q, x3, x1), to + 2 * os, os);
         to[4 * os] = x3;
     }
 }
 
 VEC_INLINE void winograd_g(enum winograd_form form, size_t n, const vec *x, size_t xs, vec *o, size_t os)
 {
-    const double p = SHARE_P(form), q = SHARE_Q(form);
+    const double p = winograd_p(form), q = winograd_q(form), pp = p * p, qq = q * q;
+    const double share_p = winograd_share(form, p, q), share_q = winograd_share(form, q, p);
     vec x0 = x[0];
 
     if (form == WINOGRAD_F23) {
@@ -183,14 +195,14 @@ VEC_INLINE void winograd_g(enum winograd_form form, size_t n, const vec *x, size
         o[2 * os] = vec_fnma(half, x1, h);
         o[3 * os] = x2;
     } else if (form == WINOGRAD_F42) {
-        vec at_p = vec_splat((float)p) * x0, at_q = vec_splat((float)q) * x0;
+        vec at_p = vec_splat((float)share_p) * x0, at_q = vec_splat((float)share_q) * x0;
 
         o[0] = at_p;
         o[os] = -at_p;
         o[2 * os] = at_q;
         o[3 * os] = -at_q;
         if (n == 5) {
-            vec x1 = x[xs], of_p = vec_splat((float)(p * P(form))), of_q = vec_splat((float)(q * Q(form)));
+            vec x1 = x[xs], of_p = vec_splat((float)(share_p * p)), of_q = vec_splat((float)(share_q * q));
 
             for (size_t i = 0; i < 2; i++) {
                 o[i * os] = vec_fma(of_p, x1, o[i * os]);
@@ -200,26 +212,27 @@ VEC_INLINE void winograd_g(enum winograd_form form, size_t n, const vec *x, size
         }
     } else {
         vec x1 = x[xs], x2 = x[2 * xs];
-        vec even_p = winograd_mix(p * PP(form), x2, p, x0), even_q = winograd_mix(q * QQ(form), x2, q, x0);
+        vec even_p = winograd_mix(share_p * pp, x2, share_p, x0), even_q = winograd_mix(share_q * qq, x2, share_q, x0);
         vec odd_p = x1, odd_q = x1, last = x2;
 
         if (form == WINOGRAD_F25) {
             last = x[4 * xs];
-            even_p = vec_fma(vec_splat((float)(p * PP(form) * PP(form))), last, even_p);
-            even_q = vec_fma(vec_splat((float)(q * QQ(form) * QQ(form))), last, even_q);
-            odd_p = vec_fma(vec_splat((float)PP(form)), x[3 * xs], odd_p);
-            odd_q = vec_fma(vec_splat((float)QQ(form)), x[3 * xs], odd_q);
+            even_p = vec_fma(vec_splat((float)(share_p * pp * pp)), last, even_p);
+            even_q = vec_fma(vec_splat((float)(share_q * qq * qq)), last, even_q);
+            odd_p = vec_fma(vec_splat((float)pp), x[3 * xs], odd_p);
+            odd_q = vec_fma(vec_splat((float)qq), x[3 * xs], odd_q);
         }
-        o[0] = vec_splat((float)SHARE_0(form)) * x0;
-        winograd_pair(even_p, p * P(form), odd_p, o + os, os);
-        winograd_pair(even_q, q * Q(form), odd_q, o + 3 * os, os);
+        o[0] = vec_splat((float)(1 / (pp * qq))) * x0;
+        winograd_pair(even_p, share_p * p, odd_p, o + os, os);
+        winograd_pair(even_q, share_q * q, odd_q, o + 3 * os, os);
         o[5 * os] = last;
     }
 }
 
 VEC_INLINE void winograd_gt(enum winograd_form form, size_t n, const vec *x, size_t xs, vec *o, size_t os)
 {
-    const double p = SHARE_P(form), q = SHARE_Q(form);
+    const double p = winograd_p(form), q = winograd_q(form), pp = p * p, qq = q * q;
+    const double share_p = winograd_share(form, p, q), share_q = winograd_share(form, q, p);
 
     if (form == WINOGRAD_F23) {
         vec half = vec_splat(.5f), s = half * (x[xs] + x[2 * xs]);
@@ -232,28 +245,20 @@ VEC_INLINE void winograd_gt(enum winograd_form form, size_t n, const vec *x, siz
         vec d1 = at[0] - at[xs], s1 = at[0] + at[xs], d2 = at[2 * xs] - at[3 * xs], s2 = at[2 * xs] + at[3 * xs];
 
         if (form == WINOGRAD_F42) {
-            o[0] = winograd_mix(p, d1, q, d2);
+            o[0] = winograd_mix(share_p, d1, share_q, d2);
             if (n == 5)
-                o[os] = winograd_mix(p * P(form), s1, q * Q(form), s2) + at[4 * xs];
+                o[os] = winograd_mix(share_p * p, s1, share_q * q, s2) + at[4 * xs];
             return;
         }
-        o[0] = vec_fma(vec_splat((float)SHARE_0(form)), x[0], winograd_mix(p, s1, q, s2));
-        o[os] = winograd_mix(p * P(form), d1, q * Q(form), d2);
-        o[2 * os] = winograd_mix(p * PP(form), s1, q * QQ(form), s2);
+        o[0] = vec_fma(vec_splat((float)(1 / (pp * qq))), x[0], winograd_mix(share_p, s1, share_q, s2));
+        o[os] = winograd_mix(share_p * p, d1, share_q * q, d2);
+        o[2 * os] = winograd_mix(share_p * pp, s1, share_q * qq, s2);
         if (form == WINOGRAD_F25) {
-            o[3 * os] = winograd_mix(p * P(form) * PP(form), d1, q * Q(form) * QQ(form), d2);
-            o[4 * os] = winograd_mix(p * PP(form) * PP(form), s1, q * QQ(form) * QQ(form), s2);
+            o[3 * os] = winograd_mix(share_p * p * pp, d1, share_q * q * qq, d2);
+            o[4 * os] = winograd_mix(share_p * pp * pp, s1, share_q * qq * qq, s2);
         }
         o[(winograd_kernel(form) - 1) * os] += at[4 * xs];
     }
 }
-
-#undef P
-#undef Q
-#undef PP
-#undef QQ
-#undef SHARE_0
-#undef SHARE_P
-#undef SHARE_Q
 
 #endif
