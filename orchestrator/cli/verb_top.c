@@ -147,20 +147,31 @@ static void say(const char *text)
     fd_write_all(STDOUT_FILENO, text, strlen(text));
 }
 
+static struct termios before; /* what the terminal is given back as */
+
 /* The other screen, without a cursor, keys one by one; and back. */
-static void enter(const struct termios *before)
+static void enter(void)
 {
-    struct termios raw = *before;
+    struct termios raw = before;
 
     raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
     tcsetattr(STDIN_FILENO, TCSANOW, &raw);
     say("\033[?1049h\033[?25l");
 }
 
-static void leave(const struct termios *before)
+static void leave(void)
 {
+    tcsetattr(STDIN_FILENO, TCSANOW, &before);
     say("\033[?25h\033[?1049l");
-    tcsetattr(STDIN_FILENO, TCSANOW, before);
+}
+
+/* At once, whatever is being waited for: an orchestrator that does not answer does not hold the terminal. All that is called
+ * may be called here. */
+static void on_end(int number)
+{
+    (void)number;
+    leave();
+    _exit(CLI_OK);
 }
 
 /* The frame from the top left corner, each line over the old one; in one write, marked as one where terminals know that. */
@@ -218,37 +229,32 @@ static bool handle_keys(struct top *top)
 }
 
 /* Suspended as other programs are: the old screen while it sleeps. */
-static void suspend(const struct termios *before)
+static void suspend(void)
 {
     sigset_t stop;
 
-    leave(before);
+    leave();
     sigemptyset(&stop);
     sigaddset(&stop, SIGTSTP);
     raise(SIGTSTP); /* pending until it is unblocked */
     sigprocmask(SIG_UNBLOCK, &stop, NULL);
     sigprocmask(SIG_BLOCK, &stop, NULL);
-    enter(before);
+    enter();
 }
 
-/* False: the end is wanted. */
-static bool handle_signals(struct cli *cli, int signals, const struct termios *before)
+/* SIGWINCH and SIGTSTP, between frames. */
+static void handle_signals(struct cli *cli, int signals)
 {
     struct signalfd_siginfo info;
-    bool goes_on = true;
 
-    while (read(signals, &info, sizeof info) == sizeof info) {
+    while (read(signals, &info, sizeof info) == sizeof info)
         if (info.ssi_signo == SIGTSTP)
-            suspend(before);
-        else if (info.ssi_signo != SIGWINCH)
-            goes_on = false;
-    }
+            suspend();
     term_measure(&cli->out, STDOUT_FILENO);
-    return goes_on;
 }
 
-/* Until the end is wanted. Signals are read between frames: none that comes while one is drawn is lost. */
-static int frames(struct cli *cli, struct top *top, int signals, const struct termios *before, struct error *err)
+/* Until a key ends it. */
+static int frames(struct cli *cli, struct top *top, int signals, struct error *err)
 {
     for (;;) {
         struct pollfd in[2] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
@@ -265,33 +271,43 @@ static int frames(struct cli *cli, struct top *top, int signals, const struct te
         free(frame);
         if (poll(in, 2, PERIOD_MS) <= 0)
             continue;
-        if ((in[1].revents && !handle_signals(cli, signals, before)) || (in[0].revents && !handle_keys(top)))
+        if (in[1].revents)
+            handle_signals(cli, signals);
+        if (in[0].revents && !handle_keys(top))
             return 0;
     }
 }
 
+/* The descriptor that tells of those that wait for the end of a frame. */
+static int watch_signals(struct error *err)
+{
+    static const int ENDS[] = {SIGINT, SIGTERM, SIGHUP};
+    sigset_t blocked;
+    int fd;
+
+    for (size_t i = 0; i < sizeof ENDS / sizeof *ENDS; i++)
+        sigaction(ENDS[i], &(struct sigaction){.sa_handler = on_end}, NULL);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGWINCH);
+    sigaddset(&blocked, SIGTSTP);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    fd = signalfd(-1, &blocked, SFD_NONBLOCK | SFD_CLOEXEC);
+    return fd < 0 ? fail(err, -errno, "cannot watch for signals: %s", strerror(errno)) : fd;
+}
+
 static int live(struct cli *cli, struct top *top)
 {
-    static const int NUMBERS[] = {SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGTSTP};
-    struct termios before;
     struct error err = {0};
-    sigset_t blocked;
     int code, signals;
 
     if (tcgetattr(STDIN_FILENO, &before))
         return print_once(cli, top);
-    sigemptyset(&blocked);
-    for (size_t i = 0; i < sizeof NUMBERS / sizeof *NUMBERS; i++)
-        sigaddset(&blocked, NUMBERS[i]);
-    sigprocmask(SIG_BLOCK, &blocked, NULL);
-    signals = signalfd(-1, &blocked, SFD_NONBLOCK | SFD_CLOEXEC);
-    if (signals < 0) {
-        fail(&err, -errno, "cannot watch for signals: %s", strerror(errno));
+    signals = watch_signals(&err);
+    if (signals < 0)
         return cli_fail_error(&err);
-    }
-    enter(&before);
-    code = frames(cli, top, signals, &before, &err);
-    leave(&before);
+    enter();
+    code = frames(cli, top, signals, &err);
+    leave();
     close(signals);
     return code ? cli_fail_error(&err) : CLI_OK;
 }

@@ -15,16 +15,19 @@ static const char *const TRIAL_STATES[] = {"queued", "running", "waiting", "paus
 
 int no_experiment(struct store *store, int64_t experiment, struct error *err)
 {
-    int64_t highest = 0, deleted = 0;
-    char sql[200];
+    sqlite3_stmt *statement = read_bound(store, READ_NO_EXPERIMENT, INTS(experiment), err);
+    int64_t highest = 0;
+    bool deleted = false;
+    int rc;
 
-    snprintf(sql, sizeof sql,
-             "SELECT count(*) FROM (SELECT experiment AS id FROM deleted"
-             " UNION SELECT id FROM experiments WHERE deleting_us IS NOT NULL) WHERE id = %lld", (long long)experiment);
-    sql_int(store->reader, sql, &deleted, NULL);
+    while (read_row(store, statement, &rc, err)) {
+        deleted = sqlite3_column_int(statement, 0);
+        highest = sqlite3_column_int64(statement, 1);
+    }
+    if (rc)
+        return rc;
     if (deleted)
         return fail(err, -ENOENT, "there is no experiment %lld: it was deleted", (long long)experiment);
-    sql_int(store->reader, "SELECT coalesce(max(id), 0) FROM experiments WHERE deleting_us IS NULL", &highest, NULL);
     if (!highest)
         return fail(err, -ENOENT, "there is no experiment %lld: this home has none", (long long)experiment);
     return fail(err, -ENOENT, "there is no experiment %lld: the newest is %lld (flexp list shows all)",

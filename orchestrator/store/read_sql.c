@@ -62,6 +62,9 @@ const char *const READ_SQL[READ_SQL_COUNT] = {
     [READ_CHECKPOINT] = "SELECT t.experiment, t.number, c.path, c.unit, c.bytes FROM checkpoints c JOIN trials t"
                         " ON t.id = c.trial WHERE c.id = ?1 AND c.deleted_us IS NULL",
     [READ_METRIC] = "SELECT metric, smaller_is_better FROM experiments WHERE id = ?1 AND deleting_us IS NULL",
+    [READ_NO_EXPERIMENT] = "SELECT EXISTS (SELECT 1 FROM deleted WHERE experiment = ?1 UNION ALL SELECT 1 FROM experiments"
+                           " WHERE id = ?1 AND deleting_us IS NOT NULL),"
+                           " (SELECT coalesce(max(id), 0) FROM experiments WHERE deleting_us IS NULL)",
     [READ_HIGHEST_TRIAL] = "SELECT coalesce((SELECT max(number) FROM trials WHERE experiment = e.id), 0)"
                            " FROM experiments e WHERE e.id = ?1 AND e.deleting_us IS NULL",
     /* Jumps from name to name, so that a trial of a million client rows costs as little as a small one. */

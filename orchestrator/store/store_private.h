@@ -199,7 +199,7 @@ int run_statement(sqlite3 *db, sqlite3_stmt *statement, struct error *err, const
 
 /* --- store.c, writer.c -------------------------------------------------------------------------------------------- */
 
-#define READ_STATEMENTS 31 /* read_private.h names them */
+#define READ_STATEMENTS 32 /* read_private.h names them */
 
 struct batch_list {
     struct store_batch *first, *last;

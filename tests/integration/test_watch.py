@@ -158,6 +158,24 @@ def top_shows_slots_trials_and_curves_and_gives_the_terminal_back(home):
 
 
 @test
+def top_ends_while_the_orchestrator_does_not_answer(home):
+    gate = going_on(home)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        screen = Screen(home)
+        screen.wait("slots busy")
+        os.kill(home.pid(), signal.SIGSTOP)
+        try:
+            time.sleep(1.5)  # more than from frame to frame
+            screen.process.send_signal(number)
+            code, same = screen.end()
+        finally:
+            os.kill(home.pid(), signal.SIGCONT)
+        assert code == 0 and same and screen.text.rstrip().endswith("\033[?25h\033[?1049l"), (number, code, screen.text[-60:])
+    open(gate, "w", encoding="utf-8").close()
+    home.wait_end()
+
+
+@test
 def top_without_a_terminal_prints_one_picture(home):
     gate = going_on(home)
     text = home.flexp("top", LANG="C", LC_ALL="C").stdout

@@ -33,8 +33,8 @@ struct backend_options {
     bool planning; /* for compile without a plan, and fit, alone: a GPU backend opens also where others hold all memory */
 };
 
-/* fp32: fp32 throughout, sums in whatever order is fast, Winograd's F(4x4) included (its rounding errors are up to 6 times
- * those of a direct sum). fp32_strict: nothing whose errors are larger than a direct sum's by more than half; on a GPU also
+/* fp32: fp32 throughout, sums in whatever order is fast, Winograd's F(4x4) and 5x5 kernels by F(2x2) included (their rounding
+ * errors are up to 6 times those of a direct sum). fp32_strict: nothing whose errors are larger than a direct sum's by more than half; on a GPU also
  * equal bits from run to run and packed or not. tf32, bf16: a GPU's; operands of matrix products are rounded, sums and
  * weights are not. */
 enum precision { PRECISION_FP32, PRECISION_FP32_STRICT, PRECISION_TF32, PRECISION_BF16 };

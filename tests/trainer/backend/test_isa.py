@@ -10,7 +10,7 @@ import sys
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 PROGRAMS = os.path.join(TOP, "build", os.environ.get("FLEXP_VARIANT", "release"), "tests", "trainer", "backend")
 SETTINGS = [{"FLEXP_ISA": "avx2"}, {"FLEXP_ISA": "portable"}, {"FLEXP_CPU_KERNELS": "onednn"}, {"FLEXP_CPU_KERNELS": "onednn", "FLEXP_ISA": "avx2"}, {"FLEXP_CPU_KERNELS": "direct"},
-            {"FLEXP_CPU_KERNELS": "winograd_f2"}]
+            {"FLEXP_CPU_KERNELS": "winograd_f2"}, {"FLEXP_CPU_KERNELS": "winograd_f2_5x5"}]
 TESTS = ["test_gradients", "test_open", "test_train", "test_teams"]
 
 

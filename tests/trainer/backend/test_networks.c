@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-/* Of a tensor's largest gradient: what rounding leaves after some ten layers with Winograd's F(4x4) among them is a few
+/* Of a tensor's largest gradient: what rounding leaves after some ten layers with Winograd's F(4x4) and F(2x2) of 5x5 among them is a few
  * 1e-5; a value in the wrong place makes 1e-2. FLOOR is of the network's largest: tensors whose gradient is 0 by
  * construction (a bias ahead of a norm) hold the rounding of what cancels. */
 #define TOLERANCE 5e-4
@@ -256,6 +256,7 @@ static void compare_settings(const struct trial *t, const struct outcome *best, 
     compare(t, &(struct setting){.kernels = "onednn"}, best, truth);
     compare(t, &(struct setting){.kernels = "direct"}, best, truth);
     compare(t, &(struct setting){.kernels = "winograd_f4"}, best, truth);
+    compare(t, &(struct setting){.kernels = "winograd_f2_5x5"}, best, truth);
 }
 
 /* Slopes of the loss along directions of which each moves all weights of a tensor by as much, up or down. */

@@ -12,8 +12,8 @@
 #define POOL "{\"max_pool2d\": {\"size\": 2}}"
 #define TAIL "\"flatten\", {\"dense\": {\"units\": 70, \"activation\": \"relu\"}}, {\"dropout\": {\"rate\": 0.5}}, " \
              "{\"dense\": {\"units\": \"classes\"}}]"
-/* Winograd; direct (5x5, and one without a pool); a lane for each sample; norms and residuals; a wide Winograd layer, which
- * is shared by parts, and one with a stride; pools by themselves. */
+/* Winograd; 5x5; a lane for each sample; norms and residuals; wide Winograd layers, which are shared by parts, of 3x3 and of
+ * 5x5, and one with a stride; pools by themselves; direct (7x7, and one without a pool). */
 static const char *const NETS[] = {
     "[" CONV(20, 3, "same") ", " CONV(33, 3, "same") ", " POOL ", {\"dropout\": {\"rate\": 0.25}}, " TAIL,
     "[" CONV(20, 5, "same") ", " POOL ", " CONV(17, 5, "valid") ", " TAIL,
@@ -22,6 +22,8 @@ static const char *const NETS[] = {
     ", {\"conv2d\": {\"filters\": 24, \"kernel\": 3, \"padding\": \"same\"}}, {\"group_norm\": {\"groups\": 4}}]}}, "
     "{\"batch_norm\": {\"activation\": \"relu\"}}, \"global_avg_pool2d\", {\"dense\": {\"units\": \"classes\"}}]",
     "[" CONV(72, 3, "same") ", " POOL ", " CONV(110, 3, "same") ", " POOL ", " TAIL,
+    "[" CONV(72, 3, "same") ", " POOL ", " CONV(110, 5, "same") ", " POOL ", " TAIL,
+    "[" CONV(20, 7, "same") ", " POOL ", " CONV(17, 7, "same") ", " TAIL,
     "[" CONV(66, 3, "same") ", {\"conv2d\": {\"filters\": 98, \"kernel\": 3, \"stride\": 2, \"padding\": 1}}, "
     "{\"group_norm\": {\"groups\": 7}}, " POOL ", " TAIL,
     "[{\"max_pool2d\": {\"size\": 3, \"stride\": 1}}, " CONV(9, 3, "same") ", {\"avg_pool2d\": {\"size\": 2}}, "
@@ -30,6 +32,7 @@ static const char *const NETS[] = {
     "\"global_avg_pool2d\", {\"dense\": {\"units\": \"classes\"}}]",
 };
 #define SAMPLES 90
+#define WEIGHTS_MAX ((size_t)400000)
 
 static void train_with(const char *net, size_t batch, size_t threads, size_t replicas_n, double *sum, struct replica *ret)
 {
@@ -40,6 +43,7 @@ static void train_with(const char *net, size_t batch, size_t threads, size_t rep
     struct error err = {0};
 
     tiny_init(&t, net, 3, 13, 12, 5, SAMPLES, batch, threads);
+    assert_true(t.model->weights_n <= WEIGHTS_MAX);
     for (uint32_t i = 0; i < SAMPLES; i++)
         samples[i] = i;
     for (size_t i = 0; i < replicas_n; i++)
@@ -68,14 +72,14 @@ static void bits_are_equal_for_any_number_of_threads_in_a_replica(void **state)
     (void)state;
     for (size_t k = 0; k < sizeof NETS / sizeof *NETS; k++)
         for (size_t b = 0; b < sizeof BATCHES / sizeof *BATCHES; b++) {
-            double *first = calloc(200000, sizeof *first), *sum = calloc(200000, sizeof *sum);
+            double *first = calloc(WEIGHTS_MAX, sizeof *first), *sum = calloc(WEIGHTS_MAX, sizeof *sum);
             struct replica alone[3], r[3];
             size_t n = 1 + b % 2;
             train_with(NETS[k], BATCHES[b], 1, n, first, alone);
             assert_true(alone[0].loss_sum > 0 && alone[0].finite && alone[0].update_norm > 0);
             for (size_t threads = 2; threads <= 5; threads += threads > 2 ? 2 : 1) {
                 train_with(NETS[k], BATCHES[b], threads, n, sum, r);
-                assert_memory_equal(sum, first, 200000 * sizeof *sum);
+                assert_memory_equal(sum, first, WEIGHTS_MAX * sizeof *sum);
                 assert_memory_equal(&r[0].loss_sum, &alone[0].loss_sum, sizeof(double));
                 assert_int_equal(r[0].correct, alone[0].correct);
             }

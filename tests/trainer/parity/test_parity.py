@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """The CPU backend against PyTorch: the same network, weights and batch give the same loss and gradients (1e-4 of each tensor's
 largest), and the same weights after steps of each optimizer. Where a ReLU stands within a rounding error of 0, one that opens parts
-two correct programs by far more: a case is given three draws, and what is wrong is wrong in each. Prints TAP; skips where torch is
-absent.
+two correct programs by far more: two of at most four draws must agree. Prints TAP; skips where torch is absent.
 SPDX-License-Identifier: Apache-2.0
 """
 import json
@@ -245,17 +244,20 @@ def main():
         if reason:
             print(f"ok {number} - {name} # SKIP {reason}")
             continue
-        for seed in (3, 4, 6):
+        agreed, failed_draws = 0, 0
+        for seed in (3, 4, 6, 7):
             try:
                 problems = run_case(torch, numpy, case, seed)
             except (AssertionError, OSError, ValueError, RuntimeError) as why:
                 problems = [f"{type(why).__name__}: {why}"]
             for problem in problems:
                 print(f"# draw {seed}: {problem}")
-            if not problems:
+            agreed += not problems
+            failed_draws += bool(problems)
+            if agreed == 2 or failed_draws == 3:
                 break
-        failed += bool(problems)
-        print(f"{'not ok' if problems else 'ok'} {number} - {name}", flush=True)
+        failed += agreed < 2
+        print(f"{'not ok' if agreed < 2 else 'ok'} {number} - {name}", flush=True)
     return 1 if failed else 0
 
 

@@ -22,8 +22,8 @@ static int forced_kernels(const struct native *native, const char **ret, struct 
             *ret = native->convs[i]->name;
     return *ret ? 0
                 : fail(err, -EINVAL,
-                       "FLEXP_CPU_KERNELS=%.40s: must be onednn, winograd_f4, winograd_f2, winograd_f2_5x5, direct, depthwise"
-                       " or batched",
+                       "FLEXP_CPU_KERNELS=%.40s: must be onednn, winograd_f4, winograd_f2, winograd_f2_5x5, direct,"
+                       " depthwise or batched",
                        wanted);
 }
 
@@ -56,17 +56,19 @@ static const struct conv_kernel *named(const struct choose_rules *r, const char 
     return NULL;
 }
 
-/* Few channels fill no vector: a lane for each sample. Vectors of eight are filled sooner, but for large kernels; to
- * vectors of sixteen these, of very few channels, are worth it with any number of filters, where dx is wanted too. */
+/* Few channels fill no vector: a lane for each sample. Vectors of eight are filled sooner, but for large kernels. With those,
+ * of very few channels and stride 1, a lane for each sample is worth it to vectors of sixteen also with many filters, where
+ * dx is wanted too. */
 static bool batched_pays(const struct choose_rules *r, const struct conv *c)
 {
     bool wide = r->native->lanes == NATIVE_LANES, large = c->r * c->s > 9;
+    bool many = wide && large && c->c < NATIVE_LANES / 2 && c->stride == 1 && c->need_dx;
 
-    return c->c < NATIVE_LANES && (c->k <= NATIVE_LANES || (wide && large && c->need_dx && c->c < NATIVE_LANES / 2)) &&
-           2 * r->batch >= NATIVE_LANES && (wide || large);
+    return c->c < NATIVE_LANES && (c->k <= NATIVE_LANES || many) && 2 * r->batch >= NATIVE_LANES && (wide || large);
 }
 
-/* Transforms grow with channels and with filters, what they save with their product. */
+/* Transforms grow with channels and with filters, what they save with their product. For 5x5 they are larger; up to 16
+ * channels, on vectors of sixteen, a lane for each sample is quicker until the product is too. */
 static bool winograd_pays(const struct choose_rules *r, const struct conv *c)
 {
     bool narrow = r->native->lanes < NATIVE_LANES;
@@ -77,8 +79,8 @@ static bool winograd_pays(const struct choose_rules *r, const struct conv *c)
     if (!c->need_dx)
         return c->c >= 16 && c->k >= 16;
     if (c->r == 5)
-        least = narrow ? 64 : c->c < 16 ? 192 : 128;
-    return c->c >= (c->r == 5 && !narrow ? 8 : 4) && c->k >= 8 && product >= least;
+        least = narrow ? 64 : c->c < 8 ? 320 : c->c < 16 ? 192 : 128;
+    return c->c >= (c->r == 5 && !narrow ? 6 : 4) && c->k >= 8 && product >= least;
 }
 
 const struct conv_kernel *choose_conv(const struct choose_rules *r, const struct conv *c)

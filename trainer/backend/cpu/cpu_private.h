@@ -71,7 +71,7 @@ struct choose_rules {
     const struct native *native; /* NULL: oneDNN everywhere */
     size_t batch;
     size_t l2_bytes;  /* of a core, for blocks on which no bits depend; 0: not known */
-    bool strict;      /* no F(4x4) */
+    bool strict;      /* no F(4x4), and no 5x5 by Winograd */
     const char *only; /* a convolution kernel's name: this one or oneDNN, for comparisons; NULL: by rule */
 };
 

@@ -169,7 +169,8 @@ VEC_INLINE void spread(enum winograd_form form, size_t height, size_t width, con
                        const struct conv *c, bool add, float *dx, size_t lo, size_t hi, const float *dv, float *dump)
 {
     size_t image = (size_t)c->h * (size_t)c->w * w->c;
-    bool all = reach(form, height, w->tile_rows, c->pad_top, c->h) && reach(form, width, w->tile_columns, c->pad_left, c->w);
+    bool all =
+        reach(form, height, w->tile_rows, c->pad_top, c->h) && reach(form, width, w->tile_columns, c->pad_left, c->w);
 
     for (size_t row = lo; row < hi; row++) {
         bool above = row % w->tile_rows;

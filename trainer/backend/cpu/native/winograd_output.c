@@ -175,9 +175,8 @@ VEC_INLINE void gradient_tile(enum winograd_form form, enum kind kind, bool edge
                         __builtin_prefetch(at->dy + from + m * at->pixel, 0, 3);
                     if (kind == RELU) {
                         vec through = vec_load(at->y + from);
-                        y[r * m + c] =
-                            vec_where(vec_mask_or(vec_gt(through, vec_zero()), vec_unordered(through)),
-                                      y[r * m + c] * scale);
+                        y[r * m + c] = vec_where(vec_mask_or(vec_gt(through, vec_zero()), vec_unordered(through)),
+                                                 y[r * m + c] * scale);
                     }
                 }
             }
@@ -207,7 +206,8 @@ VEC_INLINE void gradient_tile(enum winograd_form form, enum kind kind, bool edge
 
 /* Both walk the same tiles. */
 VEC_INLINE void walk(enum winograd_form form, enum kind kind, bool backward, const struct winograd *w,
-                     const struct conv *c, const struct conv_args *args, size_t lo, size_t hi, float *d, float *db, bool training)
+                     const struct conv *c, const struct conv_args *args, size_t lo, size_t hi, float *d, float *db,
+                     bool training)
 {
     size_t m = winograd_m(form), side = kind == POOL ? 2 : 1;
     struct corner at = {.pixel = w->k, .aux_pixel = w->k_vecs * 4, .drop = args->drop, .db = db};

@@ -1,19 +1,19 @@
 /* winograd_private.h - what the files of the Winograd convolutions share.
  *
- * The output is cut into tiles of m x m (m 4 or 2), each from a x a inputs, a = m + r - 1 (r: the kernel's side), with a^2
- * frequencies. F(4, 3) and F(2, 3) are of 3x3 kernels, F(2, 5) of 5x5 ones.
+ * The output is cut into tiles of m x m (m 4 or 2), each from a x a inputs, a = m + r - 1 (r: the kernel's side), with
+ * a^2 frequencies. F(4, 3) and F(2, 3) are of 3x3 kernels, F(2, 5) of 5x5 ones.
  *   forward   V = B^T x B, U = G w G^T, M = V U for each frequency (a GEMM: tiles x channels x filters), y = A^T M A
  *   backward  D = A dy A^T, dU += V^T D, dV = D U^T, dx += B dV B^T (tiles overlap by r - 1), at the end dw = G^T dU G
  * Lavin and Gray, arXiv 1509.09308. Backward is the exact adjoint of forward, so that one transform of dy serves both
- * gradients. Of F(2, 3) the points are 0, 1, -1, infinity; the others' are pairs, x and -x, and the errors those of the
- * best such pairs: half of those with 1, -1, 2, -2 (tests/bench/cpu/points.py; Barabasz et al., arXiv 1803.10986).
- * F(2, 5) has F(4, 3)'s points, and so its transforms of the input.
+ * gradients. Of F(2, 3) the points are 0, 1, -1, infinity; the others' are pairs, x and -x, and their errors within 1%
+ * of the best such pairs': half of those with 1, -1, 2, -2 (tests/bench/cpu/points.py; Barabasz et al., arXiv
+ * 1803.10986). F(2, 5) has F(4, 3)'s points, and so its transforms of the input.
  *
- * A stride of 2 parts the input of a 3x3 kernel into phases, by the parity of row and column as the kernel's top left corner counts
- * them: each is a convolution of stride 1, the even one of taps 0 and 2, the odd one of tap 1, and their sum is y. In
- * each direction an even phase is F(4, 2) of a = 5 points, two pairs and infinity; an odd phase has the same transform of
- * the output with nothing at infinity, 4 points. So M and D have 25 frequencies, to which phases add, of 25, 20, 20 and
- * 16 products. V, U, dU and dV have those of a phase side by side: its rows x columns.
+ * A stride of 2 parts the input of a 3x3 kernel into phases, by the parity of row and column as the kernel's top left
+ * corner counts them: each is a convolution of stride 1, the even one of taps 0 and 2, the odd one of tap 1, and their
+ * sum is y. In each direction an even phase is F(4, 2) of a = 5 points, two pairs and infinity; an odd phase has the
+ * same transform of the output with nothing at infinity, 4 points. So M and D have 25 frequencies, to which phases add,
+ * of 25, 20, 20 and 16 products. V, U, dU and dV have those of a phase side by side: its rows x columns.
  *
  * Buffers: V and dV [frequency][tile][channel], M and D [frequency][tile][filter], U in panels of two vectors of
  * filters, [frequency][panel][channel][2 VEC_N] (the last panel has one vector if their number is odd); dU alike; U^T

@@ -1,7 +1,7 @@
-/* winograd_transform.h - the one-dimensional transforms of Winograd's F(4, 3), F(2, 3), F(4, 2) and F(2, 5), on vectors.
- * n: the frequencies there are on the input's side: all, or of F(4, 2) 4: that is F(4, 1), whose taps end in nothing at
- * infinity. x has elements xs apart, o os apart. Names as in winograd_private.h: bt is B^T x, b is B x, and so on.
- * SPDX-License-Identifier: Apache-2.0 */
+/* winograd_transform.h - the one-dimensional transforms of Winograd's F(4, 3), F(2, 3), F(4, 2) and F(2, 5), on
+ * vectors. n: the frequencies there are on the input's side: all, or of F(4, 2) 4: that is F(4, 1), whose taps end in
+ * nothing at infinity. x has elements xs apart, o os apart. Names as in winograd_private.h: bt is B^T x, b is B x, and
+ * so on. SPDX-License-Identifier: Apache-2.0 */
 #ifndef FLEXP_TRAINER_CPU_NATIVE_WINOGRAD_TRANSFORM_H
 #define FLEXP_TRAINER_CPU_NATIVE_WINOGRAD_TRANSFORM_H
 
@@ -38,12 +38,12 @@ VEC_INLINE double winograd_p(enum winograd_form form)
 
 VEC_INLINE double winograd_q(enum winograd_form form)
 {
-    return form == WINOGRAD_F42 ? .5 : 1.5;
+    return form == WINOGRAD_F42 ? .375 : 1.5;
 }
 
-/* 1 over the product of a point's distances from the other finite ones: of p if other is q, of q if it is p. Of -p and -q it
- * is the same where 0 is among them, else its negative. */
-VEC_INLINE double winograd_share(enum winograd_form form, double of, double other)
+/* What G's row of a point is multiplied by, 1 over the product of its distances from the other finite ones: of p if
+ * other is q, of q if it is p. Of -p and -q it is the same where 0 is among them, else its negative. */
+VEC_INLINE double winograd_scale(enum winograd_form form, double of, double other)
 {
     return 1 / ((form == WINOGRAD_F42 ? 2 * of : 2 * of * of) * (of * of - other * other));
 }
@@ -183,7 +183,7 @@ VEC_INLINE void winograd_a(enum winograd_form form, const vec *x, size_t xs, vec
 VEC_INLINE void winograd_g(enum winograd_form form, size_t n, const vec *x, size_t xs, vec *o, size_t os)
 {
     const double p = winograd_p(form), q = winograd_q(form), pp = p * p, qq = q * q;
-    const double share_p = winograd_share(form, p, q), share_q = winograd_share(form, q, p);
+    const double scale_p = winograd_scale(form, p, q), scale_q = winograd_scale(form, q, p);
     vec x0 = x[0];
 
     if (form == WINOGRAD_F23) {
@@ -195,14 +195,14 @@ VEC_INLINE void winograd_g(enum winograd_form form, size_t n, const vec *x, size
         o[2 * os] = vec_fnma(half, x1, h);
         o[3 * os] = x2;
     } else if (form == WINOGRAD_F42) {
-        vec at_p = vec_splat((float)share_p) * x0, at_q = vec_splat((float)share_q) * x0;
+        vec at_p = vec_splat((float)scale_p) * x0, at_q = vec_splat((float)scale_q) * x0;
 
         o[0] = at_p;
         o[os] = -at_p;
         o[2 * os] = at_q;
         o[3 * os] = -at_q;
         if (n == 5) {
-            vec x1 = x[xs], of_p = vec_splat((float)(share_p * p)), of_q = vec_splat((float)(share_q * q));
+            vec x1 = x[xs], of_p = vec_splat((float)(scale_p * p)), of_q = vec_splat((float)(scale_q * q));
 
             for (size_t i = 0; i < 2; i++) {
                 o[i * os] = vec_fma(of_p, x1, o[i * os]);
@@ -212,19 +212,19 @@ VEC_INLINE void winograd_g(enum winograd_form form, size_t n, const vec *x, size
         }
     } else {
         vec x1 = x[xs], x2 = x[2 * xs];
-        vec even_p = winograd_mix(share_p * pp, x2, share_p, x0), even_q = winograd_mix(share_q * qq, x2, share_q, x0);
+        vec even_p = winograd_mix(scale_p * pp, x2, scale_p, x0), even_q = winograd_mix(scale_q * qq, x2, scale_q, x0);
         vec odd_p = x1, odd_q = x1, last = x2;
 
         if (form == WINOGRAD_F25) {
             last = x[4 * xs];
-            even_p = vec_fma(vec_splat((float)(share_p * pp * pp)), last, even_p);
-            even_q = vec_fma(vec_splat((float)(share_q * qq * qq)), last, even_q);
+            even_p = vec_fma(vec_splat((float)(scale_p * pp * pp)), last, even_p);
+            even_q = vec_fma(vec_splat((float)(scale_q * qq * qq)), last, even_q);
             odd_p = vec_fma(vec_splat((float)pp), x[3 * xs], odd_p);
             odd_q = vec_fma(vec_splat((float)qq), x[3 * xs], odd_q);
         }
         o[0] = vec_splat((float)(1 / (pp * qq))) * x0;
-        winograd_pair(even_p, share_p * p, odd_p, o + os, os);
-        winograd_pair(even_q, share_q * q, odd_q, o + 3 * os, os);
+        winograd_pair(even_p, scale_p * p, odd_p, o + os, os);
+        winograd_pair(even_q, scale_q * q, odd_q, o + 3 * os, os);
         o[5 * os] = last;
     }
 }
@@ -232,7 +232,7 @@ VEC_INLINE void winograd_g(enum winograd_form form, size_t n, const vec *x, size
 VEC_INLINE void winograd_gt(enum winograd_form form, size_t n, const vec *x, size_t xs, vec *o, size_t os)
 {
     const double p = winograd_p(form), q = winograd_q(form), pp = p * p, qq = q * q;
-    const double share_p = winograd_share(form, p, q), share_q = winograd_share(form, q, p);
+    const double scale_p = winograd_scale(form, p, q), scale_q = winograd_scale(form, q, p);
 
     if (form == WINOGRAD_F23) {
         vec half = vec_splat(.5f), s = half * (x[xs] + x[2 * xs]);
@@ -245,17 +245,17 @@ VEC_INLINE void winograd_gt(enum winograd_form form, size_t n, const vec *x, siz
         vec d1 = at[0] - at[xs], s1 = at[0] + at[xs], d2 = at[2 * xs] - at[3 * xs], s2 = at[2 * xs] + at[3 * xs];
 
         if (form == WINOGRAD_F42) {
-            o[0] = winograd_mix(share_p, d1, share_q, d2);
+            o[0] = winograd_mix(scale_p, d1, scale_q, d2);
             if (n == 5)
-                o[os] = winograd_mix(share_p * p, s1, share_q * q, s2) + at[4 * xs];
+                o[os] = winograd_mix(scale_p * p, s1, scale_q * q, s2) + at[4 * xs];
             return;
         }
-        o[0] = vec_fma(vec_splat((float)(1 / (pp * qq))), x[0], winograd_mix(share_p, s1, share_q, s2));
-        o[os] = winograd_mix(share_p * p, d1, share_q * q, d2);
-        o[2 * os] = winograd_mix(share_p * pp, s1, share_q * qq, s2);
+        o[0] = vec_fma(vec_splat((float)(1 / (pp * qq))), x[0], winograd_mix(scale_p, s1, scale_q, s2));
+        o[os] = winograd_mix(scale_p * p, d1, scale_q * q, d2);
+        o[2 * os] = winograd_mix(scale_p * pp, s1, scale_q * qq, s2);
         if (form == WINOGRAD_F25) {
-            o[3 * os] = winograd_mix(share_p * p * pp, d1, share_q * q * qq, d2);
-            o[4 * os] = winograd_mix(share_p * pp * pp, s1, share_q * qq * qq, s2);
+            o[3 * os] = winograd_mix(scale_p * p * pp, d1, scale_q * q * qq, d2);
+            o[4 * os] = winograd_mix(scale_p * pp * pp, s1, scale_q * qq * qq, s2);
         }
         o[(winograd_kernel(form) - 1) * os] += at[4 * xs];
     }
