@@ -23,7 +23,6 @@ struct winograd NATIVE(winograd_plan)(const struct conv *c, enum winograd_form f
     struct winograd w = {.form = form, .stride = (size_t)c->stride, .c = (size_t)c->c, .k = (size_t)c->k};
     size_t m = winograd_m(form), tiles, least;
 
-    w.m = m;
     w.a = winograd_side(form);
     w.taps = winograd_kernel(form) * winograd_kernel(form);
     w.points = w.a * w.a;

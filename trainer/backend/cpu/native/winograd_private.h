@@ -29,7 +29,7 @@
 
 struct winograd {
     enum winograd_form form;
-    size_t m, a, points;   /* points: frequencies, a^2 */
+    size_t a, points;      /* points: frequencies, a^2 */
     size_t taps;           /* of the kernel, r^2 */
     size_t stride, phases; /* phases: stride^2 */
     size_t products;       /* frequencies of all phases of V and U */
