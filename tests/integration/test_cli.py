@@ -215,7 +215,8 @@ class Terminal:
         if self.pid == 0:
             try:
                 os.chdir(place.folder)
-                signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a window, also where the tests run under nohup
+                for number in (signal.SIGHUP, signal.SIGINT):  # as in a window, also under nohup or behind a script's &
+                    signal.signal(number, signal.SIG_DFL)
                 fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
                 os.execve(FLEXP, [FLEXP, *arguments], dict(place.env, **(env or {})))
             finally:

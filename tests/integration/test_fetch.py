@@ -187,7 +187,7 @@ def an_interrupted_download_is_resumed_by_the_next_call(home):
     wait_for("300,000 bytes", lambda: os.path.exists(path + ".part") and os.path.getsize(path + ".part") == 300000)
     again = fetch(path, server.url + "/file.gz", check=False)
     assert again.returncode == 1 and "another process is fetching it" in again.stdout, again.stdout
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     process.wait(30)
     process.stdout.close()
     assert fetch(path, server.url + "/file.gz").stdout == "fetched\n"
