@@ -97,14 +97,8 @@ static int signals_open(struct watch *watch, struct error *err)
 /* Ctrl-Z: the cursor is given back, the process stops as the shell expects, and `fg` draws anew. */
 static void suspend(struct watch *watch)
 {
-    sigset_t stop;
-
     screen_clear(&watch->screen);
-    sigemptyset(&stop);
-    sigaddset(&stop, SIGTSTP);
-    raise(SIGTSTP); /* pending until it is unblocked */
-    sigprocmask(SIG_UNBLOCK, &stop, NULL);
-    sigprocmask(SIG_BLOCK, &stop, NULL);
+    term_stop();
     screen_resized(&watch->screen);
     watch->changed = true;
     watch->drawn = 0;

@@ -4,6 +4,7 @@
 
 #include <langinfo.h>
 #include <locale.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -52,6 +53,17 @@ void term_measure(struct term *term, int fd)
         term->width = 80;
     if (!term->height)
         term->height = 24;
+}
+
+void term_stop(void)
+{
+    sigset_t stop;
+
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGTSTP);
+    raise(SIGTSTP); /* pending until it is unblocked */
+    sigprocmask(SIG_UNBLOCK, &stop, NULL);
+    sigprocmask(SIG_BLOCK, &stop, NULL);
 }
 
 void term_init(struct term *term, int fd, bool utf8, bool no_color)

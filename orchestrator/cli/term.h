@@ -26,6 +26,8 @@ bool term_locale(void);
 void term_init(struct term *term, int fd, bool utf8, bool no_color);
 /* After a resize. */
 void term_measure(struct term *term, int fd);
+/* Stops the process as Ctrl-Z does, and returns when it goes on. SIGTSTP is blocked, and stays so. */
+void term_stop(void);
 
 /* The escape sequence that begins a style and the one that ends it; "" where the stream has no colours. */
 const char *term_on(const struct term *term, enum style style);

@@ -231,14 +231,8 @@ static bool handle_keys(struct top *top)
 /* Suspended as other programs are: the old screen while it sleeps. */
 static void suspend(void)
 {
-    sigset_t stop;
-
     leave();
-    sigemptyset(&stop);
-    sigaddset(&stop, SIGTSTP);
-    raise(SIGTSTP); /* pending until it is unblocked */
-    sigprocmask(SIG_UNBLOCK, &stop, NULL);
-    sigprocmask(SIG_BLOCK, &stop, NULL);
+    term_stop();
     enter();
 }
 

@@ -251,30 +251,28 @@ VEC_INLINE void walk(enum winograd_form form, enum kind kind, bool backward, con
             walk(form, PLAIN, backward, w, c, a, lo, hi, d, db, training);                                             \
     } while (0)
 
+#define EACH_FORM(backward, d, db, training)                                                                           \
+    do {                                                                                                               \
+        if (w->form == WINOGRAD_F43)                                                                                   \
+            EACH_KIND(WINOGRAD_F43, backward, d, db, training);                                                        \
+        else if (w->form == WINOGRAD_F23)                                                                              \
+            EACH_KIND(WINOGRAD_F23, backward, d, db, training);                                                        \
+        else if (w->form == WINOGRAD_F42)                                                                              \
+            EACH_KIND(WINOGRAD_F42, backward, d, db, training);                                                        \
+        else                                                                                                           \
+            EACH_KIND(WINOGRAD_F25, backward, d, db, training);                                                        \
+    } while (0)
+
 void NATIVE(winograd_output)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,
                              size_t hi, const float *m, bool training)
 {
     float *d = (float *)(uintptr_t)m; /* only read */
 
-    if (w->form == WINOGRAD_F43)
-        EACH_KIND(WINOGRAD_F43, false, d, NULL, training);
-    else if (w->form == WINOGRAD_F23)
-        EACH_KIND(WINOGRAD_F23, false, d, NULL, training);
-    else if (w->form == WINOGRAD_F42)
-        EACH_KIND(WINOGRAD_F42, false, d, NULL, training);
-    else
-        EACH_KIND(WINOGRAD_F25, false, d, NULL, training);
+    EACH_FORM(false, d, NULL, training);
 }
 
 void NATIVE(winograd_gradient)(const struct winograd *w, const struct conv *c, const struct conv_args *a, size_t lo,
                                size_t hi, float *d, float *db)
 {
-    if (w->form == WINOGRAD_F43)
-        EACH_KIND(WINOGRAD_F43, true, d, db, true);
-    else if (w->form == WINOGRAD_F23)
-        EACH_KIND(WINOGRAD_F23, true, d, db, true);
-    else if (w->form == WINOGRAD_F42)
-        EACH_KIND(WINOGRAD_F42, true, d, db, true);
-    else
-        EACH_KIND(WINOGRAD_F25, true, d, db, true);
+    EACH_FORM(true, d, db, true);
 }
